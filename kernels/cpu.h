@@ -1,0 +1,25 @@
+// The CPU kernels of one instruction set, by noun. Each is defined in the file of its name; table.cpp collects them.
+// Included by kernels/*.cpp only.
+#pragma once
+
+#include "kernels/kernels.h"
+
+namespace moe::MOE_ISA {
+
+extern const GemmKernels gemm_cpu;
+extern const GroupedGemmKernels grouped_gemm_cpu;
+extern const RmsNormKernels rmsnorm_cpu;
+extern const RopeKernels rope_cpu;
+extern const AttentionKernels attention_cpu;
+extern const SwigluKernels swiglu_cpu;
+extern const RouterKernels router_cpu;
+extern const PermuteKernels permute_cpu;
+extern const EmbeddingKernels embedding_cpu;
+extern const CrossEntropyKernels cross_entropy_cpu;
+extern const AdamWKernels adamw_cpu;
+double register_peak_gflops_cpu(Stream& stream, double seconds);
+
+// The table of all of them. A function: constants of other files may only be copied once the program runs.
+Kernels all_kernels();
+
+}  // namespace moe::MOE_ISA

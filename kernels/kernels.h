@@ -1,0 +1,192 @@
+// THE PAGE: the formula, the shapes and `=` or `+=` of every operation, for every device.
+//
+// Rules. Parameter gradients are fp32 and `+=`; activation gradients are `=`, and where an argument `Store` says so
+// `+=` (the residual stream). A Mat may be fp32 or bf16 unless a comment says f32; bf16 is read as float, computed in
+// float and rounded once when stored. Outputs may not alias inputs unless a comment says so. Every sum has an order
+// that depends on the shapes only: the same input gives the same bits with any number of threads.
+// A shape that does not fit throws std::invalid_argument naming the operation.
+//
+// One struct of function pointers per noun; `Kernels` holds all of them; cpu_kernels() takes the widest vector
+// instructions that this processor has. Not here: models, files, ranks.
+#pragma once
+
+#include "kernels/device.h"
+#include "kernels/view.h"
+
+namespace moe {
+
+// Linear maps, weights stored [out, in] as Hugging Face does.
+struct GemmKernels {
+  // y_MN (=|+=) x_MK w_NK^T
+  void (*forward)(Stream&, CMat x_MK, CMat w_NK, Mat y_MN, Store store);
+  // dx_MK (=|+=) dy_MN w_NK
+  void (*backward_input)(Stream&, CMat dy_MN, CMat w_NK, Mat dx_MK, Store store);
+  // dw_NK += dy_MN^T x_MK          dw f32
+  void (*backward_weight)(Stream&, CMat dy_MN, CMat x_MK, Mat dw_NK);
+};
+
+// The same for E experts whose rows lie one expert after the other: expert e owns rows [psum_rows_E1[e],
+// psum_rows_E1[e+1]) of the row operands (psum_rows_E1 has E+1 entries, from 0 to R; an expert may own none) and
+// rows [e*N, (e+1)*N) of the weights w_ENK, seen as the matrix [E*N, K]. No padding, no capacity.
+struct GroupedGemmKernels {
+  void (*forward)(Stream&, CMat x_RK, CMat w_ENK, std::span<const std::int64_t> psum_rows_E1, Mat y_RN, Store store);
+  void (*backward_input)(Stream&, CMat dy_RN, CMat w_ENK, std::span<const std::int64_t> psum_rows_E1, Mat dx_RK, Store store);
+  void (*backward_weight)(Stream&, CMat dy_RN, CMat x_RK, std::span<const std::int64_t> psum_rows_E1, Mat dw_ENK);
+};
+
+// Root mean square norm (Zhang & Sennrich 2019) of each of `groups` equal column groups of a row:
+// y = x * rstd * w, rstd = 1 / sqrt(mean(x^2) + eps). The width of a group is G = cols / groups and w_G serves all
+// groups: groups = 1 is the norm of the whole row, groups = H the per-head norm of queries and keys.
+struct RmsNormKernels {
+  void (*forward)(Stream&, CMat x_TC, CMat w_1G, int groups, float eps, Mat y_TC, float* rstd_Tg);  // rstd [T * groups]
+  // dx (=|+=) rstd * (dy*w - x * rstd^2 * mean(dy*w*x)); dx may be dy itself with Store::kAssign.
+  void (*backward_input)(Stream&, CMat dy_TC, CMat x_TC, CMat w_1G, int groups, const float* rstd_Tg, Mat dx_TC, Store store);
+  // dw_G += sum over rows and groups of dy * x * rstd
+  void (*backward_weight)(Stream&, CMat dy_TC, CMat x_TC, int groups, const float* rstd_Tg, float* dw_G);
+};
+
+// Rotary position embedding (Su et al. 2021), half-split pairs (i, i + S/2) as in Hugging Face's Llama family:
+// (a, b) -> (a cos - b sin, b cos + a sin), for each of the cols / head_dim heads of a row, in place.
+// cos_PS2, sin_PS2: tables of P positions x S/2 (f32); pos_T: the position of each row, in [0, P).
+struct RopeKernels {
+  void (*forward)(Stream&, Mat x_TC, int head_dim, std::span<const std::int32_t> pos_T, const float* cos_PS2, const float* sin_PS2);
+  void (*backward)(Stream&, Mat dx_TC, int head_dim, std::span<const std::int32_t> pos_T, const float* cos_PS2, const float* sin_PS2);
+};
+
+// Causal attention of num_seqs sequences of seq_len tokens each (T = num_seqs * seq_len); query head h reads the
+// keys and values of head h / (num_heads / num_kv_heads). Token i of a sequence attends to j with
+// doc_start[i] <= j <= i, where doc_start_T holds, for each token, the index inside its sequence of the first token
+// of its document (nullptr: no documents, 0 everywhere). No seq_len x seq_len matrix is ever stored.
+struct AttentionShape {
+  int num_seqs = 1, seq_len = 1, num_heads = 1, num_kv_heads = 1;
+  int head_dim = 1;   // width S of queries and keys
+  int value_dim = 1;  // width of values and outputs
+  float scale = 1;    // usually 1 / sqrt(head_dim)
+};
+struct AttentionKernels {
+  // o = softmax(scale q k^T) v; lse_TH = log of the softmax's denominator (with the maximum folded in), f32.
+  // q [T, H*S], k [T, Hk*S], v [T, Hk*Sv], o [T, H*Sv]; rows may be strided.
+  void (*forward)(Stream&, const AttentionShape&, CMat q, CMat k, CMat v, const std::int32_t* doc_start_T, Mat o, float* lse_TH);
+  // dq, dk, dv (=)
+  void (*backward)(Stream&, const AttentionShape&, CMat q, CMat k, CMat v, CMat o, const float* lse_TH,
+                   const std::int32_t* doc_start_T, CMat d_o, Mat dq, Mat dk, Mat dv);
+};
+
+// SwiGLU (Shazeer 2020) with the router's gate folded in: gu = [g | u] (the first F columns are the gate projection),
+// h = gate * silu(g) * u, silu(z) = z / (1 + exp(-z)). gate_R = nullptr means 1.
+struct SwigluKernels {
+  void (*forward)(Stream&, CMat gu_R2F, const float* gate_R, Mat h_RF);
+  // dgu (=), may be gu itself; dgate_R (=) sum over F of dh * silu(g) * u, may be nullptr.
+  void (*backward_input)(Stream&, CMat dh_RF, CMat gu_R2F, const float* gate_R, Mat dgu_R2F, float* dgate_R);
+};
+
+// Routers. All f32. E logical experts, K chosen per token, ties to the lowest index.
+enum class Score : std::uint8_t { kSoftmax, kSigmoid };
+enum class GroupScore : std::uint8_t { kTop2Sum, kMax };
+struct RouterShape {
+  int num_experts = 1, top_k = 1;
+  Score score = Score::kSoftmax;
+  bool renormalize = false;  // divide the chosen scores by their sum (softmax over the chosen logits = softmax + renormalize)
+  float scale = 1;           // factor on the gates (routed_scaling_factor)
+  int num_groups = 1, num_groups_kept = 1;  // E experts in equal contiguous groups; only experts of the kept groups may be chosen
+  GroupScore group_score = GroupScore::kTop2Sum;  // V3: sum of the two largest selection scores; V2: the largest
+};
+struct RouterKernels {
+  // scores_TE (=) softmax or sigmoid of logits; selection = scores + bias_E (bias may be nullptr); idx_TK (=) the K
+  // experts of largest selection score inside the kept groups, in order of falling selection score; gate_TK (=)
+  // scale * s or scale * s / (sum of the chosen s + 1e-20), from the scores without bias.
+  void (*forward)(Stream&, const RouterShape&, const float* logits_TE, std::int64_t num_tokens, const float* bias_E,
+                  float* scores_TE, std::int32_t* idx_TK, float* gate_TK);
+  // Two steps, so that balance losses may add to dscores in between: dscores_TE (=) from dgate_TK, ...
+  void (*backward_gates)(Stream&, const RouterShape&, const float* scores_TE, std::int64_t num_tokens,
+                         const std::int32_t* idx_TK, const float* dgate_TK, float* dscores_TE);
+  // ... then dlogits_TE (=) through softmax or sigmoid; may be dscores_TE itself.
+  void (*backward_scores)(Stream&, const RouterShape&, const float* scores_TE, std::int64_t num_tokens,
+                          const float* dscores_TE, float* dlogits_TE);
+  // counts_GE (=): how often expert e is among the K largest of the scores (no bias, no groups) of the tokens of
+  // segment g; T = num_segments * tokens_per_segment. The f_i of the sequence-wise balance loss.
+  void (*count_top_k)(Stream&, const RouterShape&, const float* scores_TE, std::int64_t num_segments,
+                      std::int64_t tokens_per_segment, std::int64_t* counts_GE);
+  // Balance loss of num_segments segments of tokens_per_segment tokens each:
+  //   P_i = mean over the segment's tokens of s_ti / sum_j s_tj,   L_g = sum_i f_gi P_i,   returns alpha * mean over g of L_g.
+  // f_GE is a constant. If dscores_TE is not null: dscores_TE += grad_scale * d(returned value)/d(scores_TE).
+  double (*balance_loss)(Stream&, const RouterShape&, const float* scores_TE, std::int64_t num_segments,
+                         std::int64_t tokens_per_segment, const float* f_GE, float alpha, float grad_scale, float* dscores_TE);
+  // Router z-loss (ST-MoE): returns coef * mean over tokens of logsumexp(logits_t)^2;
+  // if dlogits_TE is not null: dlogits_TE += grad_scale * d(returned value)/d(logits).
+  double (*z_loss)(Stream&, const RouterShape&, const float* logits_TE, std::int64_t num_tokens, float coef,
+                   float grad_scale, float* dlogits_TE);
+};
+
+// Rows in the order of their experts. A slot is t*K + k; a row is a place in the sorted order, -1 = dropped.
+struct PermuteKernels {
+  // Counting sort by (expert, slot): psum_rows_E1 (=) first row of each expert; slot2row_N (=); row2slot_R (=), R =
+  // psum_rows_E1[E]. capacity < 0: dropless, R = N. Otherwise an expert keeps its first `capacity` slots, the others
+  // get slot2row = -1. Returns the number of dropped slots.
+  std::int64_t (*plan)(Stream&, std::span<const std::int32_t> idx_N, int num_experts, std::int64_t capacity,
+                       std::int64_t* psum_rows_E1, std::int32_t* slot2row_N, std::int32_t* row2slot_R);
+  // x_RD[r] (=) x_TD[row2slot_R[r] / K]
+  void (*gather)(Stream&, CMat x_TD, std::span<const std::int32_t> row2slot_R, int top_k, Mat x_RD);
+  // x_TD[t] (=|+=) sum over k = 0 .. K-1, in that order, of y_RD[slot2row_N[t*K+k]]; dropped rows add nothing.
+  void (*combine)(Stream&, CMat y_RD, std::span<const std::int32_t> slot2row_N, int top_k, Mat x_TD, Store store);
+};
+
+// w_VD by token id. Ids must lie in [0, V): callers check data before it comes here; a foreign id throws.
+struct EmbeddingKernels {
+  void (*forward)(Stream&, std::span<const std::int32_t> id_T, CMat w_VD, Mat x_TD);                  // x =
+  void (*backward_weight)(Stream&, std::span<const std::int32_t> id_T, CMat dx_TD, Mat dw_VD);        // dw += , in token order; f32
+};
+
+// Cross-entropy in nats. target -1: the token is not counted.
+struct CrossEntropyKernels {
+  // Returns the sum over counted tokens of -log softmax(logits_t)[target_t] (double). loss_T (may be nullptr) (=) each
+  // token's term, 0 where not counted. If grad_scale != 0, logits_TV (f32) is overwritten by
+  // grad_scale * (softmax - onehot), zero rows where not counted.
+  double (*forward)(Stream&, Mat logits_TV, std::span<const std::int32_t> target_T, float grad_scale, float* loss_T);
+};
+
+// AdamW (Loshchilov & Hutter 2019), fused over all tensors of a list; all state f32.
+struct AdamWTensor {
+  float* w = nullptr;      // weights, or their fp32 master
+  BF16* w_bf16 = nullptr;  // rounded copy, rewritten after the update; may be nullptr
+  float* g = nullptr;      // gradient; set to zero after the update
+  float* m = nullptr;
+  float* v = nullptr;
+  std::int64_t n = 0;
+  float decay = 0;         // weight decay of this tensor
+};
+struct AdamWHyper {
+  float lr = 0, beta1 = 0.9f, beta2 = 0.95f, eps = 1e-8f;
+  std::int64_t step = 1;   // 1 for the first update
+  float grad_scale = 1;    // factor on g: the clip factor
+};
+struct AdamWKernels {
+  // m = b1 m + (1-b1) g s;  v = b2 v + (1-b2) (g s)^2;  w -= lr * (m^ / (sqrt(v^) + eps) + decay * w), m^ = m / (1 - b1^step), ...
+  void (*step)(Stream&, std::span<const AdamWTensor> tensors, const AdamWHyper&);
+  // sum of g^2 (double, order fixed by the sizes); not finite if any gradient is not finite.
+  double (*sum_of_squares)(Stream&, std::span<const float> g);
+};
+
+struct Kernels {
+  const char* isa;  // "avx512", "avx2" or "generic"
+  GemmKernels gemm;
+  GroupedGemmKernels grouped_gemm;
+  RmsNormKernels rmsnorm;
+  RopeKernels rope;
+  AttentionKernels attention;
+  SwigluKernels swiglu;
+  RouterKernels router;
+  PermuteKernels permute;
+  EmbeddingKernels embedding;
+  CrossEntropyKernels cross_entropy;
+  AdamWKernels adamw;
+  // GFLOP/s of fused multiply-adds in registers alone, for `seconds` on all threads: the roof of this processor.
+  double (*register_peak_gflops)(Stream&, double seconds);
+};
+
+// The widest of avx512, avx2 and generic that this processor runs. The environment variable MOE_ISA may ask for less.
+const Kernels& cpu_kernels();
+// A given one by name, or nullptr if this processor or this build does not have it. For tests and moe-bench.
+const Kernels* cpu_kernels_by_isa(const std::string& isa);
+
+}  // namespace moe
