@@ -2,20 +2,16 @@
 #pragma once
 
 #include <functional>
-#include <string>
 
-#include "lib/base/options.h"
+#include "lib/base/common_options.h"
+#include "lib/base/error.h"
 
 namespace moe {
 
-// Options that every tool has (DESIGN 8).
-struct CommonOptions {
-  bool verbose = false, quiet = false, dry_run = false, force = false, print_config = false, no_color = false;
-  std::string json;         // FILE or - : the result as JSON
-  std::string log_file;
-  std::uint64_t seed = 1337;
-  int threads = 0;          // 0 = as many as this process may use
-  int device = 0;           // 0 cpu, 1 cuda, 2 auto
-};
+// Parses argv into `options`, handles --help, --version, --print-config and the hidden --man-page and
+// --bash-completion, opens the log, refuses a device that is not there (69), calls run, prints an Error as
+// "moe-train: error: <message>" and "  hint: <hint>", and returns the exit code. Never throws. A closed stdout (| head)
+// ends the tool quietly.
+int tool_main(int argc, char** argv, Options& options, CommonOptions& common, const std::function<Exit(const Invocation&)>& run);
 
 }  // namespace moe

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "lib/base/options.h"
+#include "lib/base/common_options.h"
 
 namespace moe {
 
@@ -17,8 +17,7 @@ std::string git_commit();
 std::string version_report(const std::string& tool);
 
 // parent_chain (array, may be null) + one entry. inputs: {path, digest} of the files read.
-nlohmann::json provenance_chain(const Options& options, const std::vector<std::string>& argv,
-                                const nlohmann::json& parent_chain,
+nlohmann::json provenance_chain(const Invocation& invocation, const nlohmann::json& parent_chain,
                                 const std::vector<std::pair<std::string, std::string>>& inputs);
 std::string utc_now();  // 2026-01-31T12:00:00Z
 

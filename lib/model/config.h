@@ -32,7 +32,6 @@ struct ModelConfig {
   bool tied_embeddings = false;
   float init_std = 0.02f;
 
-  int router_bias_size() const { return router_bias ? num_experts : 0; }
   bool is_dense_layer(int layer) const { return layer < num_dense_layers; }
 };
 
