@@ -1,0 +1,159 @@
+#include "lib/model/block.h"
+
+#include <cstring>
+#include <tuple>
+
+namespace moe {
+namespace {
+
+void copy(Mat to, CMat from) {
+  std::memcpy(to.data, from.data, static_cast<std::size_t>(from.rows * from.cols) * size_of(from.dtype));
+}
+
+// The routed rows of a buffer that has room for all.
+Mat rows(const SegmentArgs& a, Mat m) { return m.slice_rows(0, a.slot.plan.num_rows); }
+
+void norm2_forward(const SegmentArgs& a) {
+  const BlockContext& b = a.block;
+  b.env.kernels.rmsnorm.forward(b.env.stream, a.slot.x1_TD, b.params.ffn_norm->weight, 1, b.config.norm_eps, a.slot.n2_TD,
+                                a.slot.rstd2_T.data());
+}
+
+// pre: attention, norm, router.
+void pre_forward(const SegmentArgs& a) {
+  attention_forward(a);
+  norm2_forward(a);
+  if (!a.block.is_dense) router_forward(a);
+}
+
+void pre_backward_input(const SegmentArgs& a) {
+  const BlockContext& b = a.block;
+  if (!b.is_dense) router_backward_input(a);
+  b.env.kernels.rmsnorm.backward_input(b.env.stream, b.stash.dn2_TD, a.slot.x1_TD, b.params.ffn_norm->weight, 1,
+                                       a.slot.rstd2_T.data(), a.dx_TD, Store::kAdd);
+  attention_backward_input(a);
+}
+
+void pre_backward_weight(const SegmentArgs& a) {
+  const BlockContext& b = a.block;
+  if (b.recompute == Recompute::kLight) norm2_forward(a);
+  if (!b.is_dense) router_backward_weight(a);
+  b.env.kernels.rmsnorm.backward_weight(b.env.stream, b.stash.dn2_TD, a.slot.x1_TD, 1, a.slot.rstd2_T.data(),
+                                        b.params.ffn_norm->grad.f32());
+  attention_backward_weight(a);
+}
+
+// dispatch: rows to their experts; its transpose adds the rows' gradients up in the order of k.
+void dispatch_forward(const SegmentArgs& a) {
+  if (a.block.is_dense) return;
+  a.block.env.kernels.permute.gather(a.block.env.stream, a.slot.n2_TD, a.slot.plan.row2slot_R(), a.block.config.top_k,
+                                     rows(a, a.slot.x_RD));
+}
+
+// dn2 already holds the gradient through the shared experts, if there are any.
+void dispatch_backward_input(const SegmentArgs& a) {
+  const BlockContext& b = a.block;
+  if (b.is_dense) return;
+  b.env.kernels.permute.combine(b.env.stream, rows(a, b.work.y_RD), a.slot.plan.slot2row_N, b.config.top_k, b.stash.dn2_TD,
+                                b.plain_ffn() > 0 ? Store::kAdd : Store::kAssign);
+}
+
+// The SwiGLU that every token passes: shared experts, or the whole feed-forward of a dense block.
+struct Plain {
+  const SegmentArgs& a;
+  const BlockContext& b = a.block;
+  const Param& gate_up = b.is_dense ? *b.params.gate_up : *b.params.shared_gate_up;
+  const Param& down = b.is_dense ? *b.params.down : *b.params.shared_down;
+  Mat h = a.slot.h_TF.slice_cols(0, b.plain_ffn());
+  Mat dh = b.work.dh_TF.slice_cols(0, b.plain_ffn());
+
+  void activate() const { b.env.kernels.swiglu.forward(b.env.stream, a.slot.gu_T2F, nullptr, h); }
+  void forward() const {
+    b.env.kernels.gemm.forward(b.env.stream, a.slot.n2_TD, gate_up.weight, a.slot.gu_T2F, Store::kAssign);
+    activate();
+    b.env.kernels.gemm.forward(b.env.stream, h, down.weight, a.x2_TD, Store::kAdd);
+  }
+  Mat dgu = b.stash.dgu_T2F.slice_cols(0, 2 * b.plain_ffn());
+
+  void backward_input() const {  // dn2 (=)
+    const GemmKernels& gemm = b.env.kernels.gemm;
+    gemm.backward_input(b.env.stream, b.stash.dx2_TD, down.weight, dh, Store::kAssign);
+    b.env.kernels.swiglu.backward_input(b.env.stream, dh, a.slot.gu_T2F, nullptr, dgu, nullptr);
+    gemm.backward_input(b.env.stream, dgu, gate_up.weight, b.stash.dn2_TD, Store::kAssign);
+  }
+  void backward_weight() const {
+    if (b.recompute == Recompute::kLight) activate();
+    b.env.kernels.gemm.backward_weight(b.env.stream, b.stash.dx2_TD, h, down.grad);
+    b.env.kernels.gemm.backward_weight(b.env.stream, dgu, a.slot.n2_TD, gate_up.grad);
+  }
+};
+
+// experts: y = Wd (gate * silu(g) * u) of each row; the residual stream moves on, with the shared experts' part.
+void activate_experts(const SegmentArgs& a) {
+  a.block.env.kernels.swiglu.forward(a.block.env.stream, rows(a, a.slot.gu_R2F), a.slot.gate_R.data(), rows(a, a.slot.h_RF));
+}
+
+void experts_forward(const SegmentArgs& a) {
+  const auto& [b, s] = std::tie(a.block, a.slot);
+  const auto& [stream, k] = b.env;
+  copy(a.x2_TD, s.x1_TD);
+  if (b.plain_ffn() > 0) Plain{a}.forward();
+  if (b.is_dense) return;
+  k.grouped_gemm.forward(stream, rows(a, s.x_RD), b.params.expert_gate_up->weight, s.plan.psum_rows_E1, rows(a, s.gu_R2F),
+                         Store::kAssign);
+  activate_experts(a);
+  k.grouped_gemm.forward(stream, rows(a, s.h_RF), b.params.expert_down->weight, s.plan.psum_rows_E1, rows(a, b.work.y_RD),
+                         Store::kAssign);
+}
+
+// y_RD (=) gradient of the rows' inputs.
+void experts_backward_input(const SegmentArgs& a) {
+  const auto& [b, s] = std::tie(a.block, a.slot);
+  const auto& [stream, k] = b.env;
+  if (b.plain_ffn() > 0) Plain{a}.backward_input();
+  if (b.is_dense) return;
+  const Mat dgu = rows(a, b.stash.dgu_R2F), dh = rows(a, b.work.dh_RF);
+  k.grouped_gemm.backward_input(stream, rows(a, b.stash.dy_RD), b.params.expert_down->weight, s.plan.psum_rows_E1, dh,
+                                Store::kAssign);
+  k.swiglu.backward_input(stream, dh, rows(a, s.gu_R2F), s.gate_R.data(), dgu, b.work.dgate_R.data());
+  k.grouped_gemm.backward_input(stream, dgu, b.params.expert_gate_up->weight, s.plan.psum_rows_E1, rows(a, b.work.y_RD),
+                                Store::kAssign);
+}
+
+void experts_backward_weight(const SegmentArgs& a) {
+  const auto& [b, s] = std::tie(a.block, a.slot);
+  const auto& [stream, k] = b.env;
+  if (b.recompute == Recompute::kLight) norm2_forward(a);
+  if (b.plain_ffn() > 0) Plain{a}.backward_weight();
+  if (b.is_dense) return;
+  if (b.recompute == Recompute::kLight) activate_experts(a);
+  k.grouped_gemm.backward_weight(stream, rows(a, b.stash.dy_RD), rows(a, s.h_RF), s.plan.psum_rows_E1,
+                                 b.params.expert_down->grad);
+  k.grouped_gemm.backward_weight(stream, rows(a, b.stash.dgu_R2F), rows(a, s.x_RD), s.plan.psum_rows_E1,
+                                 b.params.expert_gate_up->grad);
+}
+
+// combine: x2 += sum over k, in the order of k; its transpose hands each row the gradient of its token.
+void combine_forward(const SegmentArgs& a) {
+  const BlockContext& b = a.block;
+  if (b.is_dense) return;
+  b.env.kernels.permute.combine(b.env.stream, rows(a, b.work.y_RD), a.slot.plan.slot2row_N, b.config.top_k, a.x2_TD, Store::kAdd);
+}
+
+void combine_backward_input(const SegmentArgs& a) {
+  const BlockContext& b = a.block;
+  copy(b.stash.dx2_TD, a.dx_TD);
+  if (b.is_dense) return;
+  b.env.kernels.permute.gather(b.env.stream, b.stash.dx2_TD, a.slot.plan.row2slot_R(), b.config.top_k, rows(a, b.stash.dy_RD));
+}
+
+void no_weight(const SegmentArgs&) {}
+
+}  // namespace
+
+const Segment kPre = {"pre", Lane::kCompute, pre_forward, pre_backward_input, pre_backward_weight};
+const Segment kDispatch = {"dispatch", Lane::kComm, dispatch_forward, dispatch_backward_input, no_weight};
+const Segment kExperts = {"experts", Lane::kCompute, experts_forward, experts_backward_input, experts_backward_weight};
+const Segment kCombine = {"combine", Lane::kComm, combine_forward, combine_backward_input, no_weight};
+
+}  // namespace moe

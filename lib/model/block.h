@@ -1,0 +1,98 @@
+// A decoder block as a list of segments {pre, dispatch, experts, combine}, each with forward, backward_input and
+// backward_weight (DESIGN 2 and 5). The lanes alternate compute and communication; with one process the two
+// communication segments only reorder rows. F fills the slot; I writes activation gradients (=; the residual stream +=)
+// and stashes what W needs; W adds parameter gradients (+=) and needs nobody else.
+// Not here: the mathematics (kernels/), memory (slot.h), the order of blocks (model.h).
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "lib/model/params.h"
+#include "lib/model/slot.h"
+
+namespace moe {
+
+struct Env {
+  Stream& stream;
+  const Kernels& kernels;
+};
+
+// Tables of the rotary embedding and the position of each row.
+struct RopeTables {
+  std::span<float> cos_PS2, sin_PS2;
+  std::span<std::int32_t> pos_T;
+};
+
+// What the router of one MoE layer did since the last reset.
+struct RoutingTally {
+  std::vector<std::int64_t> counts_E;         // routed slots per expert
+  std::vector<std::int64_t> coactivation_EE;  // tokens that chose both
+  std::int64_t num_tokens = 0, num_dropped = 0;
+  double entropy_sum = 0;                     // over tokens, of the normalised scores, in nats
+  double aux = 0, seq_aux = 0, global_aux = 0, z = 0;  // loss terms, weighted by the micro-batch's share
+  void reset(int num_experts);
+};
+
+// One micro-batch on its way through a model.
+struct MicroBatch {
+  BatchShape shape;
+  std::span<const std::int32_t> id_T, target_T;  // target -1: not counted
+  const std::int32_t* doc_start_T = nullptr;     // see AttentionKernels; nullptr: no document masking
+  double loss_scale = 1;                         // 1 / counted tokens of the global batch
+  float share = 1;                               // of the global batch, for losses that are means over micro-batches
+  bool with_gradient = true;
+  bool tally = true;                             // count this forward (false for evaluation and recomputation)
+};
+
+struct BlockContext {
+  Env env;
+  const ModelConfig& config;
+  const BalanceOptions& balance;
+  BlockParams params;
+  bool is_dense;
+  Recompute recompute;
+  RopeTables rope;
+  std::span<const float> router_bias_E;  // empty without router_bias
+  BlockWork& work;
+  BlockStash& stash;
+  RoutingTally* tally;                   // nullptr in dense blocks
+
+  AttentionShape attention_shape(const BatchShape& shape) const;
+  int plain_ffn() const { return is_dense ? config.dense_ffn : config.num_shared_experts * config.expert_ffn; }
+};
+
+enum class Lane : std::uint8_t { kCompute, kComm };
+
+// x2_TD: the block's output, which is the next block's x0_TD. dx_TD: gradient of the residual stream, of x2 on entry
+// of the last segment, of x0 on exit of the first.
+struct SegmentArgs {
+  const BlockContext& block;
+  const MicroBatch& batch;
+  BlockSlot& slot;
+  Mat x2_TD;
+  Mat dx_TD;
+};
+struct Segment {
+  const char* name;
+  Lane lane;
+  void (*forward)(const SegmentArgs&);
+  void (*backward_input)(const SegmentArgs&);
+  void (*backward_weight)(const SegmentArgs&);
+};
+
+extern const Segment kPre, kDispatch, kExperts, kCombine;
+inline const Segment* const kBlockSegments[] = {&kPre, &kDispatch, &kExperts, &kCombine};
+
+// The attention half of `pre`: x1 = x0 + Wo attention(...). Used by pre alone.
+void attention_forward(const SegmentArgs&);
+void attention_backward_input(const SegmentArgs&);  // dx_TD: of x1 on entry, of x0 on exit
+void attention_backward_weight(const SegmentArgs&);
+
+// The router half of `pre`: n2 = norm(x1), scores, choice, plan.
+void router_forward(const SegmentArgs&);
+void router_backward_input(const SegmentArgs&);  // work.dgate_TK -> stash.dlogits; stash.dn2 +=
+void router_backward_weight(const SegmentArgs&);
+
+}  // namespace moe

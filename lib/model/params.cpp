@@ -1,0 +1,96 @@
+#include "lib/model/params.h"
+
+#include <cmath>
+
+namespace moe {
+namespace {
+
+using Shape = std::vector<std::int64_t>;
+
+void add_attention(std::vector<ParamSpec>& list, const ModelConfig& c, const std::string& layer, float out_std) {
+  const std::int64_t D = c.d_model, S = c.head_dim, H = c.num_heads, Hk = c.num_kv_heads;
+  list.push_back({layer + "attn_norm.weight", Shape{D}});
+  list.push_back({layer + "attn.qkv.weight", Shape{(H + 2 * Hk) * S, D}, c.init_std});
+  if (c.qk_norm != QkNorm::kNone) {
+    const bool full = c.qk_norm == QkNorm::kFull;
+    list.push_back({layer + "attn.q_norm.weight", Shape{full ? H * S : S}});
+    list.push_back({layer + "attn.k_norm.weight", Shape{full ? Hk * S : S}});
+  }
+  list.push_back({layer + "attn.o.weight", Shape{D, H * S}, out_std});
+}
+
+void add_moe(std::vector<ParamSpec>& list, const ModelConfig& c, const std::string& layer, float out_std) {
+  const std::int64_t D = c.d_model, E = c.num_experts, F = c.expert_ffn, Fs = F * c.num_shared_experts;
+  list.push_back({layer + "router.weight", Shape{E, D}, c.init_std});
+  list.push_back({layer + "experts.gate_up.weight", Shape{E, 2 * F, D}, c.init_std, true});
+  list.push_back({layer + "experts.down.weight", Shape{E, D, F}, out_std, true});
+  if (Fs == 0) return;
+  list.push_back({layer + "shared.gate_up.weight", Shape{2 * Fs, D}, c.init_std});
+  list.push_back({layer + "shared.down.weight", Shape{D, Fs}, out_std});
+}
+
+}  // namespace
+
+std::vector<ParamSpec> parameter_specs(const ModelConfig& c) {
+  const std::int64_t D = c.d_model, V = c.vocab_size;
+  // Outputs into the residual stream start smaller, so that its variance does not grow with depth (GPT-2, section 2.3).
+  const float out_std = c.init_std / std::sqrt(2.0f * static_cast<float>(c.num_layers));
+  std::vector<ParamSpec> list;
+  list.push_back({"embedding.weight", Shape{V, D}, c.init_std, false, true});
+  for (int i = 0; i < c.num_layers; ++i) {
+    const std::string layer = "layers." + std::to_string(i) + ".";
+    add_attention(list, c, layer, out_std);
+    list.push_back({layer + "ffn_norm.weight", Shape{D}});
+    if (c.is_dense_layer(i)) {
+      list.push_back({layer + "mlp.gate_up.weight", Shape{2 * c.dense_ffn, D}, c.init_std});
+      list.push_back({layer + "mlp.down.weight", Shape{D, c.dense_ffn}, out_std});
+    } else {
+      add_moe(list, c, layer, out_std);
+    }
+  }
+  list.push_back({"final_norm.weight", Shape{D}});
+  if (!c.tied_embeddings) list.push_back({"head.weight", Shape{V, D}, c.init_std});
+  return list;
+}
+
+BlockParams block_params(const ParamStore& store, int layer) {
+  const std::string prefix = "layers." + std::to_string(layer) + ".";
+  auto get = [&](const char* name) -> const Param* {
+    for (const Param& p : store.all())
+      if (p.spec.name == prefix + name) return &p;
+    return nullptr;
+  };
+  return {.attn_norm = get("attn_norm.weight"),
+          .qkv = get("attn.qkv.weight"),
+          .q_norm = get("attn.q_norm.weight"),
+          .k_norm = get("attn.k_norm.weight"),
+          .o = get("attn.o.weight"),
+          .ffn_norm = get("ffn_norm.weight"),
+          .gate_up = get("mlp.gate_up.weight"),
+          .down = get("mlp.down.weight"),
+          .router = get("router.weight"),
+          .expert_gate_up = get("experts.gate_up.weight"),
+          .expert_down = get("experts.down.weight"),
+          .shared_gate_up = get("shared.gate_up.weight"),
+          .shared_down = get("shared.down.weight")};
+}
+
+ParamCounts count_parameters(const ModelConfig& c) {
+  ParamCounts n;
+  for (const ParamSpec& spec : parameter_specs(c)) {
+    const std::int64_t all = spec.num_elements();
+    const std::int64_t used = spec.is_expert ? all / c.num_experts * c.top_k : all;
+    n.total += all;
+    n.active += used;
+    if (!spec.is_input_embedding || c.tied_embeddings) n.active_no_embedding += used;
+    if (spec.is_expert) n.experts += all;
+  }
+  return n;
+}
+
+double flop_per_token(const ModelConfig& c, int seq_len, bool causal) {
+  const double attention = 3.0 * c.num_layers * c.num_heads * (2.0 * c.head_dim) * 2.0 * seq_len * (causal ? 0.5 : 1.0);
+  return 6.0 * static_cast<double>(count_parameters(c).active_no_embedding) + attention;
+}
+
+}  // namespace moe

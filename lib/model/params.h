@@ -1,0 +1,37 @@
+// The list of parameters of a model: names, shapes, initial values. The only such list; memory, optimizer, checkpoints,
+// counts and shards visit it.
+#pragma once
+
+#include <vector>
+
+#include "lib/model/config.h"
+#include "lib/tensor/param.h"
+
+namespace moe {
+
+// In the order of the forward pass. Weights are [out, in] as in Hugging Face; q, k and v lie in one tensor (rows q, then k,
+// then v), gate and up in one (gate rows first).
+std::vector<ParamSpec> parameter_specs(const ModelConfig& config);
+
+// The parameters of one block; tensors that the block does not have are nullptr.
+struct BlockParams {
+  const Param *attn_norm, *qkv, *q_norm, *k_norm, *o, *ffn_norm;
+  const Param *gate_up, *down;                // dense block
+  const Param *router, *expert_gate_up, *expert_down, *shared_gate_up, *shared_down;
+};
+BlockParams block_params(const ParamStore& store, int layer);
+
+// Parameter counts in both conventions of the literature, and the work of training.
+struct ParamCounts {
+  std::int64_t total = 0;
+  std::int64_t active = 0;               // what one token uses, input embedding included
+  std::int64_t active_no_embedding = 0;  // without the input embedding (a tied one counts once, as the head)
+  std::int64_t experts = 0;              // routed experts
+};
+ParamCounts count_parameters(const ModelConfig& config);
+
+// FLOP of one training step per token, forward and backward, without recomputation: 6 N_active (without input embedding)
+// + attention 3 L H (S_qk + S_v) 2 seq_len c, with c = 1/2 for the causal half (PaLM, appendix B; causal count).
+double flop_per_token(const ModelConfig& config, int seq_len, bool causal = true);
+
+}  // namespace moe

@@ -1,0 +1,179 @@
+// The router half of `pre`: scores, choice, plan, balance losses, and what is counted about them.
+#include <algorithm>
+#include <cmath>
+#include <tuple>
+
+#include "lib/model/block.h"
+
+namespace moe {
+namespace {
+
+std::int64_t capacity_of(const BlockContext& b, std::int64_t num_tokens) {
+  if (b.balance.capacity_factor <= 0) return -1;
+  const double mean = static_cast<double>(num_tokens) * b.config.top_k / b.config.num_experts;
+  return static_cast<std::int64_t>(std::ceil(b.balance.capacity_factor * mean));
+}
+
+// f_i = E / (K T) * counts_i
+void fractions_from_counts(const ModelConfig& c, std::span<const std::int64_t> counts, std::int64_t num_tokens,
+                           std::span<float> f) {
+  const double factor = static_cast<double>(c.num_experts) / (static_cast<double>(c.top_k) * static_cast<double>(num_tokens));
+  for (std::size_t i = 0; i < counts.size(); ++i) f[i] = static_cast<float>(factor * static_cast<double>(counts[i]));
+}
+
+std::vector<std::int64_t> counts_of(const RoutePlan& plan, const ModelConfig& c, std::span<const std::int32_t> idx_TK) {
+  std::vector<std::int64_t> counts(static_cast<std::size_t>(c.num_experts));
+  if (plan.num_dropped == 0)
+    for (std::size_t e = 0; e < counts.size(); ++e) counts[e] = plan.psum_rows_E1[e + 1] - plan.psum_rows_E1[e];
+  else
+    for (std::int32_t e : idx_TK) ++counts[static_cast<std::size_t>(e)];
+  return counts;
+}
+
+void count_coactivation(const ModelConfig& c, std::span<const std::int32_t> idx_TK, std::vector<std::int64_t>& pairs_EE) {
+  const auto K = static_cast<std::size_t>(c.top_k), E = static_cast<std::size_t>(c.num_experts);
+  for (std::size_t t = 0; t < idx_TK.size(); t += K)
+    for (std::size_t i = 0; i < K; ++i)
+      for (std::size_t j = 0; j < K; ++j)
+        ++pairs_EE[static_cast<std::size_t>(idx_TK[t + i]) * E + static_cast<std::size_t>(idx_TK[t + j])];
+}
+
+// Mean entropy needs a logarithm per score: every eighth token is enough for a metric.
+constexpr std::int64_t kEntropyStride = 8;
+double entropy_sum(const ModelConfig& c, std::span<const float> scores_TE, std::int64_t num_tokens) {
+  double total = 0;
+  const std::int64_t E = c.num_experts;
+  for (std::int64_t t = 0; t < num_tokens; t += kEntropyStride) {
+    const float* s = scores_TE.data() + t * E;
+    double sum = 0, slogs = 0;
+    for (std::int64_t e = 0; e < E; ++e) {
+      sum += s[e];
+      if (s[e] > 0) slogs += s[e] * std::log(s[e]);
+    }
+    if (sum > 0) total += std::log(sum) - slogs / sum;
+  }
+  return total * static_cast<double>(num_tokens) / static_cast<double>((num_tokens + kEntropyStride - 1) / kEntropyStride);
+}
+
+void tally_routing(const SegmentArgs& a) {
+  const ModelConfig& c = a.block.config;
+  const std::int64_t T = a.batch.shape.num_tokens();
+  RoutingTally& tally = *a.block.tally;
+  const std::vector<std::int64_t> counts = counts_of(a.slot.plan, c, a.slot.idx_TK);
+  for (std::size_t e = 0; e < counts.size(); ++e) tally.counts_E[e] += counts[e];
+  count_coactivation(c, a.slot.idx_TK, tally.coactivation_EE);
+  tally.num_tokens += T;
+  tally.num_dropped += a.slot.plan.num_dropped;
+  tally.entropy_sum += entropy_sum(c, a.slot.scores_TE, T);
+}
+
+// Every balance loss that is on: value into the tally, and with dscores / dlogits its gradient. One list for both passes.
+struct BalanceTerms {
+  const SegmentArgs& a;
+  const BlockContext& b = a.block;
+  std::int64_t T = a.batch.shape.num_tokens();
+  RouterShape shape = b.config.router_shape();
+
+  double one_segment(std::span<const std::int64_t> counts, std::int64_t counted_tokens, float alpha, float* dscores) const {
+    const auto f = b.work.f_GE.first(counts.size());
+    fractions_from_counts(b.config, counts, counted_tokens, f);
+    return b.env.kernels.router.balance_loss(b.env.stream, shape, a.slot.scores_TE.data(), 1, T, f.data(), alpha,
+                                             a.batch.share, dscores);
+  }
+  double aux(float* dscores) const {
+    return one_segment(counts_of(a.slot.plan, b.config, a.slot.idx_TK), T, b.balance.aux, dscores);
+  }
+  // f over all micro-batches of this step so far, this one included.
+  double global_aux(float* dscores) const {
+    return one_segment(b.tally->counts_E, b.tally->num_tokens, b.balance.global_aux, dscores);
+  }
+  double seq_aux(float* dscores) const {
+    const auto& [G, S] = a.batch.shape;
+    const RouterKernels& k = b.env.kernels.router;
+    k.count_top_k(b.env.stream, shape, a.slot.scores_TE.data(), G, S, b.work.counts_GE.data());
+    const auto size = static_cast<std::size_t>(G) * static_cast<std::size_t>(shape.num_experts);
+    fractions_from_counts(b.config, b.work.counts_GE.first(size), S, b.work.f_GE.first(size));
+    return k.balance_loss(b.env.stream, shape, a.slot.scores_TE.data(), G, S, b.work.f_GE.data(), b.balance.seq_aux,
+                          a.batch.share, dscores);
+  }
+  double z(float* dlogits) const {
+    return b.env.kernels.router.z_loss(b.env.stream, shape, a.slot.logits_TE.data(), T, b.balance.z, a.batch.share, dlogits);
+  }
+};
+
+void tally_losses(const SegmentArgs& a) {
+  const BalanceTerms terms{a};
+  const BalanceOptions& on = a.block.balance;
+  RoutingTally& tally = *a.block.tally;
+  if (on.aux > 0) tally.aux += a.batch.share * terms.aux(nullptr);
+  if (on.seq_aux > 0) tally.seq_aux += a.batch.share * terms.seq_aux(nullptr);
+  if (on.global_aux > 0) tally.global_aux += a.batch.share * terms.global_aux(nullptr);
+  if (on.z > 0) tally.z += a.batch.share * terms.z(nullptr);
+}
+
+void gather_gates(const SegmentArgs& a) {
+  const RoutePlan& plan = a.slot.plan;
+  for (std::int64_t r = 0; r < plan.num_rows; ++r)
+    a.slot.gate_R[static_cast<std::size_t>(r)] =
+        a.slot.gate_TK[static_cast<std::size_t>(plan.row2slot_N[static_cast<std::size_t>(r)])];
+}
+
+Mat router_logits(std::span<float> logits_TE, const ModelConfig& c, std::int64_t T) {
+  return mat(logits_TE.data(), T, c.num_experts);
+}
+
+}  // namespace
+
+void RoutingTally::reset(int num_experts) {
+  const auto E = static_cast<std::size_t>(num_experts);
+  counts_E.assign(E, 0);
+  coactivation_EE.assign(E * E, 0);
+  num_tokens = num_dropped = 0;
+  entropy_sum = aux = seq_aux = global_aux = z = 0;
+}
+
+void router_forward(const SegmentArgs& a) {
+  const auto& [b, s] = std::tie(a.block, a.slot);
+  const auto& [stream, k] = b.env;
+  const std::int64_t T = a.batch.shape.num_tokens();
+  k.gemm.forward(stream, s.n2_TD, b.params.router->weight, router_logits(s.logits_TE, b.config, T), Store::kAssign);
+  const float* bias = b.router_bias_E.empty() ? nullptr : b.router_bias_E.data();
+  k.router.forward(stream, b.config.router_shape(), s.logits_TE.data(), T, bias, s.scores_TE.data(), s.idx_TK.data(),
+                   s.gate_TK.data());
+  s.plan.num_dropped = k.permute.plan(stream, s.idx_TK, b.config.num_experts, capacity_of(b, T), s.plan.psum_rows_E1.data(),
+                                      s.plan.slot2row_N.data(), s.plan.row2slot_N.data());
+  s.plan.num_rows = s.plan.psum_rows_E1.back();
+  gather_gates(a);
+  if (!a.batch.tally) return;
+  tally_routing(a);
+  tally_losses(a);
+}
+
+void router_backward_input(const SegmentArgs& a) {
+  const auto& [b, s] = std::tie(a.block, a.slot);
+  const auto& [stream, k] = b.env;
+  const std::int64_t T = a.batch.shape.num_tokens();
+  const RouterShape shape = b.config.router_shape();
+  const BalanceTerms terms{a};
+  float* d = b.stash.dlogits_TE.data();
+  for (std::size_t i = 0; i < s.plan.slot2row_N.size(); ++i) {
+    const std::int32_t row = s.plan.slot2row_N[i];
+    b.work.dgate_TK[i] = row < 0 ? 0 : b.work.dgate_R[static_cast<std::size_t>(row)];
+  }
+  k.router.backward_gates(stream, shape, s.scores_TE.data(), T, s.idx_TK.data(), b.work.dgate_TK.data(), d);
+  if (b.balance.aux > 0) terms.aux(d);
+  if (b.balance.seq_aux > 0) terms.seq_aux(d);
+  if (b.balance.global_aux > 0) terms.global_aux(d);
+  k.router.backward_scores(stream, shape, s.scores_TE.data(), T, d, d);
+  if (b.balance.z > 0) terms.z(d);
+  k.gemm.backward_input(stream, router_logits(b.stash.dlogits_TE, b.config, T), b.params.router->weight, b.stash.dn2_TD,
+                        Store::kAdd);
+}
+
+void router_backward_weight(const SegmentArgs& a) {
+  const BlockContext& b = a.block;
+  const Mat dlogits = router_logits(b.stash.dlogits_TE, b.config, a.batch.shape.num_tokens());
+  b.env.kernels.gemm.backward_weight(b.env.stream, dlogits, a.slot.n2_TD, b.params.router->grad);
+}
+
+}  // namespace moe

@@ -1,0 +1,130 @@
+#include "lib/model/slot.h"
+
+#include <algorithm>
+
+namespace moe {
+namespace {
+
+// Widest SwiGLU outside the routed experts: shared experts or the dense blocks.
+std::int64_t max_plain_ffn(const ModelConfig& c) {
+  const std::int64_t shared = c.num_moe_layers() > 0 ? std::int64_t{c.num_shared_experts} * c.expert_ffn : 0;
+  return std::max<std::int64_t>(shared, c.num_dense_layers > 0 ? c.dense_ffn : 0);
+}
+
+struct Taker {
+  Arena& arena;
+  const ModelConfig& c;
+  const BatchShape& shape;
+  DType dtype;
+  std::int64_t T = shape.num_tokens(), D = c.d_model, N = T * c.top_k;
+
+  Mat tokens(std::int64_t cols) { return arena.matrix(dtype, T, cols); }
+  Mat rows(std::int64_t cols) { return arena.matrix(dtype, c.num_moe_layers() > 0 ? N : 0, cols); }
+
+  // What the light policy computes again.
+  void take_cheap(BlockSlot& s) {
+    s.n1_TD = tokens(D);
+    s.n2_TD = tokens(D);
+    s.h_RF = rows(c.expert_ffn);
+    s.h_TF = tokens(max_plain_ffn(c));
+  }
+  void take_attention(BlockSlot& s) {
+    s.x1_TD = tokens(D);
+    s.qkv_TC = tokens(c.qkv_width());
+    s.o_TC = tokens(std::int64_t{c.num_heads} * c.head_dim);
+    s.rstd1_T = arena.vector<float>(T);
+    s.rstd2_T = arena.vector<float>(T);
+    s.lse_TH = arena.vector<float>(T * c.num_heads);
+    if (c.qk_norm == QkNorm::kNone) return;
+    s.qk_TC = tokens(std::int64_t{c.num_heads + c.num_kv_heads} * c.head_dim);
+    s.rstd_q = arena.vector<float>(T * c.num_heads);
+    s.rstd_k = arena.vector<float>(T * c.num_kv_heads);
+  }
+  void take_experts(BlockSlot& s) {
+    s.logits_TE = arena.vector<float>(T * c.num_experts);
+    s.scores_TE = arena.vector<float>(T * c.num_experts);
+    s.gate_TK = arena.vector<float>(N);
+    s.idx_TK = arena.vector<std::int32_t>(N);
+    s.plan.psum_rows_E1 = arena.vector<std::int64_t>(c.num_experts + 1);
+    s.plan.slot2row_N = arena.vector<std::int32_t>(N);
+    s.plan.row2slot_N = arena.vector<std::int32_t>(N);
+    s.gate_R = arena.vector<float>(N);
+    s.x_RD = rows(D);
+    s.gu_R2F = rows(2 * c.expert_ffn);
+  }
+  void take_block(BlockSlot& s, bool dense) {
+    take_attention(s);
+    const std::int64_t plain = dense ? c.dense_ffn : std::int64_t{c.num_shared_experts} * c.expert_ffn;
+    s.gu_T2F = tokens(2 * plain);
+    if (!dense) take_experts(s);
+  }
+};
+
+void copy_cheap(const BlockSlot& from, BlockSlot& to) {
+  to.n1_TD = from.n1_TD;
+  to.n2_TD = from.n2_TD;
+  to.h_RF = from.h_RF;
+  to.h_TF = from.h_TF;
+}
+
+}  // namespace
+
+BlockStash take_stash(Arena& arena, const ModelConfig& c, const BatchShape& shape, DType dtype) {
+  Taker take{arena, c, shape, dtype};
+  BlockStash s;
+  s.dx2_TD = take.tokens(take.D);
+  s.dx1_TD = take.tokens(take.D);
+  s.dn2_TD = take.tokens(take.D);
+  s.dn1_TD = take.tokens(take.D);
+  s.dqkv_TC = take.tokens(c.qkv_width());
+  if (c.qk_norm != QkNorm::kNone) s.dqk_TC = take.tokens(std::int64_t{c.num_heads + c.num_kv_heads} * c.head_dim);
+  s.dy_RD = take.rows(take.D);
+  s.dgu_R2F = take.rows(2 * c.expert_ffn);
+  s.dgu_T2F = take.tokens(2 * max_plain_ffn(c));
+  s.dlogits_TE = arena.vector<float>(take.T * c.num_experts);
+  return s;
+}
+
+BlockWork take_work(Arena& arena, const ModelConfig& c, const BatchShape& shape, DType dtype) {
+  Taker take{arena, c, shape, dtype};
+  BlockWork w;
+  w.y_RD = take.rows(take.D);
+  w.dh_RF = take.rows(c.expert_ffn);
+  w.dh_TF = take.tokens(max_plain_ffn(c));
+  w.do_TC = take.tokens(std::int64_t{c.num_heads} * c.head_dim);
+  w.dgate_R = arena.vector<float>(take.N);
+  w.dgate_TK = arena.vector<float>(take.N);
+  w.f_GE = arena.vector<float>(std::int64_t{shape.num_seqs} * c.num_experts);
+  w.counts_GE = arena.vector<std::int64_t>(std::int64_t{shape.num_seqs} * c.num_experts);
+  return w;
+}
+
+std::vector<BlockSlot> take_slots(Arena& arena, const ModelConfig& c, const BatchShape& shape, DType dtype,
+                                  Recompute recompute, bool training) {
+  Taker take{arena, c, shape, dtype};
+  const bool share_all = !training || recompute == Recompute::kFull;
+  const bool share_cheap = share_all || recompute == Recompute::kLight;
+  BlockSlot shared, shared_dense, shared_moe;
+  if (share_cheap) take.take_cheap(shared);
+  shared_dense = shared_moe = shared;
+  if (share_all && c.num_dense_layers > 0) take.take_block(shared_dense, true);
+  if (share_all && c.num_moe_layers() > 0) take.take_block(shared_moe, false);
+
+  std::vector<BlockSlot> slots(static_cast<std::size_t>(c.num_layers));
+  for (int i = 0; i < c.num_layers; ++i) {
+    BlockSlot& s = slots[static_cast<std::size_t>(i)];
+    if (share_all) {
+      s = c.is_dense_layer(i) ? shared_dense : shared_moe;
+    } else {
+      if (share_cheap)
+        copy_cheap(shared, s);
+      else
+        take.take_cheap(s);
+      take.take_block(s, c.is_dense_layer(i));
+    }
+    s.x0_TD = training || i < 2 ? take.tokens(take.D) : slots[static_cast<std::size_t>(i - 2)].x0_TD;
+  }
+  return slots;
+}
+
+}  // namespace moe

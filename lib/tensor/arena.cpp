@@ -1,0 +1,33 @@
+#include "lib/tensor/arena.h"
+
+#include <sys/mman.h>
+
+#include <new>
+
+namespace moe {
+
+Arena::Arena(std::size_t capacity_bytes) : capacity_(capacity_bytes) {
+  if (capacity_bytes == 0) return;
+  void* p = mmap(nullptr, capacity_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (p == MAP_FAILED) throw std::bad_alloc();
+  madvise(p, capacity_bytes, MADV_HUGEPAGE);  // refusal costs only time
+  base_ = static_cast<std::byte*>(p);
+}
+
+Arena::~Arena() {
+  if (base_) munmap(base_, capacity_);
+}
+
+void* Arena::take(std::size_t bytes) {
+  const std::size_t begin = used_;
+  used_ += (bytes + 63) / 64 * 64;
+  if (measuring()) return nullptr;
+  if (used_ > capacity_) throw std::bad_alloc();
+  return base_ + begin;
+}
+
+Mat Arena::matrix(DType dtype, std::int64_t rows, std::int64_t cols) {
+  return {take(static_cast<std::size_t>(rows * cols) * size_of(dtype)), dtype, rows, cols, cols};
+}
+
+}  // namespace moe

@@ -1,0 +1,40 @@
+// Memory that is taken once and kept: one mapping with large pages, handed out in order, never given back while a run
+// lasts (fresh pages are slow). A measuring arena hands out nothing and only counts, so that the code that allocates a
+// model is also the code that predicts its memory.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kernels/view.h"
+
+namespace moe {
+
+class Arena {
+ public:
+  // capacity_bytes 0: measuring.
+  explicit Arena(std::size_t capacity_bytes);
+  ~Arena();
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+
+  bool measuring() const { return base_ == nullptr; }
+  std::size_t used_bytes() const { return used_; }
+
+  // Zero-filled, 64-byte aligned; nullptr while measuring. Throws std::bad_alloc when the capacity is spent.
+  void* take(std::size_t bytes);
+  Mat matrix(DType dtype, std::int64_t rows, std::int64_t cols);
+  template <class T>
+  std::span<T> vector(std::int64_t n) {
+    void* p = take(sizeof(T) * static_cast<std::size_t>(n));
+    return measuring() ? std::span<T>() : std::span<T>(static_cast<T*>(p), static_cast<std::size_t>(n));
+  }
+
+ private:
+  std::byte* base_ = nullptr;
+  std::size_t capacity_ = 0, used_ = 0;
+};
+
+}  // namespace moe
