@@ -55,7 +55,8 @@ CONFIGS = {
     "deepseek_v2": (dict(num_dense_layers=1, dense_ffn=10, num_shared_experts=2, expert_ffn=7, num_experts=9, top_k=2,
                          num_expert_groups=3, num_groups_kept=1, group_score="max", router_renormalize=False,
                          router_scale=4.0, norm_eps=1e-6), dict(seq_aux=0.01), (2, 8), False),
-    "tied": (dict(tied_embeddings=True, num_experts=5, top_k=1, router_renormalize=False, vocab_size=23), dict(), (2, 8), False),
+    "tied": (dict(tied_embeddings=True, num_experts=5, top_k=1, router_renormalize=False, vocab_size=23), dict(), (2, 8),
+             False),
     "documents": (dict(num_kv_heads=2, num_experts=4, vocab_size=17), dict(), (2, 11), True),
     "losses": (dict(num_layers=3, num_experts=6, router_score="sigmoid", d_model=12, num_heads=2, num_kv_heads=2),
                dict(aux=0.3, seq_aux=0.2, z=0.05), (3, 6), False),
@@ -340,8 +341,8 @@ def train(model, batches, coefficients, documents, max_grad_norm):
     """Ten steps; changes the model."""
     norms = [p for n, p in model.named_parameters() if n.endswith("norm.weight")]
     others = [p for n, p in model.named_parameters() if not n.endswith("norm.weight")]
-    optimizer = torch.optim.AdamW([dict(params=others, weight_decay=TRAIN["weight_decay"]), dict(params=norms, weight_decay=0.0)],
-                                  lr=TRAIN["lr"], betas=(TRAIN["beta1"], TRAIN["beta2"]), eps=TRAIN["eps"])
+    groups = [dict(params=others, weight_decay=TRAIN["weight_decay"]), dict(params=norms, weight_decay=0.0)]
+    optimizer = torch.optim.AdamW(groups, lr=TRAIN["lr"], betas=(TRAIN["beta1"], TRAIN["beta2"]), eps=TRAIN["eps"])
     record = {"loss": [], "cross_entropy": [], "grad_norm": []}
     for batch in batches:
         _, terms = model.losses(batch, coefficients)
