@@ -1,0 +1,271 @@
+// The decoder of the specification: the order of the operations, forwards and backwards. The residual stream before
+// each half block is all that is saved; backward recomputes the rest. See reference.h for formulas and choices.
+#include "tests/reference.h"
+
+#include <stdexcept>
+
+#include "tests/reference_ops.h"
+#include "tests/reference_router.h"
+
+namespace moe {
+namespace {
+
+using namespace reference;
+
+// Everything that is fixed during one pass. `grads` is null in a forward pass.
+struct Pass {
+  const ModelConfig& c;
+  const ReferenceParams& params;
+  const ReferenceInput& in;
+  const ReferenceLoss& loss;
+  ReferenceParams* grads = nullptr;
+
+  Weight weight(const std::string& name) const {
+    const auto p = params.find(name);
+    if (p == params.end()) throw std::invalid_argument("reference: no parameter " + name);
+    return {p->second.data(), grads ? grads->at(name).data() : nullptr};
+  }
+  Weight weight(int layer, const std::string& name) const { return weight("layers." + std::to_string(layer) + "." + name); }
+  std::string head_name() const { return c.tied_embeddings ? "embedding.weight" : "head.weight"; }
+  std::int64_t num_tokens() const { return std::int64_t{in.num_seqs} * in.seq_len; }
+};
+
+Matrix embed(const Pass& p) {
+  const Weight table = p.weight("embedding.weight");
+  Matrix x(p.num_tokens(), p.c.d_model);
+  for (std::int64_t t = 0; t < x.rows; ++t)
+    for (std::int64_t d = 0; d < x.cols; ++d) x(t, d) = table.w[p.in.tokens.at(static_cast<std::size_t>(t)) * x.cols + d];
+  return x;
+}
+
+void embed_backward(const Pass& p, const Matrix& dx) {
+  const Weight table = p.weight("embedding.weight");
+  for (std::int64_t t = 0; t < dx.rows; ++t)
+    for (std::int64_t d = 0; d < dx.cols; ++d) table.dw[p.in.tokens[static_cast<std::size_t>(t)] * dx.cols + d] += dx(t, d);
+}
+
+// ---- attention half block -------------------------------------------------------------------------------------
+
+AttentionDims attention_dims(const Pass& p) {
+  return {p.in.num_seqs, p.in.seq_len, p.c.num_heads, p.c.num_kv_heads, p.c.head_dim};
+}
+
+int norm_groups(const Pass& p, const Matrix& x) {
+  return p.c.qk_norm == QkNorm::kHead ? static_cast<int>(x.cols) / p.c.head_dim : 1;
+}
+
+// which: "q" or "k"
+Matrix norm_and_rotate(const Pass& p, int layer, const std::string& which, const Matrix& x) {
+  const Matrix normed = p.c.qk_norm == QkNorm::kNone
+                            ? x
+                            : rmsnorm(x, p.weight(layer, "attn." + which + "_norm.weight"), norm_groups(p, x), p.c.norm_eps);
+  return rope(normed, p.c.head_dim, p.in.seq_len, p.c.rope_theta, +1);
+}
+
+Matrix norm_and_rotate_backward(const Pass& p, int layer, const std::string& which, const Matrix& dy, const Matrix& x) {
+  const Matrix dnormed = rope(dy, p.c.head_dim, p.in.seq_len, p.c.rope_theta, -1);
+  if (p.c.qk_norm == QkNorm::kNone) return dnormed;
+  return rmsnorm_backward(dnormed, x, p.weight(layer, "attn." + which + "_norm.weight"), norm_groups(p, x), p.c.norm_eps);
+}
+
+struct AttentionState {
+  Matrix h;     // rmsnorm(x)
+  Qkv raw;      // projections
+  Qkv rotated;  // after QK norm and RoPE; v as it was
+  Matrix o;     // before the output projection
+};
+
+AttentionState attention_state(const Pass& p, int layer, const Matrix& x) {
+  const std::int64_t q_cols = std::int64_t{p.c.num_heads} * p.c.head_dim,
+                     kv_cols = std::int64_t{p.c.num_kv_heads} * p.c.head_dim;
+  AttentionState s;
+  s.h = rmsnorm(x, p.weight(layer, "attn_norm.weight"), 1, p.c.norm_eps);
+  const Matrix qkv = linear(s.h, p.weight(layer, "attn.qkv.weight"), q_cols + 2 * kv_cols);
+  s.raw = {qkv.columns(0, q_cols), qkv.columns(q_cols, kv_cols), qkv.columns(q_cols + kv_cols, kv_cols)};
+  s.rotated = {norm_and_rotate(p, layer, "q", s.raw.q), norm_and_rotate(p, layer, "k", s.raw.k), s.raw.v};
+  s.o = attention(attention_dims(p), s.rotated, p.in.doc_start);
+  return s;
+}
+
+Matrix attention_part(const Pass& p, int layer, const Matrix& x) {
+  return linear(attention_state(p, layer, x).o, p.weight(layer, "attn.o.weight"), p.c.d_model);
+}
+
+Matrix attention_part_backward(const Pass& p, int layer, const Matrix& dy, const Matrix& x) {
+  const AttentionState s = attention_state(p, layer, x);
+  const Matrix d_o = linear_backward(dy, s.o, p.weight(layer, "attn.o.weight"));
+  Qkv d = attention_backward(attention_dims(p), d_o, s.rotated, p.in.doc_start);
+  d.q = norm_and_rotate_backward(p, layer, "q", d.q, s.raw.q);
+  d.k = norm_and_rotate_backward(p, layer, "k", d.k, s.raw.k);
+  const Matrix dh = linear_backward(join_columns(join_columns(d.q, d.k), d.v), s.h, p.weight(layer, "attn.qkv.weight"));
+  return rmsnorm_backward(dh, x, p.weight(layer, "attn_norm.weight"), 1, p.c.norm_eps);
+}
+
+// ---- feed-forward half block ----------------------------------------------------------------------------------
+
+Balance balance_of(const Pass& p, int layer) {
+  Balance b{p.loss, p.in.num_seqs, p.in.seq_len, {}};
+  if (p.loss.global_aux != 0) b.global_f = p.in.global_f.at(static_cast<std::size_t>(layer));
+  return b;
+}
+
+Routing routing_of(const Pass& p, int layer, const Matrix& h) {
+  const auto bias = p.in.router_bias.find("layers." + std::to_string(layer) + ".router.bias");
+  return route(p.c, linear(h, p.weight(layer, "router.weight"), p.c.num_experts),
+               bias == p.in.router_bias.end() ? std::span<const double>() : bias->second);
+}
+
+struct Ffn {
+  Weight gate_up, down;
+  std::int64_t F;
+};
+Ffn expert(const Pass& p, int layer, int e) {
+  const std::int64_t D = p.c.d_model, F = p.c.expert_ffn;
+  return {p.weight(layer, "experts.gate_up.weight").at(e * 2 * F * D), p.weight(layer, "experts.down.weight").at(e * D * F),
+          F};
+}
+Ffn shared(const Pass& p, int layer) {
+  return {p.weight(layer, "shared.gate_up.weight"), p.weight(layer, "shared.down.weight"),
+          std::int64_t{p.c.num_shared_experts} * p.c.expert_ffn};
+}
+Ffn dense(const Pass& p, int layer) {
+  return {p.weight(layer, "mlp.gate_up.weight"), p.weight(layer, "mlp.down.weight"), p.c.dense_ffn};
+}
+Matrix apply(const Ffn& f, const Matrix& x) { return swiglu(x, f.gate_up, f.down, f.F); }
+Matrix apply_backward(const Ffn& f, const Matrix& dy, const Matrix& x) {
+  return swiglu_backward(dy, x, f.gate_up, f.down, f.F);
+}
+
+void add_row(Matrix& y, std::int64_t t, double factor, const Matrix& one) {
+  for (std::int64_t d = 0; d < y.cols; ++d) y(t, d) += factor * one(0, d);
+}
+
+// y_t = sum over k of gate_tk * expert_{e(t,k)}(h_t), + shared(h_t)
+Matrix mixture(const Pass& p, int layer, const Routing& r, const Matrix& h) {
+  Matrix y(h.rows, h.cols);
+  for (std::int64_t t = 0; t < h.rows; ++t)
+    for (int k = 0; k < p.c.top_k; ++k) {
+      const int e = r.experts[static_cast<std::size_t>(t)][static_cast<std::size_t>(k)];
+      add_row(y, t, r.gates_TK(t, k), apply(expert(p, layer, e), h.row(t)));
+    }
+  if (p.c.num_shared_experts > 0) y += apply(shared(p, layer), h);
+  return y;
+}
+
+Matrix mixture_backward(const Pass& p, int layer, const Matrix& dy, const Matrix& h) {
+  const Routing r = routing_of(p, layer, h);
+  Matrix dh(h.rows, h.cols), dgates(h.rows, p.c.top_k);
+  for (std::int64_t t = 0; t < h.rows; ++t)
+    for (int k = 0; k < p.c.top_k; ++k) {
+      const Ffn f = expert(p, layer, r.experts[static_cast<std::size_t>(t)][static_cast<std::size_t>(k)]);
+      const Matrix y = apply(f, h.row(t));
+      Matrix dy_k(1, h.cols);
+      for (std::int64_t d = 0; d < h.cols; ++d) {
+        dgates(t, k) += dy(t, d) * y(0, d);
+        dy_k(0, d) = dy(t, d) * r.gates_TK(t, k);
+      }
+      add_row(dh, t, 1, apply_backward(f, dy_k, h.row(t)));
+    }
+  dh += linear_backward(route_backward(p.c, r, dgates, balance_of(p, layer)), h, p.weight(layer, "router.weight"));
+  if (p.c.num_shared_experts > 0) dh += apply_backward(shared(p, layer), dy, h);
+  return dh;
+}
+
+void record(const Routing& r, ReferenceOutput& out) {
+  out.counts.back() = r.counts;
+  for (const std::vector<int>& chosen : r.experts)
+    out.experts.back().insert(out.experts.back().end(), chosen.begin(), chosen.end());
+  out.gates.back() = r.gates_TK.v;
+}
+
+Matrix ffn_part(const Pass& p, int layer, const Matrix& x, ReferenceOutput& out) {
+  const Matrix h = rmsnorm(x, p.weight(layer, "ffn_norm.weight"), 1, p.c.norm_eps);
+  out.counts.emplace_back(), out.experts.emplace_back(), out.gates.emplace_back();
+  if (p.c.is_dense_layer(layer)) return apply(dense(p, layer), h);
+  const Routing r = routing_of(p, layer, h);
+  record(r, out);
+  add_balance_terms(p.c, r, balance_of(p, layer), out.terms);
+  return mixture(p, layer, r, h);
+}
+
+Matrix ffn_part_backward(const Pass& p, int layer, const Matrix& dy, const Matrix& x) {
+  const Weight norm = p.weight(layer, "ffn_norm.weight");
+  const Matrix h = rmsnorm(x, norm, 1, p.c.norm_eps);
+  const Matrix dh = p.c.is_dense_layer(layer) ? apply_backward(dense(p, layer), dy, h) : mixture_backward(p, layer, dy, h);
+  return rmsnorm_backward(dh, x, norm, 1, p.c.norm_eps);
+}
+
+// ---- the decoder ----------------------------------------------------------------------------------------------
+
+// The residual stream before each half block (2 L of them) and at the end.
+using Residual = std::vector<Matrix>;
+
+Residual forward(const Pass& p, ReferenceOutput& out) {
+  Residual stream = {embed(p)};
+  const auto add = [&](const Matrix& y) {
+    stream.push_back(stream.back());
+    stream.back() += y;
+  };
+  for (int layer = 0; layer < p.c.num_layers; ++layer) {
+    add(attention_part(p, layer, stream.back()));
+    add(ffn_part(p, layer, stream.back(), out));
+  }
+  const Matrix h = rmsnorm(stream.back(), p.weight("final_norm.weight"), 1, p.c.norm_eps);
+  out.logits = linear(h, p.weight(p.head_name()), p.c.vocab_size).v;
+  return stream;
+}
+
+void backward(const Pass& p, const Residual& stream, const Matrix& dlogits) {
+  const Weight norm = p.weight("final_norm.weight");
+  const Matrix h = rmsnorm(stream.back(), norm, 1, p.c.norm_eps);
+  Matrix dx = rmsnorm_backward(linear_backward(dlogits, h, p.weight(p.head_name())), stream.back(), norm, 1, p.c.norm_eps);
+  for (int layer = p.c.num_layers - 1; layer >= 0; --layer) {
+    const auto at = static_cast<std::size_t>(2 * layer);
+    dx += ffn_part_backward(p, layer, dx, stream[at + 1]);
+    dx += attention_part_backward(p, layer, dx, stream[at]);
+  }
+  embed_backward(p, dx);
+}
+
+void check_sizes(const Pass& p) {
+  const auto T = static_cast<std::size_t>(p.num_tokens());
+  if (p.in.tokens.size() != T || p.in.targets.size() != T || (!p.in.doc_start.empty() && p.in.doc_start.size() != T))
+    throw std::invalid_argument("reference: tokens, targets and doc_start must hold num_seqs * seq_len values");
+  for (const ReferenceShape& s : reference_shapes(p.c)) {
+    const auto param = p.params.find(s.name);
+    if (param == p.params.end() || static_cast<std::int64_t>(param->second.size()) != s.size())
+      throw std::invalid_argument("reference: parameter " + s.name + " must hold " + std::to_string(s.size()) + " values");
+  }
+}
+
+Matrix logits_of(const Pass& p, const ReferenceOutput& out) {
+  Matrix logits(p.num_tokens(), p.c.vocab_size);
+  logits.v = out.logits;
+  return logits;
+}
+
+}  // namespace
+
+ReferenceOutput reference_forward(const ModelConfig& config, const ReferenceParams& params, const ReferenceInput& in,
+                                  const ReferenceLoss& loss) {
+  const Pass p{config, params, in, loss};
+  check_sizes(p);
+  ReferenceOutput out;
+  forward(p, out);
+  out.terms.cross_entropy = cross_entropy(logits_of(p, out), in.targets);
+  return out;
+}
+
+ReferenceOutput reference_run(const ModelConfig& config, const ReferenceParams& params, const ReferenceInput& in,
+                              const ReferenceLoss& loss) {
+  ReferenceOutput out;
+  for (const auto& [name, values] : params) out.grads[name].assign(values.size(), 0.0);
+  const Pass p{config, params, in, loss, &out.grads};
+  check_sizes(p);
+  const Residual stream = forward(p, out);
+  out.terms.cross_entropy = cross_entropy(logits_of(p, out), in.targets);
+  backward(p, stream, cross_entropy_backward(logits_of(p, out), in.targets));
+  return out;
+}
+
+}  // namespace moe

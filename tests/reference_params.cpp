@@ -1,0 +1,73 @@
+// The list of parameters of the specification, and random values for them. Not here: how a model is initialised for
+// training (lib/model); these values only have to make every operation matter.
+#include <cmath>
+#include <random>
+
+#include "tests/reference.h"
+
+namespace moe {
+namespace {
+
+void add_attention(const ModelConfig& c, const std::string& layer, std::vector<ReferenceShape>& list) {
+  const std::int64_t D = c.d_model, S = c.head_dim, H = c.num_heads, Hk = c.num_kv_heads;
+  list.push_back({layer + "attn_norm.weight", {D}});
+  list.push_back({layer + "attn.qkv.weight", {(H + 2 * Hk) * S, D}});  // rows of q, then k, then v
+  if (c.qk_norm != QkNorm::kNone) {
+    list.push_back({layer + "attn.q_norm.weight", {c.qk_norm == QkNorm::kHead ? S : H * S}});
+    list.push_back({layer + "attn.k_norm.weight", {c.qk_norm == QkNorm::kHead ? S : Hk * S}});
+  }
+  list.push_back({layer + "attn.o.weight", {D, H * S}});
+}
+
+void add_ffn(const ModelConfig& c, const std::string& layer, bool dense, std::vector<ReferenceShape>& list) {
+  const std::int64_t D = c.d_model, E = c.num_experts, F = c.expert_ffn, Fs = F * c.num_shared_experts;
+  list.push_back({layer + "ffn_norm.weight", {D}});
+  if (dense) {
+    list.push_back({layer + "mlp.gate_up.weight", {2 * c.dense_ffn, D}});  // rows of gate, then up
+    list.push_back({layer + "mlp.down.weight", {D, c.dense_ffn}});
+    return;
+  }
+  list.push_back({layer + "router.weight", {E, D}});
+  list.push_back({layer + "experts.gate_up.weight", {E, 2 * F, D}});
+  list.push_back({layer + "experts.down.weight", {E, D, F}});
+  if (c.num_shared_experts == 0) return;
+  list.push_back({layer + "shared.gate_up.weight", {2 * Fs, D}});
+  list.push_back({layer + "shared.down.weight", {D, Fs}});
+}
+
+}  // namespace
+
+std::int64_t ReferenceShape::size() const {
+  std::int64_t n = 1;
+  for (const std::int64_t d : dims) n *= d;
+  return n;
+}
+
+std::vector<ReferenceShape> reference_shapes(const ModelConfig& c) {
+  std::vector<ReferenceShape> list = {{"embedding.weight", {c.vocab_size, c.d_model}}};
+  for (int i = 0; i < c.num_layers; ++i) {
+    const std::string layer = "layers." + std::to_string(i) + ".";
+    add_attention(c, layer, list);
+    add_ffn(c, layer, c.is_dense_layer(i), list);
+  }
+  list.push_back({"final_norm.weight", {c.d_model}});
+  if (!c.tied_embeddings) list.push_back({"head.weight", {c.vocab_size, c.d_model}});
+  return list;
+}
+
+// Box-Muller on the generator's raw bits: std::normal_distribution is not the same in every library.
+ReferenceParams reference_random_params(const ModelConfig& c, std::uint64_t seed, double std) {
+  std::mt19937_64 bits(seed);
+  const auto uniform = [&] { return (static_cast<double>(bits() >> 11) + 0.5) * 0x1p-53; };
+  ReferenceParams params;
+  for (const ReferenceShape& s : reference_shapes(c)) {
+    const double mean = s.dims.size() == 1 ? 1 : 0;
+    for (std::int64_t i = 0; i < s.size(); ++i) {
+      const double radius = std::sqrt(-2 * std::log(uniform()));
+      params[s.name].push_back(mean + std * radius * std::cos(2 * std::acos(-1.0) * uniform()));
+    }
+  }
+  return params;
+}
+
+}  // namespace moe
