@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__AVX2__) || defined(__AVX512F__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
@@ -25,7 +25,15 @@ inline constexpr int kWidth = 4;
 
 typedef float vf __attribute__((vector_size(4 * kWidth)));
 typedef std::int32_t vi __attribute__((vector_size(4 * kWidth)));
+typedef std::uint32_t vu __attribute__((vector_size(4 * kWidth)));
+typedef std::uint16_t vh __attribute__((vector_size(2 * kWidth)));
 
+// 0, 1, 2, ... in the lanes.
+static inline vf lane_numbers() {
+  vf v;
+  for (int i = 0; i < kWidth; ++i) v[i] = static_cast<float>(i);
+  return v;
+}
 static inline vf splat(float x) { return x - vf{}; }
 static inline vf load(const float* p) {
   vf v;
@@ -36,64 +44,80 @@ static inline void store(float* p, vf v) { std::memcpy(p, &v, sizeof v); }
 static inline vf select(vi mask, vf a, vf b) { return mask ? a : b; }
 static inline vf max(vf a, vf b) { return a > b ? a : b; }
 static inline vf min(vf a, vf b) { return a < b ? a : b; }
+static inline vf sqrt(vf v) {
+  float t[kWidth];
+  store(t, v);
+  for (int i = 0; i < kWidth; ++i) t[i] = __builtin_sqrtf(t[i]);
+  return load(t);
+}
 static inline vf fma(vf a, vf b, vf c) { return a * b + c; }  // contracted: -ffp-contract=fast
 
+// Written with vector operators, not intrinsics: g++ 12 warns about its own AVX-512 headers (maybe-uninitialized).
 static inline vf load(const BF16* p) {
-#if defined(__AVX512F__)
-  return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16);
-#elif defined(__AVX2__)
-  return (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16);
-#else
-  vf v;
-  for (int i = 0; i < kWidth; ++i) v[i] = to_float(p[i]);
-  return v;
-#endif
+  vh h;
+  std::memcpy(&h, p, sizeof h);
+  return (vf)(__builtin_convertvector(h, vu) << 16);
 }
 static inline void store(BF16* p, vf v) {
-#if defined(__AVX512F__)
-  const __m512i u = (__m512i)v;
-  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
-  __m512i r = _mm512_srli_epi32(_mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
-  const __mmask16 nan = _mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_UNORD_Q);
-  r = _mm512_mask_or_epi32(r, nan, _mm512_srli_epi32(u, 16), _mm512_set1_epi32(0x40));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(r));
-#else
-  for (int i = 0; i < kWidth; ++i) p[i] = to_bf16(v[i]);
-#endif
+  const vu u = (vu)v;
+  const vu rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16, quiet_nan = (u >> 16) | 0x40;
+  const vh h = __builtin_convertvector(v == v ? rounded : quiet_nan, vh);
+  std::memcpy(p, &h, sizeof h);
 }
 
-// The first n (0 <= n < kWidth) elements; the others are 0 / untouched.
+// The first n (0 <= n < kWidth) elements; the others are 0 / untouched. Copied by powers of two: a call of memcpy with a
+// variable size costs more than all the rest of a short row.
+template <class T>
+static inline void copy_part(T* to, const T* from, int n) {
+  if constexpr (kWidth > 8)
+    if (n & 8) std::memcpy(to, from, 8 * sizeof(T)), to += 8, from += 8;
+  if constexpr (kWidth > 4)
+    if (n & 4) std::memcpy(to, from, 4 * sizeof(T)), to += 4, from += 4;
+  if (n & 2) std::memcpy(to, from, 2 * sizeof(T)), to += 2, from += 2;
+  if (n & 1) *to = *from;
+}
 template <class T>
 static inline vf load_part(const T* p, int n) {
   T t[kWidth] = {};
-  std::memcpy(t, p, sizeof(T) * static_cast<std::size_t>(n));
+  copy_part(t, p, n);
   return load(t);
 }
 template <class T>
 static inline void store_part(T* p, vf v, int n) {
   T t[kWidth];
   store(t, v);
-  std::memcpy(p, t, sizeof(T) * static_cast<std::size_t>(n));
+  copy_part<T>(p, t, n);
 }
+#if defined(__AVX512F__)
+static inline vf load_part(const float* p, int n) {
+  return (vf)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1u), p);
+}
+static inline void store_part(float* p, vf v, int n) {
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1u), (__m512)v);
+}
+#endif
 static inline float load_one(const float* p) { return *p; }
 static inline float load_one(const BF16* p) { return to_float(*p); }
 static inline void store_one(float* p, float v) { *p = v; }
 static inline void store_one(BF16* p, float v) { *p = to_bf16(v); }
 
-// Sum and maximum over the lanes, pairwise: the order is fixed.
+// Sum and maximum over the lanes, pairwise (i with i + half): the order is fixed. Quarters are vectors of their own, so
+// that the compiler keeps them in registers.
+typedef float quarter __attribute__((vector_size(16)));
+template <class Op>
+static inline float reduce_lanes(vf v, Op op) {
+  quarter q[kWidth / 4];
+  std::memcpy(q, &v, sizeof v);
+  if constexpr (kWidth == 16) q[0] = op(q[0], q[2]), q[1] = op(q[1], q[3]);
+  if constexpr (kWidth >= 8) q[0] = op(q[0], q[1]);
+  const quarter pair = op(q[0], __builtin_shufflevector(q[0], q[0], 2, 3, 0, 1));
+  return op(pair, __builtin_shufflevector(pair, pair, 1, 0, 3, 2))[0];
+}
 static inline float sum(vf v) {
-  float t[kWidth];
-  store(t, v);
-  for (int w = kWidth / 2; w > 0; w /= 2)
-    for (int i = 0; i < w; ++i) t[i] += t[i + w];
-  return t[0];
+  return reduce_lanes(v, [](quarter a, quarter b) { return a + b; });
 }
 static inline float max(vf v) {
-  float t[kWidth];
-  store(t, v);
-  for (int w = kWidth / 2; w > 0; w /= 2)
-    for (int i = 0; i < w; ++i) t[i] = t[i] > t[i + w] ? t[i] : t[i + w];
-  return t[0];
+  return reduce_lanes(v, [](quarter a, quarter b) { return a > b ? a : b; });
 }
 
 // exp(x), relative error below 2e-7 for x in [-87.3, 88.7]; 0 below, +inf above, NaN stays NaN.
