@@ -73,10 +73,9 @@ Exit run_tool(int argc, char** argv, Options& options, CommonOptions& common,
   return run(Invocation{options, {argv, argv + argc}});
 }
 
-Exit report(const std::string& tool, const Error& error) {
+Exit report(const Error& error) {
   const bool quiet_end = error.code() == Exit::kIo && std::ferror(stdout) != 0 && reader_is_gone();
-  if (!quiet_end)
-    log_error(error.what() + (error.hint().empty() ? "" : "\n" + std::string(tool.size(), ' ') + "  hint: " + error.hint()));
+  if (!quiet_end) log_error(error.what() + (error.hint().empty() ? "" : "\n  hint: " + error.hint()));
   return error.code();
 }
 
@@ -84,7 +83,7 @@ Exit guarded(const std::string& tool, const std::function<Exit()>& body) {
   try {
     return body();
   } catch (const Error& error) {
-    return report(tool, error);
+    return report(error);
   } catch (const std::bad_alloc&) {  // nothing that needs memory from here on
     std::fprintf(stderr, "%s: error: out of memory\n  hint: make the batch or the sequences smaller\n", tool.c_str());
   } catch (const std::exception& error) {

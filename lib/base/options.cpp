@@ -121,10 +121,22 @@ void take_positional(const Options& options, const std::vector<std::string>& wor
               options.tool() + " --help lists all options");
 }
 
+// --force=1 is refused: a flag is there or not, and --no-force is the other way to say it.
+void refuse_flag_value(const Options& options, const std::string& word) {
+  const std::string typed = word.substr(0, word.find('='));
+  for (const auto& option : options.all()) {
+    if (!is_flag(*option) || typed == word || (typed != spelled(*option) && typed != "--no-" + option->name)) continue;
+    throw Error(Exit::kUsage, typed + ": expected no value, found \"" + word + "\"",
+                "write --" + option->name + " or --no-" + option->name);
+  }
+}
+
 // Before CLI11 sees them: dashes that word processors make of --, and an option that ends the line without its value.
 void refuse_words(const Options& options, int argc, const char* const* argv) {
   for (int i = 1; i < argc; ++i) {
     const std::string word = argv[i];
+    if (word == "--") break;
+    refuse_flag_value(options, word);
     if (foreign_dash_bytes(word, 0) == 0) continue;
     throw Error(Exit::kUsage, "argument \"" + word + "\" begins with a dash that is not the ASCII character -",
                 "type the dashes by hand");
@@ -158,7 +170,8 @@ CommandLine read_command_line(const Options& options, int argc, const char* cons
   }
   CommandLine line{help->count() > 0, version->count() > 0, {}};
   if (line.help || line.version) return line;
-  if (!app.remaining().empty()) refuse_unknown(options, app.remaining().front());
+  for (const std::string& word : app.remaining())
+    if (word != "--") refuse_unknown(options, word);
   for (const Bound& bound : bounds) take(options, bound, line.settings);
   take_positional(options, words, line.settings);
   return line;

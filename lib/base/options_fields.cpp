@@ -12,10 +12,13 @@ const std::string& only_one(const std::vector<std::string>& values) {
   return values.front();
 }
 
+// The shortest text that reads back as the same number.
 template <class T>
 std::string number_text(T value) {
   char text[64];
-  return {text, std::to_chars(text, text + sizeof text, value).ptr};
+  std::string shortest(text, std::to_chars(text, text + sizeof text, value).ptr);
+  const std::size_t zero = shortest.find("e-0");  // 3e-4 rather than 3e-04
+  return zero == std::string::npos ? shortest : shortest.erase(zero + 2, 1);
 }
 
 // "a whole number", with the limits of T if that is what was violated.

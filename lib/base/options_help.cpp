@@ -7,6 +7,10 @@ namespace moe {
 namespace {
 
 constexpr std::size_t kColumns = 100, kIndent = 30;
+constexpr const char* kFooter =
+    "Every --x that takes no value also has a --no-x. [...] is the default. An option --x-y is also read from the "
+    "environment "
+    "variable MOE_X_Y and from the line \"x-y = value\" of a --config file.";
 
 // "  -o, --output DIR", "      --[no-]color"
 std::string left_side(const Option& option) {
@@ -14,12 +18,12 @@ std::string left_side(const Option& option) {
   const std::string letter = option.letter ? std::string("-") + option.letter + ", " : "    ";
   const bool on = is_flag(option) && option.default_text == "true";
   const std::string name = on ? "--[no-]" + option.name : spelled(option);
-  return "  " + letter + name + (option.value.empty() ? "" : " " + option.value) + (option.repeated ? " ..." : "");
+  return "  " + letter + name + (option.value.empty() ? "" : " " + placeholder(option)) + (option.repeated ? " ..." : "");
 }
 
 std::string right_side(const Option& option) {
   std::string text = option.help;
-  if (option.positional && !option.choices.empty()) text += ": " + joined(option.choices, ", ");
+  if (lists_choices(option)) text += ": " + joined(option.choices, ", ");
   if (option.needed) return text + " (needed)";
   const bool says_nothing = option.default_text.empty() || (is_flag(option) && option.default_text == "false");
   return says_nothing ? text : text + " [" + option.default_text + "]";
@@ -59,17 +63,15 @@ std::string synopsis_of(const Options& options) {
 }
 
 std::string Options::help() const {
-  std::string text =
-      joined(wrapped(tool_ + ": " + summary_, kColumns), "\n") + "\n\nUsage: " + tool_ + " " + synopsis_of(*this) + "\n";
+  const std::vector<std::string> usage = wrapped("Usage: " + tool_ + " " + synopsis_of(*this), kColumns - 7);
+  std::string text = joined(wrapped(tool_ + ": " + summary_, kColumns), "\n") + "\n\n" + joined(usage, "\n       ") + "\n";
   for (const std::string& title : groups_of(*this)) {
     text += "\n" + title + ":\n";
     for (const auto& option : options_)
       if (!option->hidden && option->group == title) text += entry(left_side(*option), right_side(*option));
   }
   text += "\nHelp:\n" + entry("  -h, --help", "this text") + entry("      --version", "version, commit and libraries");
-  text +=
-      "\nEvery --x that takes no value also has a --no-x. [...] is the default. An option --x-y is also read from\n"
-      "the environment variable MOE_X_Y and from the line \"x-y = value\" of a --config file.\n";
+  text += "\n" + joined(wrapped(kFooter, kColumns), "\n") + "\n";
   if (!examples_.empty()) text += "\nExamples:\n";
   for (const std::string& example : examples_) text += "  " + example + "\n";
   return text;

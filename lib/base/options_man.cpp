@@ -42,12 +42,12 @@ std::string tag_of(const Option& option) {
   std::string tag = option.letter ? bold(std::string("-") + option.letter) + ", " : "";
   tag += bold(spelled(option));
   if (is_flag(option)) return tag + ", " + bold("--no-" + option.name);
-  return tag + " " + italic(option.value) + (option.repeated ? " (may be given several times)" : "");
+  return tag + " " + italic(placeholder(option)) + (option.repeated ? " (may be given several times)" : "");
 }
 
 std::string body_of(const Option& option) {
   std::string body = troff(option.help) + ".";
-  if (option.positional && !option.choices.empty()) body += " One of " + troff(joined(option.choices, ", ")) + ".";
+  if (lists_choices(option)) body += " One of " + troff(joined(option.choices, ", ")) + ".";
   if (option.needed) body += " Needed.";
   if (!option.needed && !option.default_text.empty()) body += " Default: " + troff(option.default_text) + ".";
   return body;

@@ -37,6 +37,13 @@ std::string spelled(const Option& option) {
   return upper;
 }
 
+bool lists_choices(const Option& option) {
+  constexpr std::size_t kLong = 40;
+  return !option.choices.empty() && (option.positional || option.value.size() > kLong);
+}
+
+std::string placeholder(const Option& option) { return lists_choices(option) ? "NAME" : option.value; }
+
 std::size_t edit_distance(const std::string& a, const std::string& b) {
   const std::size_t columns = b.size() + 1;
   std::vector<std::size_t> d((a.size() + 1) * columns);

@@ -28,6 +28,10 @@ inline bool is_flag(const Option& option) { return option.value.empty() && !opti
 inline bool is_about_config(const Option& option) { return option.name == "config" || option.name == "print-config"; }
 // "--lr", "-o" for a name of one letter, "IN" for a positional one.
 std::string spelled(const Option& option);
+// True if --help lists the choices in words, because they are too long for a placeholder.
+bool lists_choices(const Option& option);
+// "FILE", "cpu|cuda|auto", or "NAME" if the choices are listed.
+std::string placeholder(const Option& option);
 // "did you mean --lr?", or "" if no name is near.
 std::string did_you_mean(const std::string& name, const std::vector<std::string>& names, const std::string& prefix = "");
 // Number of insertions, deletions, replacements and swaps of neighbours.
