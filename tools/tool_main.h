@@ -12,6 +12,7 @@ namespace moe {
 // --bash-completion, opens the log, refuses a device that is not there (69), calls run, prints an Error as
 // "moe-train: error: <message>" and "  hint: <hint>", and returns the exit code. Never throws. A closed stdout (| head)
 // ends the tool quietly.
-int tool_main(int argc, char** argv, Options& options, CommonOptions& common, const std::function<Exit(const Invocation&)>& run);
+int tool_main(int argc, char** argv, Options& options, CommonOptions& common,
+              const std::function<Exit(const Invocation&)>& run);
 
 }  // namespace moe

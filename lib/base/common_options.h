@@ -20,7 +20,7 @@ struct CommonOptions {
   std::string json;           // FILE or - : the result as JSON
   std::string log_file;
   std::uint64_t seed = 1337;
-  int threads = 0;            // 0 = as many processors as this process may use
+  int threads = 0;  // 0 = as many processors as this process may use
   DeviceChoice device = DeviceChoice::kAuto;
 };
 void add_common_options(Options& options, CommonOptions& common);

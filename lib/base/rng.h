@@ -15,9 +15,9 @@ class Rng {
  public:
   // Streams of different seeds or names are independent.
   Rng(std::uint64_t seed, std::string_view name);
-  std::uint64_t bits(std::uint64_t index) const;    // 64 random bits of element `index`
-  double uniform(std::uint64_t index) const;        // in [0, 1), 53 bits
-  float normal(std::uint64_t index) const;          // mean 0, variance 1 (Box-Muller in double)
+  std::uint64_t bits(std::uint64_t index) const;  // 64 random bits of element `index`
+  double uniform(std::uint64_t index) const;      // in [0, 1), 53 bits
+  float normal(std::uint64_t index) const;        // mean 0, variance 1 (Box-Muller in double)
 
  private:
   std::array<std::uint32_t, 2> key_;

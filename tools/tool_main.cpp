@@ -1,0 +1,111 @@
+#include "tools/tool_main.h"
+
+#include <poll.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <iostream>
+#include <new>
+#include <system_error>
+
+#include "lib/base/log.h"
+
+namespace moe {
+namespace {
+
+void print(const std::string& text) { std::fwrite(text.data(), 1, text.size(), stdout); }
+
+// True if standard output is a pipe that nobody reads any more (| head).
+bool reader_is_gone() {
+  pollfd out{STDOUT_FILENO, POLLOUT, 0};
+  return poll(&out, 1, 0) == 1 && (out.revents & POLLERR) != 0;
+}
+
+// All that was printed must have arrived: a result on a full disk is an error.
+void flush_stdout() {
+  std::cout.flush();
+  const bool flushed = std::fflush(stdout) == 0;
+  const int reason = errno;
+  if (flushed && std::ferror(stdout) == 0 && std::cout.good()) return;
+  if (reader_is_gone()) return;
+  throw Error(Exit::kIo, std::string("standard output: cannot write the result") + (flushed ? "" : ": ") +
+                             (flushed ? "" : std::strerror(reason)));
+}
+
+void check_common(const CommonOptions& common) {
+  if (common.verbose && common.quiet)
+    throw Error(Exit::kUsage, "--verbose and --quiet: expected at most one of them, found both");
+  if (common.threads < 0)
+    throw Error(Exit::kUsage, "--threads: expected 0 or more, found " + std::to_string(common.threads));
+  if (common.device == DeviceChoice::kCuda)
+    throw Error(Exit::kUnavailable, "--device cuda: this build has no CUDA device support", "use --device cpu");
+}
+
+void open_log(const std::string& tool, const CommonOptions& common) {
+  if (!common.color) setenv("NO_COLOR", "1", 1);  // what every library understands
+  const LogLevel level = common.quiet ? LogLevel::kQuiet : common.verbose ? LogLevel::kDebug : LogLevel::kInfo;
+  log_open(tool, level, common.log_file);
+}
+
+// What the build asks each tool for. True if that was all.
+bool print_for_build(int argc, char** argv, const Options& options) {
+  const std::string word = argc == 2 ? argv[1] : "";
+  if (word == "--man-page") print(options.man_page());
+  if (word == "--bash-completion") print(options.bash_completion());
+  return word == "--man-page" || word == "--bash-completion";
+}
+
+Exit run_tool(int argc, char** argv, Options& options, CommonOptions& common,
+              const std::function<Exit(const Invocation&)>& run) {
+  log_open(options.tool(), LogLevel::kInfo);
+  if (print_for_build(argc, argv, options)) return Exit::kOk;
+  if (!options.parse(argc, argv)) return Exit::kOk;
+  open_log(options.tool(), common);
+  if (common.print_config) {
+    print(options.config_text());
+    return Exit::kOk;
+  }
+  check_common(common);
+  return run(Invocation{options, {argv, argv + argc}});
+}
+
+Exit report(const Error& error) {
+  const bool quiet_end = error.code() == Exit::kIo && std::ferror(stdout) != 0 && reader_is_gone();
+  if (!quiet_end) log_error(error.what() + (error.hint().empty() ? "" : "\n  hint: " + error.hint()));
+  return error.code();
+}
+
+Exit guarded(const std::string& tool, const std::function<Exit()>& body) {
+  try {
+    return body();
+  } catch (const Error& error) {
+    return report(error);
+  } catch (const std::bad_alloc&) {  // nothing that needs memory from here on
+    std::fprintf(stderr, "%s: error: out of memory\n  hint: make the batch or the sequences smaller\n", tool.c_str());
+  } catch (const std::exception& error) {
+    log_error(std::string("internal error: ") + error.what());
+  } catch (...) {
+    log_error("internal error: unknown exception");
+  }
+  return Exit::kInternal;
+}
+
+}  // namespace
+
+int tool_main(int argc, char** argv, Options& options, CommonOptions& common,
+              const std::function<Exit(const Invocation&)>& run) {
+  std::signal(SIGPIPE, SIG_IGN);
+  const std::string tool = options.tool();
+  const Exit code = guarded(tool, [&] { return run_tool(argc, argv, options, common, run); });
+  const Exit written = guarded(tool, [] {
+    flush_stdout();
+    return Exit::kOk;
+  });
+  return static_cast<int>(code == Exit::kOk ? written : code);
+}
+
+}  // namespace moe
