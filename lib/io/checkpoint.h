@@ -17,7 +17,7 @@ namespace moe {
 // cover it exactly once.
 struct TensorSlice {
   std::string name;
-  std::string role;                  // weight, master, m, v, bias, counter
+  std::string role;  // weight, master, m, v, bias, counter
   DType dtype = DType::kF32;
   std::vector<std::int64_t> shape;   // of the whole tensor
   std::vector<std::int64_t> offset;  // of this box
@@ -26,13 +26,13 @@ struct TensorSlice {
 };
 
 struct KeepPolicy {
-  int keep_last = 2;         // newest complete checkpoints that stay; at least 1
+  int keep_last = 2;            // newest complete checkpoints that stay; at least 1
   std::int64_t keep_every = 0;  // steps divisible by this are never deleted; 0 = none
 };
 
 struct SavedCheckpoint {
-  std::string path;        // the published directory
-  std::string digest;      // layout-independent digest of all tensors, hex
+  std::string path;    // the published directory
+  std::string digest;  // layout-independent digest of all tensors, hex
   std::int64_t bytes = 0;
 };
 

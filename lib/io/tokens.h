@@ -13,8 +13,8 @@ struct TokenFileInfo {
   std::string path;
   std::int64_t num_tokens = 0;
   std::int64_t num_documents = 0;
-  int vocab_size = 0;         // every id is in [0, vocab_size)
-  std::string tokenizer;      // "bytes", "sentencepiece:NAME" or "unknown"
+  int vocab_size = 0;           // every id is in [0, vocab_size)
+  std::string tokenizer;        // "bytes", "sentencepiece:NAME" or "unknown"
   std::string tokenizer_model;  // serialized SentencePiece model, empty for bytes
   std::int64_t num_bytes = 0;   // bytes of text that the tokens stand for; 0 = unknown
   std::string fingerprint;      // XXH3-128 of the token ids and document starts, hex

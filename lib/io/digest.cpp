@@ -1,0 +1,75 @@
+#include "lib/io/digest.h"
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include <cstdio>
+#include <new>
+
+namespace moe {
+namespace {
+
+Digest from(XXH128_hash_t h) { return {h.high64, h.low64}; }
+
+__extension__ typedef unsigned __int128 Wide;
+
+// Steele, Lea, Flood 2014: the output function of splitmix64.
+inline std::uint64_t splitmix64(std::uint64_t x) {
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+  return x ^ (x >> 31);
+}
+
+template <class Bits>
+Wide element_sum(std::uint64_t key, std::uint64_t first, std::span<const Bits> bits) {
+  constexpr std::uint64_t kGolden = 0x9e3779b97f4a7c15u;
+  Wide sum = 0;
+  std::uint64_t x = key + first * kGolden;
+  for (const Bits b : bits) {
+    sum += Wide{splitmix64(x)} * (std::uint64_t{b} + 1);
+    x += kGolden;
+  }
+  return sum;
+}
+
+Digest plus(const Digest& a, Wide b) {
+  const Wide sum = ((Wide{a.high} << 64) | a.low) + b;
+  return {static_cast<std::uint64_t>(sum >> 64), static_cast<std::uint64_t>(sum)};
+}
+
+}  // namespace
+
+std::string Digest::hex() const {
+  char text[33];
+  std::snprintf(text, sizeof text, "%016llx%016llx", static_cast<unsigned long long>(high),
+                static_cast<unsigned long long>(low));
+  return text;
+}
+
+Digest xxh3(std::span<const std::byte> bytes) { return from(XXH3_128bits(bytes.data(), bytes.size())); }
+Digest xxh3(std::string_view text) { return xxh3(std::as_bytes(std::span(text))); }
+
+struct Xxh3::State {
+  XXH3_state_t* xxh = XXH3_createState();
+  ~State() { XXH3_freeState(xxh); }
+};
+
+Xxh3::Xxh3() : state_(std::make_unique<State>()) {
+  if (state_->xxh == nullptr) throw std::bad_alloc();
+  XXH3_128bits_reset(state_->xxh);
+}
+Xxh3::Xxh3(Xxh3&&) noexcept = default;
+Xxh3::~Xxh3() = default;
+void Xxh3::update(std::span<const std::byte> bytes) { XXH3_128bits_update(state_->xxh, bytes.data(), bytes.size()); }
+Digest Xxh3::digest() const { return from(XXH3_128bits_digest(state_->xxh)); }
+
+ElementSum::ElementSum(std::string_view identity) : key_(xxh3(identity).low) {}
+void ElementSum::add(std::uint64_t first, std::span<const std::uint32_t> bits) {
+  sum_ = plus(sum_, element_sum(key_, first, bits));
+}
+void ElementSum::add(std::uint64_t first, std::span<const std::uint16_t> bits) {
+  sum_ = plus(sum_, element_sum(key_, first, bits));
+}
+void ElementSum::add(const Digest& partial) { sum_ = plus(sum_, (Wide{partial.high} << 64) | partial.low); }
+
+}  // namespace moe
