@@ -122,7 +122,7 @@ void draw_loss_legend(SvgDocument& svg, const RunPicture& run) {
   const auto last = [&](Values values) {
     const auto p =
         std::find_if(run.points.rbegin(), run.points.rend(), [&](const RunPoint& q) { return std::isfinite(q.*values); });
-    return p == run.points.rend() ? std::string() : " " + readable_number((*p).*values);
+    return p == run.points.rend() ? std::string() : std::string(" ").append(readable_number((*p).*values));
   };
   entry("training" + last(&RunPoint::train_loss), kTrainColor, "stroke-width=\"1.5\"", 150);
   if (!range_of(run, &RunPoint::eval_loss).empty())
@@ -200,8 +200,9 @@ std::string cells_of_level(const std::vector<LayerLoad>& load, int level) {
     for (std::size_t e = 0, end = 0; e < row.size(); e = end) {
       for (end = e + 1; end < row.size() && level_of(row[end]) == level_of(row[e]);) ++end;
       if (level_of(row[e]) != level) continue;
-      path += "M" + std::to_string(e) + " " + std::to_string(l) + "h" + std::to_string(end - e) + "v1H" + std::to_string(e) +
-              "z";
+      const std::string x = std::to_string(e);
+      path.append("M").append(x).append(" ").append(std::to_string(l));
+      path.append("h").append(std::to_string(end - e)).append("v1H").append(x).append("z");
     }
   }
   return path;

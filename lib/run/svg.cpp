@@ -53,7 +53,7 @@ std::string without_trailing_zeros(std::string number) {
 std::string with_thousands(std::string digits) {
   const std::size_t first = digits[0] == '-' ? 1 : 0;
   const std::size_t dot = std::min(digits.find('.'), digits.size());
-  for (std::size_t i = dot; i > first + 3; i -= 3) digits.insert(i - 3, ",");
+  for (std::size_t i = dot; i > first + 3; i -= 3) digits.insert(i - 3, 1, ',');
   return digits;
 }
 
@@ -119,28 +119,32 @@ SvgDocument::SvgDocument(double width, double height, std::string_view title) {
   rect(0, 0, width, height, "fill=\"#ffffff\"");
 }
 
+// <tag name="value" ... attributes/>
+void SvgDocument::element(std::string_view tag, std::initializer_list<std::pair<const char*, double>> values,
+                          std::string_view attributes) {
+  out_.append("<").append(tag);
+  for (const auto& [name, value] : values)
+    out_.append(" ").append(name).append("=\"").append(svg_number(value)).append("\"");
+  out_.append(" ").append(attributes).append("/>\n");
+}
+
 void SvgDocument::rect(double x, double y, double w, double h, std::string_view attributes) {
-  out_ += "<rect x=\"" + svg_number(x) + "\" y=\"" + svg_number(y) + "\" width=\"" + svg_number(w) + "\" height=\"" +
-          svg_number(h) + "\" " + std::string(attributes) + "/>\n";
+  element("rect", {{"x", x}, {"y", y}, {"width", w}, {"height", h}}, attributes);
 }
-
 void SvgDocument::line(double x1, double y1, double x2, double y2, std::string_view attributes) {
-  out_ += "<line x1=\"" + svg_number(x1) + "\" y1=\"" + svg_number(y1) + "\" x2=\"" + svg_number(x2) + "\" y2=\"" +
-          svg_number(y2) + "\" " + std::string(attributes) + "/>\n";
+  element("line", {{"x1", x1}, {"y1", y1}, {"x2", x2}, {"y2", y2}}, attributes);
 }
-
 void SvgDocument::circle(double x, double y, double r, std::string_view attributes) {
-  out_ += "<circle cx=\"" + svg_number(x) + "\" cy=\"" + svg_number(y) + "\" r=\"" + svg_number(r) + "\" " +
-          std::string(attributes) + "/>\n";
+  element("circle", {{"cx", x}, {"cy", y}, {"r", r}}, attributes);
 }
 
 void SvgDocument::points(std::string_view tag, const std::vector<std::pair<double, double>>& points,
                          std::string_view attributes) {
   if (points.size() < 2) return;
-  out_ += "<" + std::string(tag) + " points=\"";
-  for (const auto& [x, y] : points) out_ += svg_number(x) + "," + svg_number(y) + " ";
+  out_.append("<").append(tag).append(" points=\"");
+  for (const auto& [x, y] : points) out_.append(svg_number(x)).append(",").append(svg_number(y)).append(" ");
   out_.back() = '"';
-  out_ += " " + std::string(attributes) + "/>\n";
+  out_.append(" ").append(attributes).append("/>\n");
 }
 
 void SvgDocument::polyline(const std::vector<std::pair<double, double>>& p, std::string_view attributes) {

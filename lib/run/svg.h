@@ -2,6 +2,7 @@
 // Everything here is pure. Not here: what a picture shows (picture.cpp).
 #pragma once
 
+#include <initializer_list>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -49,6 +50,8 @@ class SvgDocument {
   std::string finish() &&;
 
  private:
+  void element(std::string_view tag, std::initializer_list<std::pair<const char*, double>> values,
+               std::string_view attributes);
   void points(std::string_view tag, const std::vector<std::pair<double, double>>& points, std::string_view attributes);
   std::string out_;
 };
