@@ -1,0 +1,29 @@
+// Held-out loss and text samples of a model.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "lib/io/tokens.h"
+#include "lib/model/model.h"
+
+namespace moe {
+
+struct Evaluation {
+  double loss = 0;                // nats per counted token
+  std::int64_t num_tokens = 0;    // counted tokens
+  double seconds = 0;
+};
+// Windows of the pass's seq_len side by side from the start of the data, each seen without the one before; the last may be
+// shorter. max_tokens 0: all; else windows spread evenly over the data.
+Evaluation evaluate(Pass& pass, const TokenSource& data, bool document_mask, std::int64_t max_tokens);
+
+struct SampleOptions {
+  int num_tokens = 400;
+  float temperature = 0.8f;  // 0: the likeliest token
+  std::uint64_t seed = 0;
+};
+// The prompt and its continuation. `pass` has one sequence; when it is full, its second half moves to the front.
+std::string sample_text(Pass& pass, const Tokenizer& tokenizer, const std::string& prompt, const SampleOptions& options);
+
+}  // namespace moe

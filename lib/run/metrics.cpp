@@ -1,0 +1,120 @@
+#include "lib/run/metrics.h"
+
+#include <sys/resource.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+
+#include "lib/base/error.h"
+
+namespace moe {
+
+double tokens_per_second(const StepResult& r, const RateBase& base) {
+  return static_cast<double>(base.tokens_per_step) / r.seconds;
+}
+
+double gflops(const StepResult& r, const RateBase& base) {
+  return base.flop_per_token * tokens_per_second(r, base) / 1e9;
+}
+
+double mean_max_vio(const StepResult& r) {
+  double sum = 0;
+  for (const LayerResult& l : r.layers) sum += l.load.max_vio;
+  return r.layers.empty() ? 0 : sum / static_cast<double>(r.layers.size());
+}
+
+namespace {
+
+double peak_memory_gib() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<double>(usage.ru_maxrss) / (1 << 20);
+}
+
+nlohmann::json layer_row(const LayerResult& l, std::int64_t slots) {
+  return {{"layer", l.layer},           {"max_vio", l.load.max_vio},
+          {"cv", l.load.cv},            {"dead", l.load.dead},
+          {"entropy", l.entropy},       {"dropped_fraction", static_cast<double>(l.dropped) / static_cast<double>(slots)},
+          {"bias_min", l.bias_min},     {"bias_max", l.bias_max}};
+}
+
+std::int64_t sum(const std::vector<std::int64_t>& counts) {
+  std::int64_t total = 0;
+  for (std::int64_t c : counts) total += c;
+  return total > 0 ? total : 1;
+}
+
+}  // namespace
+
+nlohmann::json metrics_row(const StepResult& r, const RateBase& base, double run_seconds) {
+  const double rate = gflops(r, base);
+  nlohmann::json row = {{"step", r.step},
+                        {"loss", r.loss},
+                        {"aux_loss", r.aux},
+                        {"seq_aux_loss", r.seq_aux},
+                        {"global_aux_loss", r.global_aux},
+                        {"z_loss", r.z},
+                        {"grad_norm", r.grad_norm},
+                        {"lr", r.lr},
+                        {"tokens", r.step * base.tokens_per_step},
+                        {"tokens_per_second", tokens_per_second(r, base)},
+                        {"gflops", rate},
+                        {"peak_fraction", base.gemm_peak_gflops > 0 ? rate / base.gemm_peak_gflops : 0},
+                        {"step_ms", 1e3 * r.seconds},
+                        {"data_ms", 1e3 * r.data_seconds},
+                        {"forward_ms", 1e3 * r.forward_seconds},
+                        {"backward_ms", 1e3 * r.backward_seconds},
+                        {"optimizer_ms", 1e3 * r.optimizer_seconds},
+                        {"peak_memory_gib", peak_memory_gib()},
+                        {"updated", r.updated},
+                        {"seconds", run_seconds}};
+  nlohmann::json layers = nlohmann::json::array();
+  for (const LayerResult& l : r.layers) layers.push_back(layer_row(l, sum(l.counts_E)));
+  row["layers"] = std::move(layers);
+  return row;
+}
+
+std::string step_line(const StepResult& r, const RateBase& base, std::int64_t last_step) {
+  char text[200];
+  const std::string of = last_step > 0 ? "/" + std::to_string(last_step) : "";
+  std::snprintf(text, sizeof text, "step %5lld%s  loss %.4f  grad %.2f  lr %.1e  %6.1f ms  %6.0f tok/s  %4.0f GF/s %3.0f%%  imb %.2f%s",
+                static_cast<long long>(r.step), of.c_str(), r.loss, r.grad_norm, r.lr, 1e3 * r.seconds,
+                tokens_per_second(r, base), gflops(r, base),
+                base.gemm_peak_gflops > 0 ? 100 * gflops(r, base) / base.gemm_peak_gflops : 0.0, mean_max_vio(r),
+                r.updated ? "" : "  NOT FINITE: skipped");
+  return text;
+}
+
+std::vector<nlohmann::json> read_metrics(const std::string& path) {
+  std::vector<nlohmann::json> rows;
+  std::ifstream in(path);
+  for (std::string line; std::getline(in, line);) {
+    nlohmann::json row = nlohmann::json::parse(line, nullptr, false);
+    if (row.is_object()) rows.push_back(std::move(row));
+  }
+  return rows;
+}
+
+MetricsFile::MetricsFile(const std::string& path, std::int64_t resumed_step, bool resumed) : path_(path) {
+  std::vector<nlohmann::json> kept;
+  if (resumed) kept = read_metrics(path);
+  file_ = std::fopen(path.c_str(), "w");
+  if (!file_) throw Error(Exit::kCannotCreate, path + ": " + std::strerror(errno));
+  for (const nlohmann::json& row : kept)
+    if (row.value("step", std::int64_t{0}) <= resumed_step) write(row);
+  if (resumed) write({{"event", "resume"}, {"step", resumed_step}});
+}
+
+MetricsFile::~MetricsFile() {
+  if (file_) std::fclose(file_);
+}
+
+void MetricsFile::write(const nlohmann::json& row) {
+  const std::string line = row.dump() + "\n";
+  if (std::fwrite(line.data(), 1, line.size(), file_) != line.size() || std::fflush(file_) != 0)
+    throw Error(Exit::kIo, path_ + ": " + std::strerror(errno));
+}
+
+}  // namespace moe

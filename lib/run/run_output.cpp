@@ -1,0 +1,90 @@
+#include "lib/run/run_output.h"
+
+#include <algorithm>
+#include <map>
+
+#include "lib/base/error.h"
+#include "lib/base/log.h"
+#include "lib/base/provenance.h"
+#include "lib/io/files.h"
+#include "lib/run/picture.h"
+
+namespace moe {
+
+RunOutput::RunOutput(const TrainOptions& options, const Invocation& invocation, const nlohmann::json& parent_provenance,
+                     const TokenFileInfo& data, std::int64_t resumed_step, const std::vector<int>& moe_layers)
+    : options_(options), invocation_(invocation), data_(data) {
+  if (!enabled()) return;
+  const bool resumed = resumed_step >= 0;
+  const bool own = resumed && options.resume_from->path.starts_with(options.output);
+  if (!own && has_checkpoint(options.output) && !options.common.force)
+    throw Error(Exit::kCannotCreate, options.output + ": holds the checkpoints of a run",
+                "continue it with --resume auto, choose another --output, or overwrite it with --force");
+  make_directories(options.output);
+  provenance_ = provenance_chain(invocation, parent_provenance, {{data.path, data.fingerprint}});
+  metrics_ = std::make_unique<MetricsFile>(path("metrics.jsonl"), resumed_step, own);
+  if (moe_layers.empty()) return;
+  routing_.emplace(path("routing.h5"),
+                   RoutingShape{.layers = moe_layers, .num_experts = options.model.num_experts, .top_k = options.model.top_k},
+                   provenance_);
+  if (own) routing_->resume(resumed_step);
+}
+
+void RunOutput::write_step(const StepResult& result, const RateBase& base, double run_seconds,
+                           const std::vector<RoutingTally>& tallies) {
+  if (!enabled()) return;
+  metrics_->write(metrics_row(result, base, run_seconds));
+  if (!routing_) return;
+  std::vector<std::int64_t> counts_LE, pairs_LEE;
+  for (const LayerResult& layer : result.layers) {
+    const RoutingTally& tally = tallies[static_cast<std::size_t>(layer.layer)];
+    counts_LE.insert(counts_LE.end(), tally.counts_E.begin(), tally.counts_E.end());
+    pairs_LEE.insert(pairs_LEE.end(), tally.coactivation_EE.begin(), tally.coactivation_EE.end());
+  }
+  routing_->add_step(result.step, counts_LE);
+  routing_->add_coactivation(pairs_LEE);
+}
+
+void RunOutput::write_event(const nlohmann::json& row) {
+  if (enabled()) metrics_->write(row);
+}
+
+std::string RunOutput::save(Model& model, const RunCounters& counters) {
+  if (!enabled()) return "";
+  const SavedCheckpoint saved =
+      save_checkpoint(options_.output, counters.step, make_state(invocation_.options, counters, data_), provenance_,
+                      state_slices(model, true), {options_.keep_last, options_.keep_every}, options_.common.force);
+  if (routing_) routing_->save();
+  log_debug("saved " + saved.path + " digest " + saved.digest);
+  return saved.path;
+}
+
+std::string RunOutput::draw(const std::vector<LayerResult>& layers, double unigram_entropy) const {
+  if (!enabled()) return "";
+  RunPicture picture{.title = "moe-train " + options_.preset, .subtitle = data_.path, .unigram_entropy = unigram_entropy};
+  std::map<std::int64_t, RunPoint> points;
+  for (const nlohmann::json& row : read_metrics(path("metrics.jsonl"))) {
+    if (!row.contains("step")) continue;
+    RunPoint& p = points[row.at("step").get<std::int64_t>()];
+    p.step = row.at("step");
+    if (row.contains("loss") && row.at("loss").is_number()) p.train_loss = row.at("loss");
+    if (row.contains("lr")) p.lr = row.at("lr");
+    if (row.contains("eval_loss") && row.at("eval_loss").is_number()) p.eval_loss = row.at("eval_loss");
+    if (!row.contains("layers")) continue;
+    p.max_vio = 0;
+    for (const auto& layer : row.at("layers")) p.max_vio = std::max(p.max_vio, layer.at("max_vio").get<double>());
+  }
+  for (const auto& [step, point] : points) picture.points.push_back(point);
+  for (const LayerResult& l : layers) {
+    LayerLoad load{.layer = l.layer};
+    double total = 0;
+    for (std::int64_t c : l.counts_E) total += static_cast<double>(c);
+    for (std::int64_t c : l.counts_E)
+      load.load_E.push_back(static_cast<double>(c) / total * static_cast<double>(l.counts_E.size()));
+    picture.load.push_back(std::move(load));
+  }
+  replace_text_file(path("run.svg"), draw_run_svg(picture));
+  return path("run.svg");
+}
+
+}  // namespace moe

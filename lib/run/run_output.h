@@ -1,0 +1,41 @@
+// The files of a run directory: checkpoints, metrics.jsonl, routing.h5, run.svg. Without --output nothing is written.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "lib/io/checkpoint.h"
+#include "lib/io/routing_stats.h"
+#include "lib/run/metrics.h"
+#include "lib/run/train_options.h"
+#include "lib/run/train_state.h"
+
+namespace moe {
+
+class RunOutput {
+ public:
+  // resumed_step < 0: a new run. Makes the directory; refuses (73) one that holds another run's checkpoints, unless forced.
+  RunOutput(const TrainOptions& options, const Invocation& invocation, const nlohmann::json& parent_provenance,
+            const TokenFileInfo& data, std::int64_t resumed_step, const std::vector<int>& moe_layers);
+
+  bool enabled() const { return !options_.output.empty(); }
+  void write_step(const StepResult& result, const RateBase& base, double run_seconds, const std::vector<RoutingTally>& tallies);
+  void write_event(const nlohmann::json& row);
+  // Path of the checkpoint, "" without --output.
+  std::string save(Model& model, const RunCounters& counters);
+  // run.svg from metrics.jsonl and the load of the last step; its path.
+  std::string draw(const std::vector<LayerResult>& layers, double unigram_entropy) const;
+
+ private:
+  std::string path(const char* name) const { return options_.output + "/" + name; }
+
+  const TrainOptions& options_;
+  const Invocation& invocation_;
+  TokenFileInfo data_;
+  nlohmann::json provenance_;
+  std::unique_ptr<MetricsFile> metrics_;
+  std::optional<RoutingRecorder> routing_;
+};
+
+}  // namespace moe

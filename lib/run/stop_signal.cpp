@@ -1,0 +1,31 @@
+#include "lib/run/stop_signal.h"
+
+#include <csignal>
+#include <unistd.h>
+
+namespace moe {
+namespace {
+
+volatile std::sig_atomic_t num_received = 0;  // a handler can reach nothing else
+
+void on_signal(int number) {
+  if (num_received > 0) _exit(128 + number);
+  num_received = 1;
+}
+
+constexpr int kSignals[] = {SIGUSR1, SIGTERM, SIGINT};
+
+}  // namespace
+
+StopSignal::StopSignal() {
+  num_received = 0;
+  for (int s : kSignals) std::signal(s, on_signal);
+}
+
+StopSignal::~StopSignal() {
+  for (int s : kSignals) std::signal(s, SIG_DFL);
+}
+
+bool StopSignal::received() const { return num_received > 0; }
+
+}  // namespace moe

@@ -1,0 +1,16 @@
+// SIGUSR1, SIGTERM and SIGINT ask a run to save and stop after its step; a second one ends the process at once (the newest
+// complete checkpoint is not touched by that).
+#pragma once
+
+namespace moe {
+
+class StopSignal {
+ public:
+  StopSignal();   // installs the handlers
+  ~StopSignal();  // puts the old ones back
+  StopSignal(const StopSignal&) = delete;
+  StopSignal& operator=(const StopSignal&) = delete;
+  bool received() const;
+};
+
+}  // namespace moe

@@ -1,0 +1,138 @@
+#include "lib/run/summary.h"
+
+#include <algorithm>
+#include <cstdio>
+
+namespace moe {
+namespace {
+
+template <class... Args>
+std::string text(const char* format, Args... args) {
+  char buffer[256];
+  std::snprintf(buffer, sizeof buffer, format, args...);
+  return buffer;
+}
+
+// 46702792704 -> "46,702,792,704"
+std::string grouped(std::int64_t n) {
+  std::string s = std::to_string(n);
+  for (auto i = static_cast<std::ptrdiff_t>(s.size()) - 3; i > 0; i -= 3) s.insert(static_cast<std::size_t>(i), ",");
+  return s;
+}
+
+const char* router_text(const ModelConfig& c) { return c.router_score == Score::kSoftmax ? "softmax" : "sigmoid"; }
+
+std::string moe_text(const ModelConfig& c) {
+  std::string s = text("%d experts of width %d, top-%d, %s%s", c.num_experts, c.expert_ffn, c.top_k, router_text(c),
+                       c.router_renormalize ? " renormalised" : "");
+  if (c.num_shared_experts > 0) s += text(", %d shared", c.num_shared_experts);
+  if (c.num_expert_groups > 1) s += text(", %d of %d groups", c.num_groups_kept, c.num_expert_groups);
+  if (c.router_bias) s += ", bias";
+  return s;
+}
+
+std::string attention_text(const ModelConfig& c) {
+  const char* norm = c.qk_norm == QkNorm::kNone ? "" : c.qk_norm == QkNorm::kHead ? ", QK norm per head" : ", QK norm full";
+  return text("%d heads of %d, %d key/value heads%s", c.num_heads, c.head_dim, c.num_kv_heads, norm);
+}
+
+std::string balance_text(const BalanceOptions& b) {
+  std::string s;
+  const std::pair<const char*, float> terms[] = {{"aux", b.aux},       {"sequence", b.seq_aux},          {"global", b.global_aux},
+                                                 {"z", b.z},           {"bias step", b.bias_update_speed}, {"capacity factor", b.capacity_factor}};
+  for (const auto& [name, value] : terms)
+    if (value > 0) s += text("%s%s %g", s.empty() ? "" : ", ", name, static_cast<double>(value));
+  if (b.capacity_factor == 0) s += s.empty() ? "dropless" : ", dropless";
+  return s;
+}
+
+}  // namespace
+
+std::string bytes_text(double bytes) {
+  const char* units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
+  int u = 0;
+  for (; bytes >= 1024 && u < 5; ++u) bytes /= 1024;
+  return text(u == 0 ? "%.0f %s" : "%.2f %s", bytes, units[u]);
+}
+
+std::string count_text(double n) {
+  const char* units[] = {"", " K", " M", " B", " T"};
+  int u = 0;
+  for (; n >= 1000 && u < 4; ++u) n /= 1000;
+  return text(u == 0 ? "%.0f%s" : "%.3f%s", n, units[u]);
+}
+
+PassOptions training_pass(const TrainOptions& o) {
+  return {.shape = {o.micro_batch, o.seq}, .recompute = o.recompute, .balance = o.balance, .training = true};
+}
+
+RunSummary summarize(const TrainOptions& o, std::int64_t data_tokens, std::int64_t samples_per_epoch, std::int64_t steps) {
+  RunSummary s;
+  s.params = count_parameters(o.model);
+  s.flop_per_token = flop_per_token(o.model, o.seq);
+  s.flop_per_token_full_attention = flop_per_token(o.model, o.seq, false);
+  s.memory = predict_memory(o.model, o.dtype, training_pass(o));
+  s.tokens_per_step = std::int64_t{o.batch} * o.seq;
+  s.steps = steps;
+  s.data_tokens = data_tokens;
+  s.samples_per_epoch = samples_per_epoch;
+  s.checkpoint_bytes = static_cast<double>(s.memory.weights + s.memory.masters + s.memory.moments);
+  return s;
+}
+
+std::string boxed(const std::string& title, const std::vector<std::pair<std::string, std::string>>& rows) {
+  std::size_t label = 0, value = 0;
+  for (const auto& [l, v] : rows) label = std::max(label, l.size()), value = std::max(value, v.size());
+  const std::size_t width = std::max(label + 2 + value, title.size()) + 2;
+  std::string out = "+- " + title + " " + std::string(width - title.size() - 3, '-') + "-+\n";
+  for (const auto& [l, v] : rows) {
+    const std::string line = l + std::string(label + 2 - l.size(), ' ') + v;
+    out += "| " + line + std::string(width - 2 - line.size(), ' ') + " |\n";
+  }
+  return out + "+" + std::string(width, '-') + "+";
+}
+
+std::string summary_box(const TrainOptions& o, const RunSummary& s, const std::string& machine) {
+  const ModelConfig& c = o.model;
+  std::vector<std::pair<std::string, std::string>> rows = {
+      {"model", text("%d blocks, width %d, vocabulary %d%s", c.num_layers, c.d_model, c.vocab_size, c.tied_embeddings ? ", tied" : "")},
+      {"attention", attention_text(c)},
+      {"experts", moe_text(c)},
+      {"balance", balance_text(o.balance)},
+      {"parameters", grouped(s.params.total) + " (" + count_text(static_cast<double>(s.params.total)) + ")"},
+      {"active", grouped(s.params.active) + " with the input embedding, " + grouped(s.params.active_no_embedding) + " without"},
+      {"FLOP/token", text("%s causal, %s with full attention; forward and backward", count_text(s.flop_per_token).c_str(),
+                          count_text(s.flop_per_token_full_attention).c_str())},
+      {"memory", bytes_text(static_cast<double>(s.memory.total())) + " = weights " + bytes_text(static_cast<double>(s.memory.weights)) +
+                     (s.memory.masters ? ", masters " + bytes_text(static_cast<double>(s.memory.masters)) : "") + ", gradients " +
+                     bytes_text(static_cast<double>(s.memory.grads)) + ", moments " + bytes_text(static_cast<double>(s.memory.moments)) +
+                     ", activations " + bytes_text(static_cast<double>(s.memory.activations))},
+      {"checkpoint", bytes_text(s.checkpoint_bytes)},
+      {"batch", text("%d sequences of %d tokens = %lld tokens a step, %d at a time", o.batch, o.seq,
+                     static_cast<long long>(s.tokens_per_step), o.micro_batch)}};
+  if (c.num_dense_layers > 0) rows.insert(rows.begin() + 3, {"dense", text("first %d blocks, width %d", c.num_dense_layers, c.dense_ffn)});
+  if (s.data_tokens > 0) rows.push_back({"data", grouped(s.data_tokens) + " tokens, " + grouped(s.samples_per_epoch) + " sequences an epoch"});
+  rows.push_back({"run", s.steps > 0 ? grouped(s.steps) + " steps = " + count_text(static_cast<double>(s.steps * s.tokens_per_step)) + " tokens"
+                                     : text("%.0f seconds", o.time_limit)});
+  rows.push_back({"machine", machine});
+  return boxed("moe-train " + o.preset, rows);
+}
+
+nlohmann::json summary_json(const RunSummary& s) {
+  return {{"params_total", s.params.total},
+          {"params_active", s.params.active},
+          {"params_active_no_embedding", s.params.active_no_embedding},
+          {"flop_per_token", s.flop_per_token},
+          {"flop_per_token_full_attention", s.flop_per_token_full_attention},
+          {"memory_bytes", s.memory.total()},
+          {"memory", {{"weights", s.memory.weights},
+                      {"masters", s.memory.masters},
+                      {"gradients", s.memory.grads},
+                      {"moments", s.memory.moments},
+                      {"activations", s.memory.activations}}},
+          {"checkpoint_bytes", s.checkpoint_bytes},
+          {"tokens_per_step", s.tokens_per_step},
+          {"planned_steps", s.steps}};
+}
+
+}  // namespace moe

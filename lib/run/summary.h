@@ -1,0 +1,38 @@
+// What a run is, on one screen: the box of --dry-run and of the start, and the same as JSON.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "lib/model/model.h"
+#include "lib/model/params.h"
+#include "lib/run/train_options.h"
+
+namespace moe {
+
+struct RunSummary {
+  ParamCounts params;
+  double flop_per_token = 0, flop_per_token_full_attention = 0;
+  ModelMemory memory;
+  std::int64_t tokens_per_step = 0;
+  std::int64_t steps = 0;            // 0: until the time limit
+  std::int64_t data_tokens = 0, samples_per_epoch = 0;  // 0: no data given
+  double checkpoint_bytes = 0;
+};
+
+PassOptions training_pass(const TrainOptions& options);
+RunSummary summarize(const TrainOptions& options, std::int64_t data_tokens, std::int64_t samples_per_epoch, std::int64_t steps);
+
+// Lines of a box: title on top, "label  value" rows inside.
+std::string boxed(const std::string& title, const std::vector<std::pair<std::string, std::string>>& rows);
+std::string summary_box(const TrainOptions& options, const RunSummary& summary, const std::string& machine);
+// The keys that scripts rely on: params_total, params_active, params_active_no_embedding, flop_per_token, ...
+nlohmann::json summary_json(const RunSummary& summary);
+
+// 1536 -> "1.50 KiB"; 1.3e9 -> "1.300 B".
+std::string bytes_text(double bytes);
+std::string count_text(double n);
+
+}  // namespace moe

@@ -1,0 +1,139 @@
+#include "lib/run/train_options.h"
+
+#include <algorithm>
+
+#include "lib/base/error.h"
+#include "lib/model/presets.h"
+#include "lib/run/train_state.h"
+
+namespace moe {
+namespace {
+
+void add_data_options(Options& o, TrainOptions& t) {
+  o.group("Data");
+  o.add("data", t.data, "tokens to train on: a token file of moe-data, or plain text (bytes)").value = "FILE";
+  o.add("eval-data", t.eval_data, "tokens to evaluate on").value = "FILE";
+  o.add("epochs", t.epochs, "stop after so many passes over the data; 0 repeats it as the steps need");
+  o.add("document-mask", t.document_mask, "tokens attend only inside their document");
+  o.add("allow-data-change", t.allow_data_change, "resume although the data is not the checkpoint's");
+}
+
+void add_batch_options(Options& o, TrainOptions& t) {
+  o.group("Batch");
+  o.add("batch", t.batch, "sequences of a step");
+  o.add("micro-batch", t.micro_batch, "sequences computed at a time; 0 takes --batch (gradients accumulate)");
+  o.add("seq", t.seq, "tokens of a sequence");
+}
+
+void add_training_options(Options& o, TrainOptions& t) {
+  o.group("Schedule and optimizer");
+  o.add("steps", t.steps, "optimizer steps of the whole run; 0 leaves the end to --time-limit");
+  o.add("time-limit", t.time_limit, "seconds of wall time of the whole run; the schedule runs over it");
+  o.add("schedule", t.schedule, "learning rate after the warm-up", {"cosine", "wsd", "constant"});
+  o.add("lr", t.lr, "highest learning rate");
+  o.add("min-lr", t.min_lr, "last learning rate as a fraction of --lr");
+  o.add("warmup", t.warmup, "steps of linear warm-up");
+  o.add("decay-fraction", t.decay_fraction, "part of the run in which wsd decays");
+  o.add("weight-decay", t.weight_decay, "decay of matrices (AdamW); norms do not decay");
+  o.add("beta1", t.beta1, "AdamW decay of the first moment");
+  o.add("beta2", t.beta2, "AdamW decay of the second moment");
+  o.add("adam-eps", t.adam_eps, "AdamW epsilon");
+  o.add("grad-clip", t.grad_clip, "largest global gradient norm; 0 does not clip");
+  o.add("dtype", t.dtype, "weights and activations; masters, gradients and moments are fp32", {"fp32", "bf16"});
+  o.add("recompute", t.recompute, "what backward computes again: nothing, norms and SwiGLU, whole blocks",
+        {"none", "light", "full"});
+  o.add("nonfinite", t.nonfinite, "loss or gradient not finite: skip the update, roll back to the last checkpoint, stop",
+        {"skip", "rollback", "stop"});
+  o.add("nonfinite-limit", t.nonfinite_limit, "so many in a row stop the run with exit code 76");
+}
+
+void add_output_options(Options& o, TrainOptions& t) {
+  o.group("Output");
+  o.add("output", t.output, "run directory: checkpoints, metrics.jsonl, routing.h5, run.svg").value = "DIR";
+  o.add("resume", t.resume, "auto: from --output if it holds a checkpoint; must; never; or a checkpoint or run directory")
+      .value = "auto|must|never|PATH";
+  o.add("save-every", t.save_every, "steps between checkpoints; 0 saves at the end");
+  o.add("keep-last", t.keep_last, "newest checkpoints that stay");
+  o.add("keep-every", t.keep_every, "checkpoints of these steps stay for good; 0 keeps none");
+  o.add("eval-every", t.eval_every, "steps between evaluations; 0 evaluates at the end");
+  o.add("eval-tokens", t.eval_tokens, "tokens of an evaluation during the run; 0 takes all, as the last one does");
+  o.add("log-every", t.log_every, "steps between lines of the log; 0 writes one about every two seconds");
+  o.add("sample", t.sample, "continue this text when the run ends").value = "PROMPT";
+  o.add("sample-tokens", t.sample_tokens, "tokens of the sample");
+  o.add("temperature", t.temperature, "temperature of the sample; 0 takes the likeliest token");
+}
+
+void need(bool ok, const std::string& option, const std::string& expected, const Options& options, const char* hint = "") {
+  if (!ok)
+    throw Error(Exit::kUsage, "--" + option + ": expected " + expected + ", found " + options.find(option).get(), hint);
+}
+
+void check_run(const Options& o, const TrainOptions& t) {
+  need(t.batch >= 1, "batch", "at least 1", o);
+  need(t.micro_batch >= 1 && t.batch % t.micro_batch == 0, "micro-batch", "a divisor of --batch", o);
+  need(t.seq >= 1, "seq", "at least 1", o);
+  need(t.steps >= 0, "steps", "at least 0", o);
+  need(t.time_limit >= 0, "time-limit", "at least 0 seconds", o);
+  need(t.steps > 0 || t.time_limit > 0 || t.epochs > 0, "steps", "more than 0", o, "give --steps, --time-limit or --epochs");
+  need(t.epochs >= 0, "epochs", "at least 0", o);
+  need(t.lr >= 0, "lr", "at least 0", o);
+  need(t.min_lr >= 0 && t.min_lr <= 1, "min-lr", "a fraction of --lr in 0 to 1", o);
+  need(t.warmup >= 0, "warmup", "at least 0", o);
+  need(t.decay_fraction >= 0 && t.decay_fraction <= 1, "decay-fraction", "0 to 1", o);
+  need(t.beta1 >= 0 && t.beta1 < 1, "beta1", "0 to below 1", o);
+  need(t.beta2 >= 0 && t.beta2 < 1, "beta2", "0 to below 1", o);
+  need(t.grad_clip >= 0, "grad-clip", "at least 0", o);
+  need(t.keep_last >= 1, "keep-last", "at least 1", o);
+  need(t.nonfinite_limit >= 1, "nonfinite-limit", "at least 1", o);
+  need(t.sample_tokens >= 0, "sample-tokens", "at least 0", o);
+  need(t.temperature >= 0, "temperature", "at least 0", o);
+  need(t.balance.capacity_factor >= 0, "capacity-factor", "0 (dropless) or more", o);
+  need(t.balance.bias_update_speed == 0 || t.model.router_bias, "bias-update-speed", "0 without --router-bias", o,
+       "add --router-bias");
+}
+
+std::optional<CheckpointInfo> find_checkpoint(const TrainOptions& t) {
+  if (t.resume == "never") return std::nullopt;
+  const bool own = t.resume == "auto" || t.resume == "must";
+  if (!own) return open_checkpoint(t.resume);
+  if (t.resume == "auto" && (t.output.empty() || t.common.force || !has_checkpoint(t.output))) return std::nullopt;
+  if (t.output.empty()) throw Error(Exit::kUsage, "--resume must: expected --output, found none");
+  return open_checkpoint(t.output);
+}
+
+}  // namespace
+
+void finish_train_options(Options& options, TrainOptions& train) {
+  train.resume_from = find_checkpoint(train);
+  if (train.resume_from) apply_checkpoint_options(options, train.resume_from->state);
+  apply_preset(options, train.preset);
+  // A time limit that the user gave replaces the steps that only a preset or default gave.
+  if (train.time_limit > 0 && options.find("steps").origin < options.find("time-limit").origin &&
+      options.find("steps").origin <= Origin::kPreset)
+    train.steps = 0;
+  if (train.micro_batch == 0) train.micro_batch = train.batch;
+  check_run(options, train);
+}
+
+Options train_options(TrainOptions& train) {
+  Options o("moe-train", "train a Mixture-of-Experts language model",
+            {"moe-train --data text.txt --steps 200 -o run", "moe-train --preset tiny --data tokens.h5 --steps 300 -o run --resume must",
+             "moe-train --preset olmoe-1b-7b --dry-run", "moe-train --data text.txt --steps 20 --experts 16 --top-k 4 --json -"});
+  o.group("Model");
+  o.add("preset", train.preset, "named set of options: " + [] {
+    std::string all;
+    for (const std::string& n : preset_names()) all += (all.empty() ? "" : ", ") + n;
+    return all;
+  }()).value = "NAME";
+  add_model_options(o, train.model);
+  add_balance_options(o, train.balance);
+  add_data_options(o, train);
+  add_batch_options(o, train);
+  add_training_options(o, train);
+  add_output_options(o, train);
+  add_common_options(o, train.common);
+  o.after_parse([&train](Options& parsed) { finish_train_options(parsed, train); });
+  return o;
+}
+
+}  // namespace moe

@@ -1,0 +1,63 @@
+// Every option of moe-train: the model, the balance of its experts, data, schedule, optimizer, output.
+#pragma once
+
+#include <optional>
+
+#include "lib/base/common_options.h"
+#include "lib/io/checkpoint.h"
+#include "lib/model/config.h"
+#include "lib/model/slot.h"
+
+namespace moe {
+
+enum class Schedule { kCosine, kWsd, kConstant };  // wsd: warm-up, stable, linear decay
+enum class NonFinite { kSkip, kRollback, kStop };
+
+struct TrainOptions {
+  CommonOptions common;
+  std::string preset = "tiny";
+  ModelConfig model;
+  BalanceOptions balance;
+
+  std::string data, eval_data;
+  int epochs = 0;  // 0: as many as the steps need
+  bool document_mask = false;
+  bool allow_data_change = false;
+
+  std::int64_t steps = 0;
+  double time_limit = 0;  // seconds of wall time; the schedule runs over it
+  int batch = 16, micro_batch = 0;  // sequences; micro_batch 0 = batch
+  int seq = 128;
+  Schedule schedule = Schedule::kCosine;
+  float lr = 3e-3f, min_lr = 0.1f;  // min_lr as a fraction of lr
+  int warmup = 100;
+  float decay_fraction = 0.2f;
+  float weight_decay = 0.1f, beta1 = 0.9f, beta2 = 0.95f, adam_eps = 1e-8f;
+  float grad_clip = 1;
+  DType dtype = DType::kF32;
+  Recompute recompute = Recompute::kNone;
+  NonFinite nonfinite = NonFinite::kSkip;
+  int nonfinite_limit = 3;  // so many in a row stop the run
+
+  std::string output;
+  std::string resume = "auto";
+  std::optional<CheckpointInfo> resume_from;  // found by finish_train_options
+  std::int64_t save_every = 0;  // 0: at the end only
+  int keep_last = 2;
+  std::int64_t keep_every = 0;
+  std::int64_t eval_every = 0;      // 0: at the end only
+  std::int64_t eval_tokens = 65536;  // of an evaluation during the run; the last one takes all
+  std::int64_t log_every = 0;       // 0: about every two seconds
+  std::string sample;
+  int sample_tokens = 400;
+  float temperature = 0.8f;
+};
+
+Options train_options(TrainOptions& train);
+
+// After all that the user said is read: finds the checkpoint to resume and applies its options and the preset's (both
+// weaker than anything the user said), then checks ranges. Called by Options::parse. Throws Error(kUsage), and 66 or 65
+// for a checkpoint that is missing or broken.
+void finish_train_options(Options& options, TrainOptions& train);
+
+}  // namespace moe

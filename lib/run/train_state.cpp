@@ -1,0 +1,115 @@
+#include "lib/run/train_state.h"
+
+#include <algorithm>
+#include <array>
+
+#include "lib/base/error.h"
+
+namespace moe {
+namespace {
+
+TensorSlice whole(const std::string& name, const char* role, DType dtype, std::vector<std::int64_t> shape, void* data) {
+  std::vector<std::int64_t> offset(shape.size(), 0);
+  return {name, role, dtype, shape, std::move(offset), shape, data};
+}
+
+// Options that a checkpoint keeps, by group; of these, the model and what decides the order of the data may not change.
+constexpr std::array kKeptGroups = {"Model", "Expert balance", "Batch", "Schedule and optimizer"};
+constexpr std::array kFixedOptions = {"batch", "seq", "dtype", "seed", "document-mask"};
+
+bool is_kept(const Option& o) {
+  const bool in_group = std::find(kKeptGroups.begin(), kKeptGroups.end(), o.group) != kKeptGroups.end();
+  return in_group || o.name == "seed" || o.name == "document-mask";
+}
+bool is_fixed(const Option& o) {
+  const bool listed = std::find(kFixedOptions.begin(), kFixedOptions.end(), o.name) != kFixedOptions.end();
+  return listed || o.group == "Model";
+}
+
+std::string to_hex(const std::string& bytes) {
+  static const char* digits = "0123456789abcdef";
+  std::string hex;
+  for (unsigned char c : bytes) hex += {digits[c >> 4], digits[c & 15]};
+  return hex;
+}
+std::string from_hex(const std::string& hex) {
+  std::string bytes;
+  for (std::size_t i = 0; i + 1 < hex.size(); i += 2) bytes += static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16));
+  return bytes;
+}
+
+}  // namespace
+
+std::vector<TensorSlice> state_slices(Model& model, bool with_optimizer) {
+  std::vector<TensorSlice> list;
+  const bool has_master = model.dtype() != DType::kF32;
+  for (Param& p : model.params().all()) {
+    const auto& [name, shape] = std::tie(p.spec.name, p.spec.shape);
+    list.push_back(whole(name, "weight", model.dtype(), shape, p.weight.data));
+    if (!with_optimizer) continue;
+    if (has_master) list.push_back(whole(name, "master", DType::kF32, shape, p.master));
+    list.push_back(whole(name, "m", DType::kF32, shape, p.m));
+    list.push_back(whole(name, "v", DType::kF32, shape, p.v));
+  }
+  for (int layer : model.moe_layers())
+    if (std::vector<float>& bias = model.router_bias(layer); !bias.empty())
+      list.push_back(whole("layers." + std::to_string(layer) + ".router.bias", "bias", DType::kF32,
+                           {static_cast<std::int64_t>(bias.size())}, bias.data()));
+  return list;
+}
+
+nlohmann::json make_state(const Options& options, const RunCounters& c, const TokenFileInfo& data) {
+  nlohmann::json kept;
+  for (const auto& o : options.all())
+    if (is_kept(*o)) kept[o->name] = o->get();
+  return {{"options", kept},
+          {"step", c.step},
+          {"updates", c.updates},
+          {"consumed_samples", c.consumed_samples},
+          {"skipped", c.skipped},
+          {"seconds", c.seconds},
+          {"first_loss", c.first_loss},
+          {"last_loss", c.last_loss},
+          {"data", {{"fingerprint", data.fingerprint}, {"num_tokens", data.num_tokens}, {"vocab_size", data.vocab_size}}},
+          {"tokenizer", {{"name", data.tokenizer}, {"model", to_hex(data.tokenizer_model)}}}};
+}
+
+RunCounters counters_of(const nlohmann::json& state) {
+  try {
+    return {.step = state.at("step"),
+            .updates = state.at("updates"),
+            .consumed_samples = state.at("consumed_samples"),
+            .skipped = state.at("skipped"),
+            .seconds = state.at("seconds"),
+            .first_loss = state.at("first_loss"),
+            .last_loss = state.at("last_loss")};
+  } catch (const nlohmann::json::exception& e) {
+    throw Error(Exit::kBadInput, std::string("manifest.json: state: ") + e.what(), "this checkpoint was not written by moe-train");
+  }
+}
+
+void apply_checkpoint_options(Options& options, const nlohmann::json& state) {
+  for (const auto& [name, value] : state.at("options").items()) options.set(name, {value.get<std::string>()}, Origin::kCheckpoint);
+}
+
+std::vector<std::string> resume_differences(const Options& options, const nlohmann::json& state) {
+  std::vector<std::string> differences;
+  std::string refused;
+  for (const auto& o : options.all()) {
+    if (!is_kept(*o) || !state.at("options").contains(o->name)) continue;
+    const std::string before = state.at("options").at(o->name), now = o->get();
+    if (before == now) continue;
+    differences.push_back(o->name + ": checkpoint " + before + ", now " + now);
+    if (is_fixed(*o)) refused += (refused.empty() ? "" : "; ") + differences.back();
+  }
+  if (!refused.empty())
+    throw Error(Exit::kUsage, "resume: " + refused, "leave these options as the checkpoint has them, or start anew with --resume never");
+  return differences;
+}
+
+std::unique_ptr<Tokenizer> tokenizer_of(const nlohmann::json& state) {
+  const auto& t = state.at("tokenizer");
+  return restore_tokenizer(t.at("name"), from_hex(t.at("model")));
+}
+
+}  // namespace moe

@@ -1,0 +1,37 @@
+// What a checkpoint of a run holds: tensors (weights, masters, moments, router biases) and counters. Save and load visit
+// the same list, so that nothing is saved and not loaded.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include "lib/io/checkpoint.h"
+#include "lib/io/tokens.h"
+#include "lib/run/trainer.h"
+
+namespace moe {
+
+// Slices of everything that `model` holds; without training state only weights and router biases.
+std::vector<TensorSlice> state_slices(Model& model, bool with_optimizer);
+
+struct RunCounters {
+  std::int64_t step = 0, updates = 0, consumed_samples = 0;
+  std::int64_t skipped = 0;  // updates skipped because something was not finite
+  double seconds = 0;        // wall time of training so far
+  double first_loss = 0, last_loss = 0;
+};
+
+// The manifest's `state`: options that make the model and its training, counters, data, tokenizer.
+nlohmann::json make_state(const Options& options, const RunCounters& counters, const TokenFileInfo& data);
+RunCounters counters_of(const nlohmann::json& state);  // Error(kBadInput) naming a missing key
+// Options of the checkpoint with Origin::kCheckpoint: whatever the user said wins, and is told by resume_differences.
+void apply_checkpoint_options(Options& options, const nlohmann::json& state);
+
+// "lr: checkpoint 3e-3, now 1e-3" for every option that differs. Options that make the model or its data order may not
+// differ: throws Error(kUsage) naming all of them.
+std::vector<std::string> resume_differences(const Options& options, const nlohmann::json& state);
+
+// Tokenizer that a checkpoint was trained with.
+std::unique_ptr<Tokenizer> tokenizer_of(const nlohmann::json& state);
+
+}  // namespace moe
