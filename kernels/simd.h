@@ -7,10 +7,6 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__AVX2__) || defined(__AVX512F__)
-#include <immintrin.h>
-#endif
-
 #include "kernels/view.h"
 
 namespace moe::MOE_ISA {
@@ -25,6 +21,8 @@ inline constexpr int kWidth = 4;
 
 typedef float vf __attribute__((vector_size(4 * kWidth)));
 typedef std::int32_t vi __attribute__((vector_size(4 * kWidth)));
+typedef std::uint32_t vu __attribute__((vector_size(4 * kWidth)));
+typedef std::uint16_t vh __attribute__((vector_size(2 * kWidth)));
 
 static inline vf splat(float x) { return x - vf{}; }
 static inline vf load(const float* p) {
@@ -38,28 +36,17 @@ static inline vf max(vf a, vf b) { return a > b ? a : b; }
 static inline vf min(vf a, vf b) { return a < b ? a : b; }
 static inline vf fma(vf a, vf b, vf c) { return a * b + c; }  // contracted: -ffp-contract=fast
 
+// Written with vector operators, not intrinsics: g++ 12 warns about its own AVX-512 headers (maybe-uninitialized).
 static inline vf load(const BF16* p) {
-#if defined(__AVX512F__)
-  return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16);
-#elif defined(__AVX2__)
-  return (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16);
-#else
-  vf v;
-  for (int i = 0; i < kWidth; ++i) v[i] = to_float(p[i]);
-  return v;
-#endif
+  vh h;
+  std::memcpy(&h, p, sizeof h);
+  return (vf)(__builtin_convertvector(h, vu) << 16);
 }
 static inline void store(BF16* p, vf v) {
-#if defined(__AVX512F__)
-  const __m512i u = (__m512i)v;
-  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
-  __m512i r = _mm512_srli_epi32(_mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
-  const __mmask16 nan = _mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_UNORD_Q);
-  r = _mm512_mask_or_epi32(r, nan, _mm512_srli_epi32(u, 16), _mm512_set1_epi32(0x40));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(r));
-#else
-  for (int i = 0; i < kWidth; ++i) p[i] = to_bf16(v[i]);
-#endif
+  const vu u = (vu)v;
+  const vu rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16, quiet_nan = (u >> 16) | 0x40;
+  const vh h = __builtin_convertvector(v == v ? rounded : quiet_nan, vh);
+  std::memcpy(p, &h, sizeof h);
 }
 
 // The first n (0 <= n < kWidth) elements; the others are 0 / untouched.
