@@ -1,0 +1,348 @@
+// Matrix products, plain and grouped by expert (formulas: kernels.h). All six entries become lists of Products; a list
+// is cut into tasks (rows x columns of one C) that the threads take largest first.
+//
+// A task is the classical blocking (Goto & van de Geijn 2008): for each block of k, for each panel of kNR columns of B,
+// packed so that it stays in L1, run over the row tiles of A, which stay in L2. Sums run over k in blocks of a length that
+// depends on K alone, so that neither the cut into tasks nor the number of threads changes a bit.
+// Few rows take two other ways: one tile of rows reads a row-major B where it lies, and rows times transposed B become
+// dot products along k, because packing B would cost more than the product itself.
+// Not here: the micro-kernel (gemm_core.h), packing (gemm_pack.h).
+#include <omp.h>
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "kernels/cpu.h"
+#include "kernels/gemm_pack.h"
+
+namespace moe::MOE_ISA {
+
+namespace {
+
+using Int = std::int64_t;
+
+constexpr Int kMaxK = 384;         // length of a block of k: a panel of B is 48 KB
+constexpr Int kInPlaceTiles = 6;   // up to here a row-major B is read where it lies
+constexpr Int kMaxRows = 512;      // rows of a task: its block of A is 768 KB of a 2 MB L2
+constexpr Int kMaxCols = 2048;     // columns of a task: bounds the scratch of a bf16 C
+constexpr Int kMinCols = 128;      // narrower tasks would read A too often
+constexpr Int kDotRows = 24;       // up to here dot products beat packing a transposed B
+constexpr Int kMinWork = 1 << 20;  // multiply-adds worth handing to another thread
+constexpr Int kTasksPerThread = 4;
+
+// c (=|+=) a b with a [m, k], b [k, n].
+struct Product {
+  Operand a, b;
+  Mat c;
+  Int m, n, k;
+  Store store;
+};
+
+// Rows [i0, i0 + m) and columns [j0, j0 + n) of the C of a product.
+struct Task {
+  const Product* product;
+  Int i0, m, j0, n;
+};
+
+// Where the parts of a thread's scratch begin, in floats.
+constexpr Int kPanelAt = 0;
+constexpr Int kBlockAAt = kPanelAt + kMaxK * kNR;
+constexpr Int kBlockCAt = kBlockAAt + kMaxRows * 4 * kMaxK;
+static_assert((kBlockCAt + kMaxRows * kMaxCols) * sizeof(float) <= Stream::kScratchBytes);
+
+// The block of A that a task multiplies next, where the micro-kernel can read it.
+struct BlockA {
+  const float* data;
+  ALayout layout;
+  Int stride;      // of a row; of k inside a tile it is the number of rows of the tile
+  Int tile_pitch;  // kColumns only
+};
+
+// fp32 rows are read in place, unless their stride sends the rows of a tile to the same few sets of the L1 cache.
+BlockA block_of_a(const Operand& a, Int i0, Int m, Int k0, Int num_k, float* scratch) {
+  if (a.transposed) {
+    a.dtype == DType::kF32 ? pack_tiles(a.at<float>(i0, k0), a.stride, m, num_k, scratch)
+                           : pack_tiles(a.at<BF16>(i0, k0), a.stride, m, num_k, scratch);
+    return {scratch, ALayout::kColumns, 0, tile_pitch(num_k)};
+  }
+  const bool conflicts = a.stride % 512 == 0 && m > 1;
+  if (a.dtype == DType::kF32 && !conflicts) return {a.at<float>(i0, k0), ALayout::kRows, a.stride, 0};
+  const Int pitch = kMaxK + 16;
+  a.dtype == DType::kF32 ? pack_rows(a.at<float>(i0, k0), a.stride, m, num_k, scratch, pitch)
+                         : pack_rows(a.at<BF16>(i0, k0), a.stride, m, num_k, scratch, pitch);
+  return {scratch, ALayout::kRows, pitch, 0};
+}
+
+// kNR columns (or fewer) of B, packed or in place, and what to prefetch while they are used.
+struct PanelB {
+  const float* data;
+  Int stride;
+  const char* soon;  // nullptr: nothing
+  Int soon_stride;
+};
+
+// One panel of B against all row tiles of the task. The first two tiles prefetch the next panel, a line of a row each.
+void multiply_panel(const BlockA& a, const PanelB& b, Int num_k, const EvenCut& tiles, int n, float* c, Int c_stride,
+                    Store store) {
+  for (Int t = 0; t < tiles.parts; ++t) {
+    const Int i = tiles.begin(t);
+    const int rows = static_cast<int>(tiles.size(t));
+    const bool in_rows = a.layout == ALayout::kRows, prefetch = b.soon != nullptr && t < 2;
+    const MicroArgs args{.a = in_rows ? a.data + i * a.stride : a.data + t * a.tile_pitch,
+                         .a_stride = in_rows ? a.stride : rows,
+                         .b = b.data,
+                         .b_stride = b.stride,
+                         .num_k = num_k,
+                         .c = c + i * c_stride,
+                         .c_stride = c_stride,
+                         .store = store,
+                         .soon = prefetch ? b.soon + 64 * t : reinterpret_cast<const char*>(c + i * c_stride),
+                         .soon_stride = prefetch ? b.soon_stride : 0};
+    n == kNR ? run_micro_kernel(a.layout, rows, args) : run_micro_kernel_edge(a.layout, rows, n, args);
+  }
+}
+
+// Rows [k0, k0 + num_k) and columns [j, j + n) of B. The rows of a row-major panel lie far from each other, so that no
+// hardware prefetcher foresees them.
+PanelB panel_of_b(const Operand& b, Int k0, Int num_k, Int j, Int n, Int end, bool in_place, float* scratch) {
+  const bool another = !b.transposed && j + n < end;
+  const std::size_t size = size_of(b.dtype);
+  const auto* here = static_cast<const char*>(b.data) + static_cast<std::size_t>(k0 * b.stride + j) * size;
+  const char* soon = another ? here + kNR * size : nullptr;
+  const Int soon_stride = b.stride * static_cast<Int>(size);
+  if (in_place && n == kNR) return {b.at<float>(k0, j), b.stride, soon, soon_stride};
+  pack_panel(b, k0, num_k, j, static_cast<int>(n), scratch);
+  return {scratch, kNR, soon, soon_stride};
+}
+
+// The panels of a task, one block of k after the other, into fp32 C.
+void multiply_by_panels(const Task& task, float* c, Int c_stride, Store store, float* scratch) {
+  const Product& p = *task.product;
+  const EvenCut blocks(p.k, kMaxK), tiles(task.m, kMaxMR);
+  const bool in_place = tiles.parts <= kInPlaceTiles && !p.b.transposed && p.b.dtype == DType::kF32;
+  const Int end = task.j0 + task.n;
+  for (Int block = 0; block < blocks.parts; ++block) {
+    const Int k0 = blocks.begin(block), num_k = blocks.size(block);
+    const BlockA a = block_of_a(p.a, task.i0, task.m, k0, num_k, scratch + kBlockAAt);
+    for (Int j = task.j0; j < end; j += kNR) {
+      const Int n = std::min<Int>(kNR, end - j);
+      const PanelB b = panel_of_b(p.b, k0, num_k, j, n, end, in_place, scratch + kPanelAt);
+      multiply_panel(a, b, num_k, tiles, static_cast<int>(n), c + (j - task.j0), c_stride, block == 0 ? store : Store::kAdd);
+    }
+  }
+}
+
+// Dot products of two rows of A and kWidth / 2 columns of B, both contiguous in k; lane r * kWidth / 2 + j of the
+// result belongs to row r and column j.
+template <class T>
+vf dot_tile(const float* a0, const float* a1, const T* b, Int b_stride, Int num_k) {
+  constexpr int kCols = kWidth / 2;
+  vf acc[kWidth] = {};
+  Int k = 0;
+  for (; k + kWidth <= num_k; k += kWidth) {
+    const vf x0 = load(a0 + k), x1 = load(a1 + k);
+#pragma GCC unroll 8
+    for (int j = 0; j < kCols; ++j) {
+      const vf bj = load(b + j * b_stride + k);
+      acc[j] = fma(x0, bj, acc[j]);
+      acc[j + kCols] = fma(x1, bj, acc[j + kCols]);
+    }
+  }
+  if (const int left = static_cast<int>(num_k - k); left > 0) {
+    const vf x0 = load_part(a0 + k, left), x1 = load_part(a1 + k, left);
+    for (int j = 0; j < kCols; ++j) {
+      const vf bj = load_part(b + j * b_stride + k, left);
+      acc[j] = fma(x0, bj, acc[j]);
+      acc[j + kCols] = fma(x1, bj, acc[j + kCols]);
+    }
+  }
+  return sum_each(acc);
+}
+
+// All rows of the task against n <= kWidth / 2 columns of B. Missing columns and an odd last row repeat a neighbour.
+template <class T>
+void dot_columns(const float* a, Int a_stride, Int m, const T* b, Int b_stride, Int num_k, int n, float* c, Int c_stride,
+                 Store store) {
+  constexpr int kCols = kWidth / 2;
+  for (Int i = 0; i < m; i += 2) {
+    const Int i1 = std::min(i + 1, m - 1);
+    alignas(64) float sums[kWidth];
+    moe::MOE_ISA::store(sums, dot_tile(a + i * a_stride, a + i1 * a_stride, b, n == kCols ? b_stride : 0, num_k));
+    for (Int r = 0; r <= i1 - i; ++r)
+      for (int j = 0; j < n; ++j) {
+        float* cij = c + (i + r) * c_stride + j;
+        *cij = store == Store::kAdd ? *cij + sums[r * kCols + j] : sums[r * kCols + j];
+      }
+  }
+}
+
+// Few rows times a transposed B, without packing it.
+template <class T>
+void multiply_by_dots(const Task& task, float* c, Int c_stride, Store store, float* scratch) {
+  const Product& p = *task.product;
+  constexpr int kCols = kWidth / 2;
+  const float* a = p.a.at<float>(task.i0, 0);
+  Int a_stride = p.a.stride;
+  if (p.a.dtype == DType::kBF16) {
+    a_stride = p.k;
+    pack_rows(p.a.at<BF16>(task.i0, 0), p.a.stride, task.m, p.k, scratch, a_stride);
+    a = scratch;
+  }
+  const T* b = p.b.at<T>(0, task.j0);
+  Int j = 0;
+  for (; j + kCols <= task.n; j += kCols)
+    dot_columns(a, a_stride, task.m, b + j * p.b.stride, p.b.stride, p.k, kCols, c + j, c_stride, store);
+  for (; j < task.n; ++j) dot_columns(a, a_stride, task.m, b + j * p.b.stride, p.b.stride, p.k, 1, c + j, c_stride, store);
+}
+
+// A bf16 A has to fit into the scratch as a whole.
+bool prefers_dots(const Product& p) {
+  return p.b.transposed && !p.a.transposed && p.m <= kDotRows && (p.a.dtype == DType::kF32 || p.m * p.k <= kBlockCAt);
+}
+
+void multiply(const Task& task, float* c, Int c_stride, Store store, float* scratch) {
+  if (!prefers_dots(*task.product))
+    multiply_by_panels(task, c, c_stride, store, scratch);
+  else if (task.product->b.dtype == DType::kF32)
+    multiply_by_dots<float>(task, c, c_stride, store, scratch);
+  else
+    multiply_by_dots<BF16>(task, c, c_stride, store, scratch);
+}
+
+// C of bf16 is summed in scratch and rounded once.
+void round_into(const float* src, Int src_stride, Int m, Int n, BF16* dst, Int dst_stride, Store how) {
+  for (Int i = 0; i < m; ++i, src += src_stride, dst += dst_stride) {
+    Int j = 0;
+    for (; j + kWidth <= n; j += kWidth) store(dst + j, how == Store::kAdd ? load(dst + j) + load(src + j) : load(src + j));
+    for (; j < n; ++j) store_one(dst + j, how == Store::kAdd ? load_one(dst + j) + src[j] : src[j]);
+  }
+}
+
+void run_task(const Task& task, float* scratch) {
+  const Mat& c = task.product->c;
+  const Int at = task.i0 * c.stride + task.j0;
+  if (c.dtype == DType::kF32) return multiply(task, c.f32() + at, c.stride, task.product->store, scratch);
+  const Int stride = (task.n + 15) / 16 * 16;
+  multiply(task, scratch + kBlockCAt, stride, Store::kAssign, scratch);
+  round_into(scratch + kBlockCAt, stride, task.m, task.n, c.bf16() + at, c.stride, task.product->store);
+}
+
+// Cuts a product into about work / share tasks: into columns first, which packs each panel of B only once.
+void cut_into_tasks(const Product& p, Int share, std::vector<Task>& tasks) {
+  const Int work = p.m * p.n * p.k;
+  const Int wanted = std::max<Int>(1, work / std::max(share, kMinWork));
+  const EvenCut rows(p.m, kMaxRows);
+  Int width = (p.n + wanted - 1) / wanted * rows.parts;
+  width = (std::clamp(width, kMinCols, kMaxCols) + kNR - 1) / kNR * kNR;
+  for (Int r = 0; r < rows.parts; ++r)
+    for (Int j = 0; j < p.n; j += width) tasks.push_back({&p, rows.begin(r), rows.size(r), j, std::min(width, p.n - j)});
+}
+
+// A sum over nothing: zeros, or nothing to add.
+void clear(const Product& p) {
+  if (p.store == Store::kAdd) return;
+  for (Int i = 0; i < p.m; ++i) std::memset(p.c.row(i), 0, static_cast<std::size_t>(p.n) * size_of(p.c.dtype));
+}
+
+void run(Stream& stream, const std::vector<Product>& products) {
+  Int total = 0;
+  for (const Product& p : products) total += p.m * p.n * p.k;
+  const int threads = stream.num_threads();
+  const Int share = threads == 1 ? total : total / (threads * kTasksPerThread);
+  std::vector<Task> tasks;
+  for (const Product& p : products) p.k == 0 ? clear(p) : cut_into_tasks(p, share, tasks);
+  std::stable_sort(tasks.begin(), tasks.end(),
+                   [](const Task& a, const Task& b) { return a.m * a.n * a.product->k > b.m * b.n * b.product->k; });
+  const auto scratch = [&] { return reinterpret_cast<float*>(stream.scratch(omp_get_thread_num())); };
+  if (threads == 1 || tasks.size() == 1 || total < kMinWork) {
+    for (const Task& task : tasks) run_task(task, reinterpret_cast<float*>(stream.scratch(0)));
+    return;
+  }
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+  for (std::size_t i = 0; i < tasks.size(); ++i) run_task(tasks[i], scratch());
+}
+
+void require(bool fits, const char* operation, const CMat& a, const CMat& b, const CMat& c) {
+  if (fits) return;
+  std::string message = std::string(operation) + ": shapes";
+  for (const CMat& m : {a, b, c}) message += " [" + std::to_string(m.rows) + ", " + std::to_string(m.cols) + "]";
+  throw std::invalid_argument(message + " do not fit");
+}
+
+// The bounds of the experts' rows rise from 0 to the number of rows.
+bool covers(std::span<const Int> psum, Int rows) {
+  return !psum.empty() && psum.front() == 0 && psum.back() == rows && std::is_sorted(psum.begin(), psum.end());
+}
+
+// The operands of the six operations for rows [r, r + m) of the tokens and `out` rows of the weights.
+Product forward_product(CMat x, CMat w, Mat y, Store store) {
+  return {operand(x, false), operand(w, true), y, x.rows, w.rows, x.cols, store};
+}
+Product backward_input_product(CMat dy, CMat w, Mat dx, Store store) {
+  return {operand(dy, false), operand(w, false), dx, dy.rows, w.cols, w.rows, store};
+}
+Product backward_weight_product(CMat dy, CMat x, Mat dw) {
+  return {operand(dy, true), operand(x, false), dw, dy.cols, x.cols, dy.rows, Store::kAdd};
+}
+
+void forward(Stream& stream, CMat x, CMat w, Mat y, Store store) {
+  require(x.rows == y.rows && x.cols == w.cols && w.rows == y.cols, "gemm forward (x, w, y)", x, w, y);
+  run(stream, {forward_product(x, w, y, store)});
+}
+
+void backward_input(Stream& stream, CMat dy, CMat w, Mat dx, Store store) {
+  require(dy.rows == dx.rows && dy.cols == w.rows && w.cols == dx.cols, "gemm backward_input (dy, w, dx)", dy, w, dx);
+  run(stream, {backward_input_product(dy, w, dx, store)});
+}
+
+void backward_weight(Stream& stream, CMat dy, CMat x, Mat dw) {
+  require(dy.rows == x.rows && dy.cols == dw.rows && x.cols == dw.cols && dw.dtype == DType::kF32,
+          "gemm backward_weight (dy, x, f32 dw)", dy, x, dw);
+  run(stream, {backward_weight_product(dy, x, dw)});
+}
+
+// One product for each expert that owns rows; each gets its first row, its number of rows and its index.
+template <class MakeProduct>
+void run_experts(Stream& stream, std::span<const Int> psum, const MakeProduct& make) {
+  std::vector<Product> products;
+  for (std::size_t e = 0; e + 1 < psum.size(); ++e)
+    if (psum[e + 1] > psum[e]) products.push_back(make(psum[e], psum[e + 1] - psum[e], static_cast<Int>(e)));
+  run(stream, products);
+}
+
+void grouped_forward(Stream& stream, CMat x, CMat w, std::span<const Int> psum, Mat y, Store store) {
+  const Int experts = static_cast<Int>(psum.size()) - 1, out = y.cols;
+  require(covers(psum, x.rows) && x.rows == y.rows && x.cols == w.cols && w.rows == experts * out,
+          "grouped gemm forward (x, w, y)", x, w, y);
+  run_experts(stream, psum, [&](Int row, Int m, Int e) {
+    return forward_product(x.slice_rows(row, m), w.slice_rows(e * out, out), y.slice_rows(row, m), store);
+  });
+}
+
+void grouped_backward_input(Stream& stream, CMat dy, CMat w, std::span<const Int> psum, Mat dx, Store store) {
+  const Int experts = static_cast<Int>(psum.size()) - 1, out = dy.cols;
+  require(covers(psum, dy.rows) && dy.rows == dx.rows && w.cols == dx.cols && w.rows == experts * out,
+          "grouped gemm backward_input (dy, w, dx)", dy, w, dx);
+  run_experts(stream, psum, [&](Int row, Int m, Int e) {
+    return backward_input_product(dy.slice_rows(row, m), w.slice_rows(e * out, out), dx.slice_rows(row, m), store);
+  });
+}
+
+void grouped_backward_weight(Stream& stream, CMat dy, CMat x, std::span<const Int> psum, Mat dw) {
+  const Int experts = static_cast<Int>(psum.size()) - 1, out = dy.cols;
+  require(
+      covers(psum, dy.rows) && dy.rows == x.rows && dw.cols == x.cols && dw.rows == experts * out && dw.dtype == DType::kF32,
+      "grouped gemm backward_weight (dy, x, f32 dw)", dy, x, dw);
+  run_experts(stream, psum, [&](Int row, Int m, Int e) {
+    return backward_weight_product(dy.slice_rows(row, m), x.slice_rows(row, m), dw.slice_rows(e * out, out));
+  });
+}
+
+}  // namespace
+
+const GemmKernels gemm_cpu{forward, backward_input, backward_weight};
+const GroupedGemmKernels grouped_gemm_cpu{grouped_forward, grouped_backward_input, grouped_backward_weight};
+
+}  // namespace moe::MOE_ISA

@@ -1,0 +1,251 @@
+// Matrix products, plain and grouped, of every instruction set of this processor against double loops.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <random>
+#include <vector>
+
+#include "kernels/kernels.h"
+#include "tests/compare.h"
+
+namespace moe {
+namespace {
+
+using Int = std::int64_t;
+
+std::vector<const Kernels*> usable_kernels() {
+  std::vector<const Kernels*> list;
+  for (const char* isa : {"avx512", "avx2", "generic"})
+    if (const Kernels* k = cpu_kernels_by_isa(isa)) list.push_back(k);
+  return list;
+}
+
+// A matrix with its own storage and a row stride wider than its columns; the gap holds NaN, which must not be read.
+struct Matrix {
+  DType dtype;
+  Int rows, cols, stride;
+  std::vector<float> f32;
+  std::vector<BF16> bf16;
+
+  Matrix(DType t, Int r, Int c, Int gap, unsigned seed) : dtype(t), rows(r), cols(c), stride(c + gap) {
+    std::mt19937 random(seed);
+    std::uniform_real_distribution<float> uniform(-1, 1);
+    f32.assign(static_cast<std::size_t>(r * stride), std::nanf(""));
+    for (Int i = 0; i < r; ++i)
+      for (Int j = 0; j < c; ++j) f32[static_cast<std::size_t>(i * stride + j)] = uniform(random);
+    for (float v : f32) bf16.push_back(to_bf16(v));
+  }
+  Mat view() { return {dtype == DType::kF32 ? static_cast<void*>(f32.data()) : bf16.data(), dtype, rows, cols, stride}; }
+  float at(Int i, Int j) const {
+    const auto n = static_cast<std::size_t>(i * stride + j);
+    return dtype == DType::kF32 ? f32[n] : to_float(bf16[n]);
+  }
+  std::vector<float> values() const {
+    std::vector<float> v;
+    for (Int i = 0; i < rows; ++i)
+      for (Int j = 0; j < cols; ++j) v.push_back(at(i, j));
+    return v;
+  }
+  bool gap_untouched() const {
+    for (Int i = 0; i < rows; ++i)
+      for (Int j = cols; j < stride; ++j)
+        if (!std::isnan(f32[static_cast<std::size_t>(i * stride + j)])) return false;
+    return true;
+  }
+};
+
+enum class Op { kForward, kBackwardInput, kBackwardWeight };
+
+// The operands of one operation for M rows, K inputs and N outputs of E experts (weights [E*N, K]).
+struct Case {
+  Op op;
+  std::vector<Int> psum;
+  Int in, out;
+  DType type = DType::kF32;
+  Store store = Store::kAssign;
+  Int gap = 0;
+
+  Int rows() const { return psum.back(); }
+  Int experts() const { return static_cast<Int>(psum.size()) - 1; }
+  Matrix left(unsigned seed) const { return {type, rows(), op == Op::kForward ? in : out, gap, seed}; }
+  Matrix right(unsigned seed) const {
+    return op == Op::kBackwardWeight ? Matrix(type, rows(), in, gap, seed) : Matrix(type, experts() * out, in, gap, seed);
+  }
+  Matrix result(unsigned seed) const {
+    if (op == Op::kBackwardWeight) return {DType::kF32, experts() * out, in, gap, seed};
+    return {type, rows(), op == Op::kForward ? out : in, gap, seed};
+  }
+  bool adds() const { return op == Op::kBackwardWeight || store == Store::kAdd; }
+};
+
+// The plain loop in T.
+template <class T>
+std::vector<T> naive(const Case& c, const Matrix& a, const Matrix& b, const Matrix& start) {
+  std::vector<T> sum(static_cast<std::size_t>(start.rows * start.cols));
+  const auto add = [&](Int i, Int j, T x, T y) { sum[static_cast<std::size_t>(i * start.cols + j)] += x * y; };
+  for (Int e = 0; e < c.experts(); ++e)
+    for (Int r = c.psum[static_cast<std::size_t>(e)]; r < c.psum[static_cast<std::size_t>(e) + 1]; ++r)
+      for (Int n = 0; n < c.out; ++n)
+        for (Int k = 0; k < c.in; ++k) {
+          if (c.op == Op::kForward) add(r, n, a.at(r, k), b.at(e * c.out + n, k));
+          if (c.op == Op::kBackwardInput) add(r, k, a.at(r, n), b.at(e * c.out + n, k));
+          if (c.op == Op::kBackwardWeight) add(e * c.out + n, k, a.at(r, n), b.at(r, k));
+        }
+  if (c.adds())
+    for (Int i = 0; i < start.rows; ++i)
+      for (Int j = 0; j < start.cols; ++j) sum[static_cast<std::size_t>(i * start.cols + j)] += start.at(i, j);
+  return sum;
+}
+
+void run_plain(const GemmKernels& k, Stream& s, const Case& c, Matrix& a, Matrix& b, Matrix& y) {
+  if (c.op == Op::kForward) k.forward(s, a.view(), b.view(), y.view(), c.store);
+  if (c.op == Op::kBackwardInput) k.backward_input(s, a.view(), b.view(), y.view(), c.store);
+  if (c.op == Op::kBackwardWeight) k.backward_weight(s, a.view(), b.view(), y.view());
+}
+void run_grouped(const GroupedGemmKernels& k, Stream& s, const Case& c, Matrix& a, Matrix& b, Matrix& y) {
+  if (c.op == Op::kForward) k.forward(s, a.view(), b.view(), c.psum, y.view(), c.store);
+  if (c.op == Op::kBackwardInput) k.backward_input(s, a.view(), b.view(), c.psum, y.view(), c.store);
+  if (c.op == Op::kBackwardWeight) k.backward_weight(s, a.view(), b.view(), c.psum, y.view());
+}
+
+// Every instruction set: error at most twice that of the plain float loop (and one rounding for a bf16 result), nothing
+// written beside the result, the same bits with 1, 2 and 3 threads.
+void check(const Case& c, bool grouped) {
+  Matrix a = c.left(1), b = c.right(2);
+  const Matrix start = c.result(3);
+  const std::vector<double> want = naive<double>(c, a, b, start);
+  const double loop_error = worst_error<float, double>(naive<float>(c, a, b, start), want).relative;
+  const double rounding = start.dtype == DType::kBF16 ? 1.0 / 256 : 0;
+  for (const Kernels* k : usable_kernels()) {
+    SCOPED_TRACE(std::string(k->isa) + " op " + std::to_string(static_cast<int>(c.op)) + " rows " +
+                 std::to_string(c.rows()) + " in " + std::to_string(c.in) + " out " + std::to_string(c.out));
+    std::vector<float> first;
+    for (int threads : {1, 2, 3}) {
+      Stream stream(threads);
+      Matrix y = start;
+      grouped ? run_grouped(k->grouped_gemm, stream, c, a, b, y) : run_plain(k->gemm, stream, c, a, b, y);
+      const std::vector<float> got = y.values();
+      EXPECT_TRUE((close_to<float, double>(got, want, 2 * loop_error + 2e-7 + rounding)));
+      EXPECT_TRUE(y.gap_untouched());
+      if (threads == 1) first = got;
+      EXPECT_TRUE(same_bits(got, first)) << threads << " threads";
+    }
+  }
+}
+
+constexpr Op kOps[] = {Op::kForward, Op::kBackwardInput, Op::kBackwardWeight};
+
+TEST(Gemm, SmallAndOddShapes) {
+  const Int sizes[] = {1, 7, 16, 33, 131};
+  for (Op op : kOps)
+    for (Int rows : sizes)
+      for (Int in : sizes)
+        for (Int out : sizes) check({op, {0, rows}, in, out, DType::kF32, Store::kAssign, rows % 3}, false);
+}
+
+TEST(Gemm, SeveralBlocksOfKRowsAndColumns) {
+  for (Op op : kOps) {
+    check({op, {0, 530}, 401, 389}, false);  // two blocks of k in every direction, two of rows
+    check({op, {0, 20}, 512, 1031}, false);  // few rows, a stride of many cache sets
+    check({op, {0, 601}, 64, 70, DType::kF32, Store::kAdd, 5}, false);
+  }
+}
+
+TEST(Gemm, AddsAndReadsBf16) {
+  for (Op op : kOps)
+    for (Store store : {Store::kAssign, Store::kAdd})
+      for (Int rows : {1, 13, 67}) {
+        check({op, {0, rows}, 37, 45, DType::kF32, store, 3}, false);
+        check({op, {0, rows}, 37, 45, DType::kBF16, store, 3}, false);
+        check({op, {0, rows}, 400, 64, DType::kBF16, store, 0}, false);
+      }
+}
+
+TEST(Gemm, MixedTypes) {
+  Matrix x(DType::kF32, 9, 20, 0, 1), w(DType::kBF16, 11, 20, 0, 2), y(DType::kF32, 9, 11, 0, 3);
+  for (const Kernels* k : usable_kernels()) {
+    Stream stream(1);
+    k->gemm.forward(stream, x.view(), w.view(), y.view(), Store::kAssign);
+    for (Int i = 0; i < 9; ++i)
+      for (Int j = 0; j < 11; ++j) {
+        double want = 0;
+        for (Int l = 0; l < 20; ++l) want += static_cast<double>(x.at(i, l)) * w.at(j, l);
+        EXPECT_NEAR(y.at(i, j), want, 1e-5);
+      }
+  }
+}
+
+// A bf16 result of several blocks of k must be rounded once: 749 ones and 747 times minus one make exactly 2, although
+// the partial sums have more bits than bf16.
+TEST(Gemm, RoundsABf16ResultOnce) {
+  const Int in = 1500;
+  for (Int rows : {3, 40}) {
+    Matrix x(DType::kBF16, rows, in, 0, 1), w(DType::kBF16, 5, in, 0, 2), y(DType::kBF16, rows, 5, 0, 3);
+    for (Int i = 0; i < rows * in; ++i) {
+      const Int k = i % in;
+      x.bf16[static_cast<std::size_t>(i)] = to_bf16(k < 749 ? 1.0f : k < 1496 ? -1.0f : 0.0f);
+    }
+    std::fill(w.bf16.begin(), w.bf16.end(), to_bf16(1.0f));
+    for (const Kernels* k : usable_kernels()) {
+      Stream stream(1);
+      k->gemm.forward(stream, x.view(), w.view(), y.view(), Store::kAssign);
+      for (float v : y.values()) EXPECT_EQ(v, 2.0f);
+    }
+  }
+}
+
+TEST(Gemm, NotANumberStaysVisible) {
+  for (const Kernels* k : usable_kernels())
+    for (Int rows : {5, 40}) {
+      Matrix x(DType::kF32, rows, 50, 0, 1), w(DType::kF32, 40, 50, 0, 2), y(DType::kF32, rows, 40, 0, 3);
+      x.f32[2 * 50 + 17] = std::nanf("");
+      Stream stream(2);
+      k->gemm.forward(stream, x.view(), w.view(), y.view(), Store::kAssign);
+      for (Int i = 0; i < rows; ++i)
+        for (Int j = 0; j < 40; ++j) EXPECT_EQ(std::isnan(y.at(i, j)), i == 2);
+    }
+}
+
+// A sum over no rows adds nothing to a weight's gradient; a product of no rows writes nothing.
+TEST(Gemm, NoRows) {
+  for (Op op : kOps) check({op, {0, 0}, 7, 9}, false);
+}
+
+TEST(Gemm, RefusesShapesThatDoNotFit) {
+  Matrix x(DType::kF32, 4, 6, 0, 1), w(DType::kF32, 5, 7, 0, 2), y(DType::kF32, 4, 5, 0, 3), half(DType::kBF16, 6, 7, 0, 4);
+  const std::vector<Int> short_psum{0, 3};
+  for (const Kernels* k : usable_kernels()) {
+    Stream stream(1);
+    EXPECT_THROW(k->gemm.forward(stream, x.view(), w.view(), y.view(), Store::kAssign), std::invalid_argument);
+    EXPECT_THROW(k->gemm.backward_weight(stream, x.view(), y.view(), half.view()), std::invalid_argument);
+    EXPECT_THROW(k->grouped_gemm.forward(stream, x.view(), w.view(), short_psum, y.view(), Store::kAssign),
+                 std::invalid_argument);
+  }
+}
+
+TEST(GroupedGemm, UnevenEmptyAndSingleExperts) {
+  const std::vector<std::vector<Int>> routes = {
+      {0, 1}, {0, 5, 5, 18}, {0, 0, 0, 97, 97}, {0, 0, 0}, {0, 1, 2, 3, 4, 5, 40, 170, 171, 171}};
+  for (const auto& psum : routes)
+    for (Op op : kOps)
+      for (Store store : {Store::kAssign, Store::kAdd}) {
+        check({op, psum, 31, 48, DType::kF32, store, 2}, true);
+        check({op, psum, 31, 48, DType::kBF16, store, 0}, true);
+      }
+}
+
+TEST(GroupedGemm, LargeEnoughForSeveralTasks) {
+  for (Op op : kOps) check({op, {0, 300, 310, 310, 700}, 130, 260}, true);
+}
+
+TEST(Peak, IsAPositiveFigure) {
+  for (const Kernels* k : usable_kernels()) {
+    Stream stream(1);
+    const double gflops = k->register_peak_gflops(stream, 0.002);
+    EXPECT_GT(gflops, 0.1);
+    EXPECT_LT(gflops, 1e5);
+  }
+}
+
+}  // namespace
+}  // namespace moe
