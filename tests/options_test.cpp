@@ -104,6 +104,8 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{{"show", "--device", "cpuu"}, "--device: expected one of cpu, cuda, auto; found \"cpuu\"; did you mean cpu?"},
         Wrong{{"shwo"}, "COMMAND: expected one of encode, show; found \"shwo\"; did you mean show?"},
         Wrong{{}, "COMMAND is missing"}, Wrong{{"show", "--lr"}, "--lr: expected FLOAT, found the end of the command line"},
+        Wrong{{"show", "--output=", "a.txt"}, "--output: expected DIR after =, found nothing"},
+        Wrong{{"show", "---steps", "3"}, "unknown option ---steps; did you mean --steps?"},
         Wrong{{"show", "-o"}, "-o: expected DIR, found the end of the command line"},
         Wrong{{"show", "--output", "--lr", "3"}, "--output: expected DIR, found the option --lr"},
         Wrong{{"show", "--lr", "1", "--lr", "1"}, "--lr: expected once, found 2 times"},
