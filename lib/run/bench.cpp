@@ -12,12 +12,12 @@ using Values = std::vector<std::pair<std::string, std::string>>;
 
 // What both configurations of the baselines share is the default of BenchOptions and ModelConfig.
 Values shape_values(const std::string& name) {
-  const Values small = {{"vocab-size", "256"}, {"layers", "4"},      {"d-model", "256"}, {"heads", "4"},    {"kv-heads", "4"},
-                        {"head-dim", "64"},    {"experts", "8"},     {"top-k", "2"},     {"expert-ffn", "512"},
-                        {"aux-loss", "0.01"},  {"seq", "256"},       {"batch", "8"}};
-  const Values medium = {{"vocab-size", "256"}, {"layers", "8"},      {"d-model", "512"}, {"heads", "8"},    {"kv-heads", "8"},
-                         {"head-dim", "64"},    {"experts", "16"},    {"top-k", "2"},     {"expert-ffn", "1024"},
-                         {"aux-loss", "0.01"},  {"seq", "512"},       {"batch", "4"}};
+  const Values small = {{"vocab-size", "256"}, {"layers", "4"},      {"d-model", "256"}, {"heads", "4"},
+                        {"kv-heads", "4"},     {"head-dim", "64"},   {"experts", "8"},   {"top-k", "2"},
+                        {"expert-ffn", "512"}, {"aux-loss", "0.01"}, {"seq", "256"},     {"batch", "8"}};
+  const Values medium = {{"vocab-size", "256"},  {"layers", "8"},      {"d-model", "512"}, {"heads", "8"},
+                         {"kv-heads", "8"},      {"head-dim", "64"},   {"experts", "16"},  {"top-k", "2"},
+                         {"expert-ffn", "1024"}, {"aux-loss", "0.01"}, {"seq", "512"},     {"batch", "4"}};
   if (name == "S") return small;
   if (name == "M") return medium;
   for (const Preset& p : presets())
@@ -33,7 +33,8 @@ bool has_option(const Options& options, const std::string& name) {
 }
 
 void need(bool ok, const char* option, const char* expected, const Options& o) {
-  if (!ok) throw Error(Exit::kUsage, std::string("--") + option + ": expected " + expected + ", found " + o.find(option).get());
+  if (!ok)
+    throw Error(Exit::kUsage, std::string("--") + option + ": expected " + expected + ", found " + o.find(option).get());
 }
 
 // Of a preset the options that make the model and its batch; the schedule is not ours.
@@ -57,15 +58,21 @@ const Kernels& kernels_of(BenchIsa isa) {
 }  // namespace
 
 Options bench_options(BenchOptions& b) {
-  Options o("moe-bench", "measure kernels and training steps: each figure with its check, unit and share of this machine's peak",
+  Options o("moe-bench",
+            "measure kernels and training steps: each figure with its check, unit and share of this machine's peak",
             {"moe-bench kernels --shape S --filter gemm/qkv --seconds 0.1", "moe-bench kernels --filter adamw --json -",
-             "moe-bench step --shape S --seconds 1", "moe-bench step --layers 2 --experts 16 --top-k 4 --seconds 1 --json step.json"});
+             "moe-bench step --shape S --seconds 1",
+             "moe-bench step --layers 2 --experts 16 --top-k 4 --seconds 1 --json step.json"});
   o.group("What to measure");
-  Option& command = o.add("command", b.command, "kernels: each kernel by itself; step: forward, backward and optimizer of a model on random tokens",
-                          {"kernels", "step"});
+  Option& command =
+      o.add("command", b.command,
+            "kernels: each kernel by itself; step: forward, backward and optimizer of a model on random tokens",
+            {"kernels", "step"});
   command.positional = command.needed = true;
-  o.add("shape", b.shape, "S and M (d 256, 4 layers, 8 experts; d 512, 8 layers, 16 experts) or a preset of moe-train; the options of "
-                          "model and batch change it").value = "NAME";
+  o.add("shape", b.shape,
+        "S and M (d 256, 4 layers, 8 experts; d 512, 8 layers, 16 experts) or a preset of moe-train; the options of "
+        "model and batch change it")
+      .value = "NAME";
   o.add("filter", b.filter, "kernels: only rows whose name contains this").value = "TEXT";
   o.add("seconds", b.seconds, "time of measuring: of each row of kernels (0: 0.3), of all steps (0: 5)");
   o.add("isa", b.isa, "instruction set of the kernels; auto takes the widest", {"auto", "avx512", "avx2", "generic"});

@@ -1,9 +1,9 @@
 // moe-bench as a library call: kernels, or whole training steps, each figure with its check, unit and share of a peak.
 #pragma once
 
+#include "lib/base/common_options.h"
 #include "lib/base/error.h"
 #include "lib/model/model.h"
-#include "lib/base/common_options.h"
 
 namespace moe {
 

@@ -61,7 +61,9 @@ class HeadReference {
  private:
   std::size_t size() const { return static_cast<std::size_t>(L_ * S_); }
   int first_head() const { return b_.s.num_heads - b_.s.num_heads / b_.s.num_kv_heads; }
-  const float* row(CMat m, std::int64_t i, std::int64_t col) const { return m.slice_cols(col, S_).f32() + (b_.T - L_ + i) * m.stride; }
+  const float* row(CMat m, std::int64_t i, std::int64_t col) const {
+    return m.slice_cols(col, S_).f32() + (b_.T - L_ + i) * m.stride;
+  }
 
   template <class A, class B>
   double dot(const A* x, const B* y) const {
@@ -132,8 +134,12 @@ BenchCase attention_case(const AttentionBench& b, bool backward) {
 
 std::vector<BenchEntry> attention_entries(const BenchTarget& t) {
   const ModelConfig& c = t.config;
-  const AttentionShape s{.num_seqs = t.shape.num_seqs, .seq_len = t.shape.seq_len, .num_heads = c.num_heads,
-                         .num_kv_heads = c.num_kv_heads, .head_dim = c.head_dim, .value_dim = c.head_dim,
+  const AttentionShape s{.num_seqs = t.shape.num_seqs,
+                         .seq_len = t.shape.seq_len,
+                         .num_heads = c.num_heads,
+                         .num_kv_heads = c.num_kv_heads,
+                         .head_dim = c.head_dim,
+                         .value_dim = c.head_dim,
                          .scale = 1 / std::sqrt(static_cast<float>(c.head_dim))};
   const AttentionBench bench{t.env, s};
   const std::string shape = dims({s.num_seqs, s.seq_len, s.num_heads, s.head_dim});

@@ -15,11 +15,11 @@ struct BenchTarget {
   BatchShape shape;
 };
 
-std::vector<BenchEntry> gemm_entries(const BenchTarget& target);       // squares, then the layers' linear maps
-std::vector<BenchEntry> grouped_entries(const BenchTarget& target);    // experts, by direction, load and rows per expert
+std::vector<BenchEntry> gemm_entries(const BenchTarget& target);     // squares, then the layers' linear maps
+std::vector<BenchEntry> grouped_entries(const BenchTarget& target);  // experts, by direction, load and rows per expert
 std::vector<BenchEntry> attention_entries(const BenchTarget& target);
-std::vector<BenchEntry> row_op_entries(const BenchTarget& target);     // rmsnorm, rope, swiglu, cross entropy, AdamW
-std::vector<BenchEntry> routing_entries(const BenchTarget& target);    // router, permute, embedding
+std::vector<BenchEntry> row_op_entries(const BenchTarget& target);   // rmsnorm, rope, swiglu, cross entropy, AdamW
+std::vector<BenchEntry> routing_entries(const BenchTarget& target);  // router, permute, embedding
 
 // How rows are spread over experts: the same for all; expert e by 1/(e+1) (Zipf); all to the middle expert.
 enum class ExpertLoad : std::uint8_t { kBalanced, kZipf, kOne };

@@ -78,9 +78,12 @@ void check_product(Direction d, CMat x, CMat w, CMat y, WorstDeviation& worst) {
   const auto of = [](CMat m) { return [m](std::int64_t i, std::int64_t j) { return at(m, i, j); }; };
   const auto transposed = [](CMat m) { return [m](std::int64_t i, std::int64_t j) { return at(m, j, i); }; };
   switch (d) {
-    case Direction::kForward: return check_elements(y, x.cols, of(x), transposed(w), worst);
-    case Direction::kBackwardInput: return check_elements(x, y.cols, of(y), of(w), worst);
-    case Direction::kBackwardWeight: return check_elements(w, y.rows, transposed(y), of(x), worst);
+    case Direction::kForward:
+      return check_elements(y, x.cols, of(x), transposed(w), worst);
+    case Direction::kBackwardInput:
+      return check_elements(x, y.cols, of(y), of(w), worst);
+    case Direction::kBackwardWeight:
+      return check_elements(w, y.rows, transposed(y), of(x), worst);
   }
 }
 
@@ -88,9 +91,12 @@ void zero(Mat m) { std::memset(m.data, 0, static_cast<std::size_t>(m.rows * m.co
 
 void run_plain(Env env, Direction d, const Product& p) {
   switch (d) {
-    case Direction::kForward: return env.kernels.gemm.forward(env.stream, p.x, p.w, p.y, Store::kAssign);
-    case Direction::kBackwardInput: return env.kernels.gemm.backward_input(env.stream, p.y, p.w, p.x, Store::kAssign);
-    case Direction::kBackwardWeight: return env.kernels.gemm.backward_weight(env.stream, p.y, p.x, p.w);
+    case Direction::kForward:
+      return env.kernels.gemm.forward(env.stream, p.x, p.w, p.y, Store::kAssign);
+    case Direction::kBackwardInput:
+      return env.kernels.gemm.backward_input(env.stream, p.y, p.w, p.x, Store::kAssign);
+    case Direction::kBackwardWeight:
+      return env.kernels.gemm.backward_weight(env.stream, p.y, p.x, p.w);
   }
 }
 
@@ -111,7 +117,8 @@ BenchCase plain_case(Env env, Direction d, std::int64_t M, std::int64_t N, std::
           .error = error};
 }
 
-BenchEntry plain_entry(Env env, const std::string& name, Direction d, std::int64_t M, std::int64_t N, std::int64_t K, bool warm) {
+BenchEntry plain_entry(Env env, const std::string& name, Direction d, std::int64_t M, std::int64_t N, std::int64_t K,
+                       bool warm) {
   return {"gemm/" + name + "/" + name_of(d), dims({M, N, K}), [=] { return plain_case(env, d, M, N, K, warm); }};
 }
 
@@ -120,9 +127,12 @@ using Offsets = std::vector<std::int64_t>;
 void run_grouped(Env env, Direction d, const Product& p, const Offsets& psum) {
   const GroupedGemmKernels& k = env.kernels.grouped_gemm;
   switch (d) {
-    case Direction::kForward: return k.forward(env.stream, p.x, p.w, psum, p.y, Store::kAssign);
-    case Direction::kBackwardInput: return k.backward_input(env.stream, p.y, p.w, psum, p.x, Store::kAssign);
-    case Direction::kBackwardWeight: return k.backward_weight(env.stream, p.y, p.x, psum, p.w);
+    case Direction::kForward:
+      return k.forward(env.stream, p.x, p.w, psum, p.y, Store::kAssign);
+    case Direction::kBackwardInput:
+      return k.backward_input(env.stream, p.y, p.w, psum, p.x, Store::kAssign);
+    case Direction::kBackwardWeight:
+      return k.backward_weight(env.stream, p.y, p.x, psum, p.w);
   }
 }
 
@@ -130,14 +140,17 @@ double grouped_error(Direction d, const Product& p, const Offsets& psum, std::in
   WorstDeviation worst;
   for (std::size_t e = 0; e + 1 < psum.size(); ++e) {
     const std::int64_t begin = psum[e], n = psum[e + 1] - begin;
-    check_product(d, p.x.slice_rows(begin, n), p.w.slice_rows(static_cast<std::int64_t>(e) * N, N), p.y.slice_rows(begin, n), worst);
+    check_product(d, p.x.slice_rows(begin, n), p.w.slice_rows(static_cast<std::int64_t>(e) * N, N), p.y.slice_rows(begin, n),
+                  worst);
   }
   return worst.value();
 }
 
 BenchCase grouped_case(Env env, Direction d, const Offsets& psum, std::int64_t N, std::int64_t K) {
   const std::int64_t R = psum.back(), E = static_cast<std::int64_t>(psum.size()) - 1;
-  const auto all = take_sets(false, [=](Operands& o) { return Product{o.matrix(R, K), o.matrix(E * N, K), o.matrix(R, N)}; });
+  const auto all = take_sets(false, [=](Operands& o) {
+    return Product{o.matrix(R, K), o.matrix(E * N, K), o.matrix(R, N)};
+  });
   const auto error = [=] {
     const Product& p = all->sets.front();
     if (d == Direction::kBackwardWeight) zero(p.w);
@@ -167,7 +180,8 @@ BenchEntry grouped_entry(const BenchTarget& t, const ExpertMap& map, Direction d
 
 std::vector<BenchEntry> gemm_entries(const BenchTarget& t) {
   std::vector<BenchEntry> list;
-  for (const std::int64_t n : {256, 512, 1024, 2048}) list.push_back(plain_entry(t.env, "square", Direction::kForward, n, n, n, true));
+  for (const std::int64_t n : {256, 512, 1024, 2048})
+    list.push_back(plain_entry(t.env, "square", Direction::kForward, n, n, n, true));
   for (const Direction d : {Direction::kBackwardInput, Direction::kBackwardWeight})
     list.push_back(plain_entry(t.env, "square", d, 1024, 1024, 1024, true));
   const ModelConfig& c = t.config;

@@ -29,8 +29,10 @@ void print_head(std::FILE* out, const BenchOptions& o, Env env, const Peaks& pea
   print(out, {"# gemm      M x N x K, y[M,N] = x[M,K] w[N,K]^T or its gradients; grouped: M rows over E experts; 2 M N K",
               "# attention sequences x length x heads x head width, counted causally (pairs j <= i): 2 products forward,",
               "#           5 backward, 2 per pair and column each",
-              "# rmsnorm   T x D: forward 8 T D bytes, backward_input 12 T D, backward_weight 8 T D; rope T x heads x width: 8 each",
-              "# swiglu    R x F: forward 12 R F, backward 20 R F; cross_entropy T x V: 8 T V; adamw n: step 32 n, sum_of_squares 4 n",
+              "# rmsnorm   T x D: forward 8 T D bytes, backward_input 12 T D, backward_weight 8 T D; rope T x heads x "
+              "width: 8 each",
+              "# swiglu    R x F: forward 12 R F, backward 20 R F; cross_entropy T x V: 8 T V; adamw n: step 32 n, "
+              "sum_of_squares 4 n",
               "# router    T x E x K: forward 8 T (E + K), backward 4 T (5 E + 2 K); permute: plan 12 T K, gather 8 T K D,",
               "#           combine 4 (T K + T) D; embedding T x V x D: forward 8 T D, backward 12 T D"});
   print(out, row_legend());
@@ -41,10 +43,11 @@ void print_head(std::FILE* out, const BenchOptions& o, Env env, const Peaks& pea
 Exit list_rows(const BenchOptions& o, const std::vector<BenchEntry>& entries) {
   nlohmann::json names = nlohmann::json::array();
   for (const BenchEntry& e : entries) {
-    std::fprintf(table_file(o), "%-34s %s\n", e.name.c_str(), e.shape.c_str());
+    std::fprintf(table_file(o), "%-40s %s\n", e.name.c_str(), e.shape.c_str());
     names.push_back({{"name", e.name}, {"shape", e.shape}});
   }
-  write_result_json(o.common.json, {{"kind", "moe-bench kernels --dry-run"}, {"schema_version", kBenchSchemaVersion}, {"rows", names}});
+  write_result_json(o.common.json,
+                    {{"kind", "moe-bench kernels --dry-run"}, {"schema_version", kBenchSchemaVersion}, {"rows", names}});
   return Exit::kOk;
 }
 
@@ -60,7 +63,7 @@ Exit bench_kernels(const BenchOptions& o, Env env) {
   int num_failed = 0;
   nlohmann::json rows = nlohmann::json::array();
   for (const BenchEntry& entry : entries) {
-    const BenchRow row = measure(entry, o.seconds > 0 ? o.seconds : 0.3);
+    const BenchRow row = measure(entry, o.seconds > 0 ? o.seconds : 0.3, env.stream.num_threads());
     num_failed += row.passed() ? 0 : 1;
     print(out, {row_line(row, peaks)});
     std::fflush(out);

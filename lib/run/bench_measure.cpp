@@ -5,7 +5,9 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
+#include <system_error>
 
 #include "lib/base/error.h"
 #include "lib/base/provenance.h"
@@ -34,7 +36,18 @@ std::span<std::int32_t> Operands::ints(std::int64_t n, std::int64_t end) {
   return v;
 }
 
-BenchRow measure(const BenchEntry& entry, double seconds) {
+double WaitClock::total_seconds() {
+  double nanoseconds = 0;
+  std::error_code error;
+  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task", error)) {
+    double running = 0, waiting = 0;
+    std::ifstream(task.path() / "schedstat") >> running >> waiting;
+    nanoseconds += waiting;
+  }
+  return 1e-9 * nanoseconds;
+}
+
+BenchRow measure(const BenchEntry& entry, double seconds, int num_threads) {
   constexpr double kShortest = 50e-6;
   const BenchCase made = entry.make();
   made.run(0);  // warms up code and threads
@@ -43,14 +56,16 @@ BenchRow measure(const BenchEntry& entry, double seconds) {
   const int num_calls = std::max(1, static_cast<int>(std::ceil(kShortest / std::max(clock.lap(), 1e-9))));
   int call = 2;
   std::vector<double> times;
+  const WaitClock wait(num_threads);
   const Stopwatch whole;
   while (times.size() < 3 || whole.seconds() < seconds) {
     clock.lap();
     for (int i = 0; i < num_calls; ++i) made.run(call++);
     times.push_back(clock.lap() / num_calls);
   }
-  return {entry.name,    entry.shape,   made.unit, made.work, made.num_sets, timing_of(std::move(times)),
-          made.error(), made.tolerance};
+  Timing timing = timing_of(std::move(times));
+  timing.waited = wait.fraction();
+  return {entry.name, entry.shape, made.unit, made.work, made.num_sets, timing, made.error(), made.tolerance};
 }
 
 namespace {
@@ -99,7 +114,8 @@ Peaks measure_bandwidth(const Stream& stream, std::size_t bytes) {
   const int threads = stream.num_threads();
   const std::size_t n = bytes / 2 / sizeof(std::uint64_t);
   Arena arena(bytes + 256);
-  const auto from = arena.vector<std::uint64_t>(static_cast<std::int64_t>(n)), to = arena.vector<std::uint64_t>(static_cast<std::int64_t>(n));
+  const auto from = arena.vector<std::uint64_t>(static_cast<std::int64_t>(n)),
+             to = arena.vector<std::uint64_t>(static_cast<std::int64_t>(n));
   fill_with_numbers(from, threads);
   Peaks peaks;
   std::uint64_t total = 0;
@@ -125,11 +141,12 @@ std::string processor_name() {
 
 std::vector<std::string> machine_lines(Env env, const Peaks& p) {
   char first[200], second[200];
-  std::snprintf(first, sizeof first, "# %s; %d threads; %s kernels; moe %s", processor_name().c_str(), env.stream.num_threads(),
-                env.kernels.isa, version_text().c_str());
-  std::snprintf(second, sizeof second,
-                "# peaks of this run: register FMA %.0f GFLOP/s, GEMM 1024^3 %.0f GFLOP/s, memory copy %.1f GB/s, read %.1f GB/s",
-                p.register_gflops, p.gemm_gflops, p.copy_gbytes, p.read_gbytes);
+  std::snprintf(first, sizeof first, "# %s; %d threads; %s kernels; moe %s", processor_name().c_str(),
+                env.stream.num_threads(), env.kernels.isa, version_text().c_str());
+  std::snprintf(
+      second, sizeof second,
+      "# peaks of this run: register FMA %.0f GFLOP/s, GEMM 1024^3 %.0f GFLOP/s, memory copy %.1f GB/s, read %.1f GB/s",
+      p.register_gflops, p.gemm_gflops, p.copy_gbytes, p.read_gbytes);
   return {first, second};
 }
 

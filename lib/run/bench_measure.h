@@ -9,8 +9,9 @@
 #include <vector>
 
 #include "lib/base/rng.h"
-#include "lib/run/bench_table.h"
 #include "lib/model/block.h"
+#include "lib/run/bench_table.h"
+#include "lib/run/stopwatch.h"
 
 namespace moe {
 
@@ -74,8 +75,22 @@ struct BenchEntry {
   std::function<BenchCase()> make;  // takes the memory
 };
 
+// How long the threads of this process could run but had no processor, since the making of the clock, as a
+// part of their time. The kernel counts it (schedstat); where it does not, the fraction is 0.
+class WaitClock {
+ public:
+  explicit WaitClock(int num_threads) : num_threads_(num_threads), start_(total_seconds()) {}
+  double fraction() const { return (total_seconds() - start_) / (clock_.seconds() * num_threads_); }
+
+ private:
+  static double total_seconds();
+  int num_threads_;
+  double start_;
+  Stopwatch clock_;
+};
+
 // Repetitions of one call, or of enough calls to last 50 microseconds, for `seconds`, at least three; then the check.
-BenchRow measure(const BenchEntry& entry, double seconds);
+BenchRow measure(const BenchEntry& entry, double seconds, int num_threads);
 
 // The peaks of this machine with env's threads and kernels; about a second. Throws Error(kCheckFailed) if memory lies.
 Peaks measure_peaks(Env env);

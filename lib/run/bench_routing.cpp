@@ -35,7 +35,8 @@ struct Routing {
     return s;
   }
   void route(const RoutingSet& s) const {
-    env.kernels.router.forward(env.stream, shape, s.logits_TE.data(), T, nullptr, s.scores_TE.data(), s.idx_N.data(), s.gate_TK.data());
+    env.kernels.router.forward(env.stream, shape, s.logits_TE.data(), T, nullptr, s.scores_TE.data(), s.idx_N.data(),
+                               s.gate_TK.data());
   }
   void route_backward(const RoutingSet& s) const {
     const RouterKernels& k = env.kernels.router;
@@ -43,9 +44,12 @@ struct Routing {
     k.backward_scores(env.stream, shape, s.scores_TE.data(), T, s.dscores_TE.data(), s.dscores_TE.data());
   }
   void plan(const RoutingSet& s) const {
-    env.kernels.permute.plan(env.stream, s.idx_N, static_cast<int>(E), -1, s.psum_rows_E1.data(), s.slot2row_N.data(), s.row2slot_R.data());
+    env.kernels.permute.plan(env.stream, s.idx_N, static_cast<int>(E), -1, s.psum_rows_E1.data(), s.slot2row_N.data(),
+                             s.row2slot_R.data());
   }
-  void gather(const RoutingSet& s) const { env.kernels.permute.gather(env.stream, s.x_TD, s.row2slot_R, static_cast<int>(K), s.x_RD); }
+  void gather(const RoutingSet& s) const {
+    env.kernels.permute.gather(env.stream, s.x_TD, s.row2slot_R, static_cast<int>(K), s.x_RD);
+  }
   void combine(const RoutingSet& s) const {
     env.kernels.permute.combine(env.stream, s.x_RD, s.slot2row_N, static_cast<int>(K), s.x_TD, Store::kAssign);
   }
@@ -71,7 +75,8 @@ TokenChoice choose(const Routing& r, const RoutingSet& s, std::int64_t t) {
     for (double& p : c.scores_E) p /= sum;
   c.idx_K.resize(index(r.E));
   std::iota(c.idx_K.begin(), c.idx_K.end(), std::int64_t{0});
-  std::stable_sort(c.idx_K.begin(), c.idx_K.end(), [&](std::int64_t a, std::int64_t b) { return c.scores_E[index(a)] > c.scores_E[index(b)]; });
+  std::stable_sort(c.idx_K.begin(), c.idx_K.end(),
+                   [&](std::int64_t a, std::int64_t b) { return c.scores_E[index(a)] > c.scores_E[index(b)]; });
   c.idx_K.resize(index(r.K));
   double chosen = 0;
   for (const std::int64_t e : c.idx_K) chosen += c.scores_E[index(e)];
@@ -109,11 +114,13 @@ std::vector<double> dlogits_of(const Routing& r, const RoutingSet& s, std::int64
   }
   for (std::int64_t k = 0; k < r.K; ++k) {
     const double dgate = s.dgate_TK[index(t * r.K + k)], scale = r.shape.scale;
-    d[index(s.idx_N[index(t * r.K + k)])] = r.shape.renormalize ? scale * (dgate / chosen - dot / (chosen * chosen)) : scale * dgate;
+    d[index(s.idx_N[index(t * r.K + k)])] =
+        r.shape.renormalize ? scale * (dgate / chosen - dot / (chosen * chosen)) : scale * dgate;
   }
   double mean = 0;
   for (std::size_t e = 0; e < p.size(); ++e) mean += p[e] * d[e];
-  for (std::size_t e = 0; e < p.size(); ++e) d[e] = r.shape.score == Score::kSoftmax ? p[e] * (d[e] - mean) : d[e] * p[e] * (1 - p[e]);
+  for (std::size_t e = 0; e < p.size(); ++e)
+    d[e] = r.shape.score == Score::kSoftmax ? p[e] * (d[e] - mean) : d[e] * p[e] * (1 - p[e]);
   return d;
 }
 
@@ -221,17 +228,20 @@ BenchCase embedding_case(Env env, std::int64_t T, std::int64_t V, std::int64_t D
 
 std::vector<BenchEntry> routing_entries(const BenchTarget& t) {
   const Routing r{t.env, t.config.router_shape(), t.shape.num_tokens(), t.config.d_model};
-  const double T = static_cast<double>(r.T), E = static_cast<double>(r.E), N = static_cast<double>(r.N), D = static_cast<double>(r.D);
+  const double T = static_cast<double>(r.T), E = static_cast<double>(r.E), N = static_cast<double>(r.N),
+               D = static_cast<double>(r.D);
   const std::string tokens = dims({r.T, r.E, r.K}), rows = dims({r.T, r.D}) + ",K=" + std::to_string(r.K);
   const std::int64_t V = t.config.vocab_size;
-  const auto entry = [r](const char* name, const std::string& shape, double bytes, Run run, double (*error)(const Routing&, const RoutingSet&)) {
+  const auto entry = [r](const char* name, const std::string& shape, double bytes, Run run,
+                         double (*error)(const Routing&, const RoutingSet&)) {
     return BenchEntry{name, shape, [=] { return routing_case(r, bytes, run, error); }};
   };
-  return {entry("router/forward", tokens, 4 * (2 * T * E + 2 * N), &Routing::route, route_error),  // logits; scores, idx, gate
-          // scores, idx, dgate; dscores; and again scores, dscores; dlogits
+  return {entry("router/forward", tokens, 4 * (2 * T * E + 2 * N), &Routing::route,
+                route_error),  // logits; scores, idx, gate
+                               // scores, idx, dgate; dscores; and again scores, dscores; dlogits
           entry("router/backward", tokens, 4 * (5 * T * E + 2 * N), &Routing::route_backward, route_backward_error),
-          entry("permute/plan", tokens, 4 * 3 * N, &Routing::plan, plan_error),           // idx; slot2row, row2slot
-          entry("permute/gather", rows, 4 * 2 * N * D, &Routing::gather, gather_error),   // a row read, a row written
+          entry("permute/plan", tokens, 4 * 3 * N, &Routing::plan, plan_error),          // idx; slot2row, row2slot
+          entry("permute/gather", rows, 4 * 2 * N * D, &Routing::gather, gather_error),  // a row read, a row written
           entry("permute/combine", rows, 4 * (N + T) * D, &Routing::combine, combine_error),
           {"embedding/forward", dims({r.T, V, r.D}), [=] { return embedding_case(r.env, r.T, V, r.D, false); }},
           {"embedding/backward_weight", dims({r.T, V, r.D}), [=] { return embedding_case(r.env, r.T, V, r.D, true); }}};

@@ -61,7 +61,9 @@ struct Norm {
   void input(const Set& s) const {
     env.kernels.rmsnorm.backward_input(env.stream, s.dy, s.x, s.w, 1, s.rstd.data(), s.dx, Store::kAssign);
   }
-  void weight(const Set& s) const { env.kernels.rmsnorm.backward_weight(env.stream, s.dy, s.x, 1, s.rstd.data(), s.dw.data()); }
+  void weight(const Set& s) const {
+    env.kernels.rmsnorm.backward_weight(env.stream, s.dy, s.x, 1, s.rstd.data(), s.dw.data());
+  }
 
   double rstd(const Values& x) const {
     double squares = 0;
@@ -113,13 +115,19 @@ void add_norm(const BenchTarget& t, std::vector<BenchEntry>& list) {
   const auto take = [n](Operands& o) { return n.take(o); };
   const std::string shape = dims({n.T, n.D});
   list.push_back({"rmsnorm/forward", shape, [=] {  // reads x, writes y
-                    return bytes_case(2 * element, take, [n](const Set& s) { n.forward(s); }, [n](const Set& s) { return n.forward_error(s); });
+                    return bytes_case(
+                        2 * element, take, [n](const Set& s) { n.forward(s); },
+                        [n](const Set& s) { return n.forward_error(s); });
                   }});
   list.push_back({"rmsnorm/backward_input", shape, [=] {  // reads dy, x, writes dx
-                    return bytes_case(3 * element, take, [n](const Set& s) { n.input(s); }, [n](const Set& s) { return n.input_error(s); });
+                    return bytes_case(
+                        3 * element, take, [n](const Set& s) { n.input(s); },
+                        [n](const Set& s) { return n.input_error(s); });
                   }});
   list.push_back({"rmsnorm/backward_weight", shape, [=] {  // reads dy, x
-                    return bytes_case(2 * element, take, [n](const Set& s) { n.weight(s); }, [n](const Set& s) { return n.weight_error(s); });
+                    return bytes_case(
+                        2 * element, take, [n](const Set& s) { n.weight(s); },
+                        [n](const Set& s) { return n.weight_error(s); });
                   }});
 }
 
@@ -146,7 +154,9 @@ BenchCase rope_case(const BenchTarget& t, Env env) {
   };
   const auto error = [=](const RopeSet& s) {
     for (std::int64_t i = 0; i < T * C; ++i) s.x.f32()[i] = static_cast<float>(i % 97) / 97 - 0.5f;
-    const auto old = [C](std::int64_t i, std::int64_t j) { return static_cast<double>(static_cast<float>((i * C + j) % 97) / 97 - 0.5f); };
+    const auto old = [C](std::int64_t i, std::int64_t j) {
+      return static_cast<double>(static_cast<float>((i * C + j) % 97) / 97 - 0.5f);
+    };
     run(s);
     return error_of_rows(s.x, [&](std::int64_t i) {
       Values want(static_cast<std::size_t>(C));
@@ -206,10 +216,14 @@ void add_swiglu(const BenchTarget& t, std::vector<BenchEntry>& list) {
   const double element = 4.0 * static_cast<double>(w.R * w.F);
   const auto take = [w](Operands& o) { return w.take(o); };
   list.push_back({"swiglu/forward", dims({w.R, w.F}), [=] {  // reads gu (2 F), writes h
-                    return bytes_case(3 * element, take, [w](const Set& s) { w.forward(s); }, [w](const Set& s) { return w.forward_error(s); });
+                    return bytes_case(
+                        3 * element, take, [w](const Set& s) { w.forward(s); },
+                        [w](const Set& s) { return w.forward_error(s); });
                   }});
   list.push_back({"swiglu/backward_input", dims({w.R, w.F}), [=] {  // reads dh, gu, writes dgu
-                    return bytes_case(5 * element, take, [w](const Set& s) { w.backward(s); }, [w](const Set& s) { return w.backward_error(s); });
+                    return bytes_case(
+                        5 * element, take, [w](const Set& s) { w.backward(s); },
+                        [w](const Set& s) { return w.backward_error(s); });
                   }});
 }
 
@@ -222,7 +236,9 @@ struct LossSet {
 BenchCase cross_entropy_case(Env env, std::int64_t T, std::int64_t V) {
   const float scale = 0.5f;
   const auto take = [=](Operands& o) { return LossSet{o.matrix(T, V), o.ints(T, V)}; };
-  const auto run = [=](const LossSet& s) { env.kernels.cross_entropy.forward(env.stream, s.logits, s.target, scale, nullptr); };
+  const auto run = [=](const LossSet& s) {
+    env.kernels.cross_entropy.forward(env.stream, s.logits, s.target, scale, nullptr);
+  };
   const auto error = [=](const LossSet& s) {
     const auto logit = [V](std::int64_t i, std::int64_t j) { return static_cast<float>((i * V + j) % 61) / 20; };
     for (std::int64_t i = 0; i < T; ++i)
@@ -231,7 +247,8 @@ BenchCase cross_entropy_case(Env env, std::int64_t T, std::int64_t V) {
     return error_of_rows(s.logits, [&](std::int64_t i) {
       Values want(static_cast<std::size_t>(V));
       double sum = 0;
-      for (std::int64_t j = 0; j < V; ++j) sum += want[static_cast<std::size_t>(j)] = std::exp(static_cast<double>(logit(i, j)));
+      for (std::int64_t j = 0; j < V; ++j)
+        sum += want[static_cast<std::size_t>(j)] = std::exp(static_cast<double>(logit(i, j)));
       for (double& w : want) w *= static_cast<double>(scale) / sum;
       want[static_cast<std::size_t>(s.target[static_cast<std::size_t>(i)])] -= static_cast<double>(scale);
       return want;
@@ -245,14 +262,20 @@ struct AdamWSet {
 };
 
 AdamWTensor tensor_of(const AdamWSet& s) {
-  return {.w = s.w.data(), .g = s.g.data(), .m = s.m.data(), .v = s.v.data(), .n = static_cast<std::int64_t>(s.w.size()), .decay = 0.1f};
+  return {.w = s.w.data(),
+          .g = s.g.data(),
+          .m = s.m.data(),
+          .v = s.v.data(),
+          .n = static_cast<std::int64_t>(s.w.size()),
+          .decay = 0.1f};
 }
 
 double adamw_error(const AdamWSet& s, const AdamWHyper& h, const std::function<void()>& run) {
   constexpr std::size_t kStart = 1000;  // the first so many elements are judged
   const std::size_t n = std::min(kStart, s.w.size());
   const auto number = [](std::size_t i) { return static_cast<float>(i % 89) / 89 - 0.5f; };
-  for (std::size_t i = 0; i < n; ++i) s.w[i] = number(i), s.g[i] = number(i + 30), s.m[i] = number(i + 60), s.v[i] = number(i) + 0.6f;
+  for (std::size_t i = 0; i < n; ++i)
+    s.w[i] = number(i), s.g[i] = number(i + 30), s.m[i] = number(i + 60), s.v[i] = number(i) + 0.6f;
   run();
   Values want(n);
   for (std::size_t i = 0; i < n; ++i) {
@@ -267,9 +290,7 @@ double adamw_error(const AdamWSet& s, const AdamWHyper& h, const std::function<v
   return worst.value();
 }
 
-AdamWSet take_adamw(Operands& o, std::int64_t n) {
-  return {o.floats(n), o.floats(n), o.floats(n), o.floats(n, 0, 1)};
-}
+AdamWSet take_adamw(Operands& o, std::int64_t n) { return {o.floats(n), o.floats(n), o.floats(n), o.floats(n, 0, 1)}; }
 
 BenchCase adamw_case(Env env, std::int64_t n) {
   // The step sets g to zero; slow decay keeps m and v far from the denormal numbers however often it is repeated.
@@ -278,8 +299,9 @@ BenchCase adamw_case(Env env, std::int64_t n) {
     const AdamWTensor tensor = tensor_of(s);
     env.kernels.adamw.step(env.stream, {&tensor, 1}, hyper);
   };
-  return bytes_case(32.0 * static_cast<double>(n), [=](Operands& o) { return take_adamw(o, n); }, run,  // reads and writes w, g, m, v
-                    [=](const AdamWSet& s) { return adamw_error(s, hyper, [&] { run(s); }); });
+  return bytes_case(
+      32.0 * static_cast<double>(n), [=](Operands& o) { return take_adamw(o, n); }, run,  // reads and writes w, g, m, v
+      [=](const AdamWSet& s) { return adamw_error(s, hyper, [&] { run(s); }); });
 }
 
 BenchCase sum_of_squares_case(Env env, std::int64_t n) {
@@ -291,7 +313,8 @@ BenchCase sum_of_squares_case(Env env, std::int64_t n) {
     worst.add(run(g), want, want);
     return worst.value();
   };
-  return bytes_case(4.0 * static_cast<double>(n), [=](Operands& o) { return o.floats(n); }, run, error);  // reads g
+  return bytes_case(
+      4.0 * static_cast<double>(n), [=](Operands& o) { return o.floats(n); }, run, error);  // reads g
 }
 
 }  // namespace
@@ -303,7 +326,8 @@ std::vector<BenchEntry> row_op_entries(const BenchTarget& t) {
   const Env env = t.env;
   std::vector<BenchEntry> list;
   add_norm(t, list);
-  list.push_back({"rope/forward", dims({T, t.config.num_heads + t.config.num_kv_heads, t.config.head_dim}), [=] { return rope_case(t, env); }});
+  list.push_back({"rope/forward", dims({T, t.config.num_heads + t.config.num_kv_heads, t.config.head_dim}),
+                  [=] { return rope_case(t, env); }});
   add_swiglu(t, list);
   list.push_back({"cross_entropy/forward", dims({T, V}), [=] { return cross_entropy_case(env, T, V); }});
   list.push_back({"adamw/step", dims({n}), [=] { return adamw_case(env, n); }});

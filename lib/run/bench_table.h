@@ -16,6 +16,7 @@ inline constexpr int kBenchSchemaVersion = 1;
 struct Timing {
   double median = 0, min = 0, max = 0;
   int num_repetitions = 0;
+  double waited = 0;  // part of the time in which threads could run but had no processor
 };
 // Median of an even number: the mean of the two in the middle. No repetition: all 0.
 Timing timing_of(std::vector<double> seconds);
@@ -61,7 +62,7 @@ std::string row_header();
 std::vector<std::string> row_legend();
 std::string row_line(const BenchRow& row, const Peaks& peaks);
 
-nlohmann::json timing_json(const Timing& timing);  // in microseconds
+nlohmann::json timing_json(const Timing& timing);                  // in microseconds
 nlohmann::json row_json(const BenchRow& row, const Peaks& peaks);  // no rate where the check failed
 nlohmann::json peaks_json(const Peaks& peaks);
 

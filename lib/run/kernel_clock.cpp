@@ -1,12 +1,15 @@
 #include "lib/run/kernel_clock.h"
 
+#include <utility>
+
 #include "lib/run/stopwatch.h"
 
 namespace moe {
 
 const char* name_of(StepPart part) {
-  static constexpr const char* kNames[] = {"attention_gemm", "attention",      "rope",   "norm",      "router",    "permute",
-                                           "expert_gemm",    "plain_ffn_gemm", "swiglu", "head_loss", "embedding", "optimizer"};
+  static constexpr const char* kNames[] = {"attention_gemm", "attention", "rope",        "norm",
+                                           "router",         "permute",   "expert_gemm", "plain_ffn_gemm",
+                                           "swiglu",         "head_loss", "embedding",   "optimizer"};
   return kNames[static_cast<int>(part)];
 }
 
@@ -63,13 +66,18 @@ StepPart part_of(const ClockedStream&, StepPart part, const Args&...) {
   return part;
 }
 struct ByWeight {};
-StepPart part_of(const ClockedStream& s, ByWeight, const CMat&, const CMat& w, const Mat&, Store) { return s.part_of_weight(w.data); }
-StepPart part_of(const ClockedStream& s, ByWeight, const CMat&, const CMat&, const Mat& dw) { return s.part_of_weight(dw.data); }
+StepPart part_of(const ClockedStream& s, ByWeight, const CMat&, const CMat& w, const Mat&, Store) {
+  return s.part_of_weight(w.data);
+}
+StepPart part_of(const ClockedStream& s, ByWeight, const CMat&, const CMat&, const Mat& dw) {
+  return s.part_of_weight(dw.data);
+}
 
 // Adds the time of its life.
 class Lap {
  public:
-  Lap(ClockedStream& stream, StepPart part, bool is_weight_gradient) : stream_(stream), part_(part), is_weight_(is_weight_gradient) {}
+  Lap(ClockedStream& stream, StepPart part, bool is_weight_gradient)
+      : stream_(stream), part_(part), is_weight_(is_weight_gradient) {}
   Lap(const Lap&) = delete;
   Lap& operator=(const Lap&) = delete;
   ~Lap() { stream_.add(part_, is_weight_, clock_.seconds()); }

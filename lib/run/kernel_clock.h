@@ -41,7 +41,9 @@ inline constexpr std::size_t kNumStepPhases = 4;
 // Seconds by part and phase.
 struct StepTimes {
   std::array<std::array<double, kNumStepPhases>, kNumStepParts> seconds{};
-  double of(StepPart part, StepPhase phase) const { return seconds[static_cast<std::size_t>(part)][static_cast<std::size_t>(phase)]; }
+  double of(StepPart part, StepPhase phase) const {
+    return seconds[static_cast<std::size_t>(part)][static_cast<std::size_t>(phase)];
+  }
   double of(StepPart part) const;
   double total() const;
 };
