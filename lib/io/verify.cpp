@@ -1,0 +1,93 @@
+#include "lib/io/verify.h"
+
+#include <algorithm>
+
+#include "lib/base/error.h"
+#include "lib/io/digest.h"
+#include "lib/io/files.h"
+
+namespace moe {
+namespace {
+
+constexpr std::int64_t kChunkBytes = std::int64_t{1} << 20;  // stays in the cache between reading and hashing
+
+std::string digest_of_range(const File& file, std::int64_t begin, std::int64_t end) {
+  std::vector<std::byte> chunk(static_cast<std::size_t>(std::min(kChunkBytes, end - begin)));
+  Xxh3 digest;
+  for (std::int64_t at = begin; at < end; at += kChunkBytes) {
+    const auto piece = std::span(chunk).first(static_cast<std::size_t>(std::min(kChunkBytes, end - at)));
+    file.read_at(at, piece);
+    digest.update(piece);
+  }
+  return digest.digest().hex();
+}
+
+[[noreturn]] void refuse_digest(const std::string& thing, const std::string& want, const std::string& found) {
+  throw Error(Exit::kBadInput, thing + ": expected digest " + want + ", found " + found,
+              "the file is damaged: use another checkpoint");
+}
+
+std::string label_of(const std::string& path, const ManifestTensor& t, const ManifestSlice& s) {
+  return path + ": tensor " + t.label() + ", slice at [" + joined(s.box.offset) + "]";
+}
+
+// Type and extents of the dataset are those of the slice.
+H5Dataset checked_dataset(const H5Reader& shard, const ManifestTensor& t, const ManifestSlice& s, const std::string& path) {
+  const H5Dataset d = shard.dataset(s.dataset);
+  const std::vector<std::int64_t> dims = s.box.extent.empty() ? std::vector<std::int64_t>{1} : s.box.extent;
+  if (d.dims != dims)
+    throw Error(Exit::kBadInput,
+                label_of(path, t, s) + ": expected extents [" + joined(dims) + "], found [" + joined(d.dims) + "]");
+  if (d.type != (t.dtype == DType::kF32 ? H5Type::kF32 : H5Type::kU16))
+    throw Error(Exit::kBadInput,
+                label_of(path, t, s) + ": expected elements of " + name_of(t.dtype) + ", found another type");
+  return d;
+}
+
+}  // namespace
+
+std::string file_digest(const std::string& path) {
+  const File file = File::open(path);
+  return digest_of_range(file, 0, file.size());
+}
+
+void verify_files(const Manifest& manifest, const std::string& directory) {
+  check_files(manifest, directory);
+  for (const ManifestFile& f : manifest.files)
+    if (const std::string found = file_digest(directory + "/" + f.name); found != f.digest)
+      refuse_digest(directory + "/" + f.name, f.digest, found);
+}
+
+void verify_slices(const Manifest& manifest, const std::string& directory) {
+  for (std::size_t i = 0; i < manifest.files.size(); ++i) {
+    const std::string path = directory + "/" + manifest.files[i].name;
+    const H5Reader shard = open_shard(manifest, i, directory);
+    const File file = File::open(path);
+    for (const ManifestTensor& t : manifest.tensors)
+      for (const ManifestSlice& s : t.slices) {
+        if (s.file != i) continue;
+        const H5Dataset d = checked_dataset(shard, t, s, path);
+        const std::string found = digest_of_range(file, d.file_offset, d.file_offset + d.bytes());
+        if (found != s.digest) refuse_digest(label_of(path, t, s), s.digest, found);
+      }
+  }
+}
+
+H5Reader open_shard(const Manifest& manifest, std::size_t file, const std::string& directory) {
+  const std::string path = directory + "/" + manifest.files[file].name;
+  H5Reader shard(path, kShardKind, kCheckpointVersion);
+  if (const std::string nonce = shard.attribute_text("nonce"); nonce != manifest.nonce)
+    throw Error(Exit::kBadInput, path + ": expected a file of save " + manifest.nonce + ", found one of save " + nonce,
+                "files of two saves are mixed: use another checkpoint");
+  return shard;
+}
+
+void read_slice(const H5Reader& shard, const ManifestTensor& tensor, const ManifestSlice& slice, const std::string& path,
+                void* out) {
+  const H5Dataset d = checked_dataset(shard, tensor, slice, path);
+  shard.read_rows(slice.dataset, 0, d.dims[0], out);
+  const std::string found = xxh3({static_cast<const std::byte*>(out), static_cast<std::size_t>(d.bytes())}).hex();
+  if (found != slice.digest) refuse_digest(label_of(path, tensor, slice), slice.digest, found);
+}
+
+}  // namespace moe

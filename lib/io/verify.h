@@ -1,0 +1,23 @@
+// Checks of a checkpoint that read its bytes. Not here: checks of the manifest alone (manifest.h).
+#pragma once
+
+#include <string>
+
+#include "lib/io/h5.h"
+#include "lib/io/manifest.h"
+
+namespace moe {
+
+std::string file_digest(const std::string& path);  // XXH3-128, read in pieces
+// Names, sizes and digests of all files: Error 66 or 65.
+void verify_files(const Manifest& manifest, const std::string& directory);
+// Every slice, read back from the shards, has the digest that the manifest says: Error 65 naming tensor and slice.
+void verify_slices(const Manifest& manifest, const std::string& directory);
+
+// Opens a shard and checks that it belongs to the same save as the manifest (65).
+H5Reader open_shard(const Manifest& manifest, std::size_t file, const std::string& directory);
+// Reads a slice whole into `out` and checks its digest (65).
+void read_slice(const H5Reader& shard, const ManifestTensor& tensor, const ManifestSlice& slice, const std::string& path,
+                void* out);
+
+}  // namespace moe
