@@ -1,11 +1,12 @@
 // Matrix products, plain and grouped by expert (formulas: kernels.h). All six entries become lists of Products; a list
 // is cut into tasks (rows x columns of one C) that the threads take largest first.
 //
-// A task is the classical blocking (Goto & van de Geijn 2008): for each block of k, for each panel of kNR columns of B,
-// packed so that it stays in L1, run over the row tiles of A, which stay in L2. Sums run over k in blocks of a length that
-// depends on K alone, so that neither the cut into tasks nor the number of threads changes a bit.
-// Few rows take two other ways: one tile of rows reads a row-major B where it lies, and rows times transposed B become
-// dot products along k, because packing B would cost more than the product itself.
+// A task is the classical blocking (Goto & van de Geijn 2008) for a large L2: for each block of k, columns of B are packed
+// into panels that stay in L2; each tile of rows of A stays in L1 while it meets all of them, so that A is read once and
+// C along its rows. Sums run over k in blocks of a length that depends on K alone, so that neither the cut into tasks nor
+// the number of threads changes a bit.
+// Few rows take two other ways: they read a row-major B where it lies, and rows times transposed B become dot products
+// along k, because packing B would cost more than the product itself.
 // Not here: the micro-kernel (gemm_core.h), packing (gemm_pack.h).
 #include <omp.h>
 
@@ -23,10 +24,16 @@ namespace {
 
 using Int = std::int64_t;
 
-constexpr Int kMaxK = 384;         // length of a block of k: a panel of B is 48 KB
+constexpr Int kMaxK = 384;  // length of a block of k: a tile of A is 21 KB in L1
+#if defined(__AVX512F__)
+constexpr Int kPanelFloats = 192 << 10;  // packed B in L2; processors with AVX-512 have 1 MB and more
+#else
+constexpr Int kPanelFloats = 48 << 10;
+#endif
+constexpr Int kStripTiles = 8;     // row tiles of A that are packed at a time
 constexpr Int kInPlaceTiles = 6;   // up to here a row-major B is read where it lies
-constexpr Int kMaxRows = 512;      // rows of a task: its block of A is 768 KB of a 2 MB L2
-constexpr Int kMaxCols = 2048;     // columns of a task: bounds the scratch of a bf16 C
+constexpr Int kMaxRows = 2048;     // rows and
+constexpr Int kMaxCols = 1024;     // columns of a task: bound the scratch of a bf16 C
 constexpr Int kMinCols = 128;      // narrower tasks would read A too often
 constexpr Int kDotRows = 24;       // up to here dot products beat packing a transposed B
 constexpr Int kMinWork = 1 << 20;  // multiply-adds worth handing to another thread
@@ -47,12 +54,14 @@ struct Task {
 };
 
 // Where the parts of a thread's scratch begin, in floats.
-constexpr Int kPanelAt = 0;
-constexpr Int kBlockAAt = kPanelAt + kMaxK * kNR;
-constexpr Int kBlockCAt = kBlockAAt + kMaxRows * 4 * kMaxK;
+constexpr Int kPanelsAt = 0;
+constexpr Int kBlockAAt = kPanelsAt + kPanelFloats + kMaxK * kNR;
+constexpr Int kBlockAFloats = Int{1} << 20;
+constexpr Int kBlockCAt = kBlockAAt + kBlockAFloats;
+static_assert(kStripTiles * (kMaxK + 16) * kMaxMR + kStripTiles * 2 * kWidth <= kBlockAFloats);
 static_assert((kBlockCAt + kMaxRows * kMaxCols) * sizeof(float) <= Stream::kScratchBytes);
 
-// The block of A that a task multiplies next, where the micro-kernel can read it.
+// The rows of A that a task multiplies next, where the micro-kernel can read it.
 struct BlockA {
   const float* data;
   ALayout layout;
@@ -75,62 +84,93 @@ BlockA block_of_a(const Operand& a, Int i0, Int m, Int k0, Int num_k, float* scr
   return {scratch, ALayout::kRows, pitch, 0};
 }
 
-// kNR columns (or fewer) of B, packed or in place, and what to prefetch while they are used.
+// kNR columns (or fewer, n) of B, packed or in place, and what to prefetch while they are used (nullptr: nothing).
 struct PanelB {
   const float* data;
   Int stride;
-  const char* soon;  // nullptr: nothing
-  Int soon_stride;
+  int n;
+  const char* soon = nullptr;
+  Int soon_stride = 0;
 };
 
-// One panel of B against all row tiles of the task. The first two tiles prefetch the next panel, a line of a row each.
-void multiply_panel(const BlockA& a, const PanelB& b, Int num_k, const EvenCut& tiles, int n, float* c, Int c_stride,
-                    Store store) {
-  for (Int t = 0; t < tiles.parts; ++t) {
-    const Int i = tiles.begin(t);
-    const int rows = static_cast<int>(tiles.size(t));
-    const bool in_rows = a.layout == ALayout::kRows, prefetch = b.soon != nullptr && t < 2;
-    const MicroArgs args{.a = in_rows ? a.data + i * a.stride : a.data + t * a.tile_pitch,
-                         .a_stride = in_rows ? a.stride : rows,
-                         .b = b.data,
-                         .b_stride = b.stride,
-                         .num_k = num_k,
-                         .c = c + i * c_stride,
-                         .c_stride = c_stride,
-                         .store = store,
-                         .soon = prefetch ? b.soon + 64 * t : reinterpret_cast<const char*>(c + i * c_stride),
-                         .soon_stride = prefetch ? b.soon_stride : 0};
-    n == kNR ? run_micro_kernel(a.layout, rows, args) : run_micro_kernel_edge(a.layout, rows, n, args);
+// Tile t of the rows of A times a panel; c is the first element of the rows of A and the columns of the panel.
+void multiply_tile(const BlockA& a, const EvenCut& tiles, Int t, const PanelB& b, Int num_k, float* c, Int c_stride,
+                   Store store) {
+  const Int i = tiles.begin(t);
+  const int rows = static_cast<int>(tiles.size(t));
+  const bool in_rows = a.layout == ALayout::kRows;
+  const MicroArgs args{.a = in_rows ? a.data + i * a.stride : a.data + t * a.tile_pitch,
+                       .a_stride = in_rows ? a.stride : rows,
+                       .b = b.data,
+                       .b_stride = b.stride,
+                       .num_k = num_k,
+                       .c = c + i * c_stride,
+                       .c_stride = c_stride,
+                       .store = store,
+                       .soon = b.soon != nullptr ? b.soon : reinterpret_cast<const char*>(c + i * c_stride),
+                       .soon_stride = b.soon_stride};
+  b.n == kNR ? run_micro_kernel(a.layout, rows, args) : run_micro_kernel_edge(a.layout, rows, b.n, args);
+}
+
+// One block of k of a task: where it writes and what it does there.
+struct BlockK {
+  Int k0, num_k;
+  float* c;
+  Int c_stride;
+  Store store;
+};
+
+// Few rows, row-major fp32 B: each panel in place meets all tiles. The rows of a panel lie far from each other, so that no
+// hardware prefetcher foresees them: the first two tiles prefetch the next panel, a line of each row.
+void multiply_in_place(const Task& task, const BlockK& block, float* scratch) {
+  const Operand& b = task.product->b;
+  const EvenCut tiles(task.m, kMaxMR);
+  const BlockA a = block_of_a(task.product->a, task.i0, task.m, block.k0, block.num_k, scratch + kBlockAAt);
+  for (Int j = 0; j < task.n; j += kNR) {
+    PanelB panel{b.at<float>(block.k0, task.j0 + j), b.stride, static_cast<int>(std::min<Int>(kNR, task.n - j))};
+    const auto* next = reinterpret_cast<const char*>(panel.data + kNR);
+    if (panel.n < kNR) {
+      pack_panels(b, block.k0, block.num_k, task.j0 + j, panel.n, scratch + kPanelsAt);
+      panel.data = scratch + kPanelsAt;
+      panel.stride = kNR;
+    }
+    for (Int t = 0; t < tiles.parts; ++t) {
+      const bool prefetch = t < 2 && j + kNR < task.n;
+      panel.soon = prefetch ? next + 64 * t : nullptr;
+      panel.soon_stride = prefetch ? b.stride * static_cast<Int>(sizeof(float)) : 0;
+      multiply_tile(a, tiles, t, panel, block.num_k, block.c + j, block.c_stride, block.store);
+    }
   }
 }
 
-// Rows [k0, k0 + num_k) and columns [j, j + n) of B. The rows of a row-major panel lie far from each other, so that no
-// hardware prefetcher foresees them.
-PanelB panel_of_b(const Operand& b, Int k0, Int num_k, Int j, Int n, Int end, bool in_place, float* scratch) {
-  const bool another = !b.transposed && j + n < end;
-  const std::size_t size = size_of(b.dtype);
-  const auto* here = static_cast<const char*>(b.data) + static_cast<std::size_t>(k0 * b.stride + j) * size;
-  const char* soon = another ? here + kNR * size : nullptr;
-  const Int soon_stride = b.stride * static_cast<Int>(size);
-  if (in_place && n == kNR) return {b.at<float>(k0, j), b.stride, soon, soon_stride};
-  pack_panel(b, k0, num_k, j, static_cast<int>(n), scratch);
-  return {scratch, kNR, soon, soon_stride};
+// Columns [j0, j0 + n) of the task: pack B, then strip by strip of rows each tile of A meets all panels.
+void multiply_packed(const Task& task, const BlockK& block, Int j0, Int n, float* scratch) {
+  const Product& p = *task.product;
+  pack_panels(p.b, block.k0, block.num_k, task.j0 + j0, n, scratch + kPanelsAt);
+  const EvenCut strips(task.m, kStripTiles * kMaxMR);
+  for (Int s = 0; s < strips.parts; ++s) {
+    const Int i0 = strips.begin(s), m = strips.size(s);
+    const EvenCut tiles(m, kMaxMR);
+    const BlockA a = block_of_a(p.a, task.i0 + i0, m, block.k0, block.num_k, scratch + kBlockAAt);
+    for (Int t = 0; t < tiles.parts; ++t)
+      for (Int j = 0; j < n; j += kNR) {
+        const PanelB panel{scratch + kPanelsAt + j * block.num_k, kNR, static_cast<int>(std::min<Int>(kNR, n - j))};
+        multiply_tile(a, tiles, t, panel, block.num_k, block.c + i0 * block.c_stride + j0 + j, block.c_stride, block.store);
+      }
+  }
 }
 
-// The panels of a task, one block of k after the other, into fp32 C.
+// A task, one block of k after the other, into fp32 C.
 void multiply_by_panels(const Task& task, float* c, Int c_stride, Store store, float* scratch) {
   const Product& p = *task.product;
-  const EvenCut blocks(p.k, kMaxK), tiles(task.m, kMaxMR);
-  const bool in_place = tiles.parts <= kInPlaceTiles && !p.b.transposed && p.b.dtype == DType::kF32;
-  const Int end = task.j0 + task.n;
-  for (Int block = 0; block < blocks.parts; ++block) {
-    const Int k0 = blocks.begin(block), num_k = blocks.size(block);
-    const BlockA a = block_of_a(p.a, task.i0, task.m, k0, num_k, scratch + kBlockAAt);
-    for (Int j = task.j0; j < end; j += kNR) {
-      const Int n = std::min<Int>(kNR, end - j);
-      const PanelB b = panel_of_b(p.b, k0, num_k, j, n, end, in_place, scratch + kPanelAt);
-      multiply_panel(a, b, num_k, tiles, static_cast<int>(n), c + (j - task.j0), c_stride, block == 0 ? store : Store::kAdd);
-    }
+  const EvenCut blocks(p.k, kMaxK);
+  const bool in_place = p.m <= kInPlaceTiles * kMaxMR && !p.b.transposed && p.b.dtype == DType::kF32;
+  for (Int i = 0; i < blocks.parts; ++i) {
+    const BlockK block{blocks.begin(i), blocks.size(i), c, c_stride, i == 0 ? store : Store::kAdd};
+    const Int width = std::max<Int>(1, kPanelFloats / block.num_k / kNR) * kNR;
+    if (in_place) multiply_in_place(task, block, scratch);
+    for (Int j = 0; j < task.n && !in_place; j += width)
+      multiply_packed(task, block, j, std::min(width, task.n - j), scratch);
   }
 }
 

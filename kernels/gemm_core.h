@@ -61,7 +61,10 @@ static void micro_kernel(const MicroArgs& t) {
   }
   const char* soon = t.soon;
   for (std::int64_t k = 0; k < t.num_k; ++k) {
-    __builtin_prefetch(soon, 0, 2);  // to L2: the panel in use has L1 for itself
+    // A packed panel comes from L2, eight rows ahead; where B lies in place this is a panel to come.
+    __builtin_prefetch(b + 8 * kNR);
+    __builtin_prefetch(b + 9 * kNR - kWidth);
+    __builtin_prefetch(soon, 0, 2);  // to L2 only: L1 is full of what is in use
     soon += t.soon_stride;
     const vf b0 = load(b), b1 = load(b + kWidth);
     b += t.b_stride;

@@ -94,12 +94,24 @@ static inline void pack_panel_columns(const T* src, std::int64_t stride, std::in
   }
 }
 
-// The panel of rows [k0, k0 + num_k) and columns [j0, j0 + n) of B, n <= kNR.
-static inline void pack_panel(const Operand& b, std::int64_t k0, std::int64_t num_k, std::int64_t j0, int n, float* dst) {
-  const auto pack = [&]<class T>(const T* src) {
-    b.transposed ? pack_panel_columns(src, b.stride, num_k, n, dst) : pack_panel_rows(src, b.stride, num_k, n, dst);
-  };
-  b.dtype == DType::kF32 ? pack(b.at<float>(k0, j0)) : pack(b.at<BF16>(k0, j0));
+// The panels of rows [k0, k0 + num_k) and columns [j0, j0 + n) of B, one after the other. Row-major B is read along its
+// rows, as hardware prefetchers expect.
+template <class T>
+static inline void pack_panels_of(const Operand& b, std::int64_t k0, std::int64_t num_k, std::int64_t j0, std::int64_t n,
+                                  float* dst) {
+  const std::int64_t step = b.transposed ? num_k : 8;
+  for (std::int64_t k = 0; k < num_k; k += step)
+    for (std::int64_t j = 0; j < n; j += kNR) {
+      const T* src = b.at<T>(k0 + k, j0 + j);
+      const std::int64_t nk = num_k - k < step ? num_k - k : step;
+      const int nj = static_cast<int>(n - j < kNR ? n - j : kNR);
+      float* to = dst + j * num_k + k * kNR;
+      b.transposed ? pack_panel_columns(src, b.stride, nk, nj, to) : pack_panel_rows(src, b.stride, nk, nj, to);
+    }
+}
+static inline void pack_panels(const Operand& b, std::int64_t k0, std::int64_t num_k, std::int64_t j0, std::int64_t n,
+                               float* dst) {
+  b.dtype == DType::kF32 ? pack_panels_of<float>(b, k0, num_k, j0, n, dst) : pack_panels_of<BF16>(b, k0, num_k, j0, n, dst);
 }
 
 // dst[i * pitch + k] = src[i * stride + k].

@@ -106,9 +106,9 @@ double dot(const std::vector<A>& a, const std::vector<B>& b) {
   return sum;
 }
 
-// The gradient `grad` of f (in double) at x along three random directions.
+// The gradient `grad` of f (in double) at x along three random directions. `floor` is the size of terms that cancel.
 inline void expect_gradient(const std::function<double(const std::vector<double>&)>& f, const std::vector<double>& x,
-                            const std::vector<float>& grad, double tolerance = 2e-5) {
+                            const std::vector<float>& grad, double tolerance = 2e-5, double floor = 1e-6) {
   ASSERT_EQ(x.size(), grad.size());
   for (std::uint64_t seed = 1; seed <= 3; ++seed) {
     const auto d = random_floats(x.size(), 900 + seed);
@@ -116,7 +116,7 @@ inline void expect_gradient(const std::function<double(const std::vector<double>
     std::vector<double> up = x, down = x;
     for (std::size_t i = 0; i < x.size(); ++i) up[i] += h * d[i], down[i] -= h * d[i];
     const double want = (f(up) - f(down)) / (2 * h);
-    double scale = 1e-6;
+    double scale = floor;
     for (std::size_t i = 0; i < x.size(); ++i) scale += std::fabs(static_cast<double>(grad[i]) * d[i]);
     EXPECT_LE(std::fabs(dot(grad, d) - want), tolerance * scale) << "direction " << seed << ": finite difference " << want;
   }

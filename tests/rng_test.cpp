@@ -94,7 +94,7 @@ TEST(PermutedIndex, WorksForHugeSizes) {
 // Over many streams every element comes to every place about equally often: chi-square of each element with n - 1
 // degrees of freedom stays below its mean plus six standard deviations.
 TEST(PermutedIndex, PlacesAreUniform) {
-  const int n = 10, trials = 20000;
+  const int n = 10, trials = 5000;
   std::vector<int> count(n * n);
   for (int t = 0; t < trials; ++t)
     for (int i = 0; i < n; ++i) ++count[i * n + permuted_index(Rng(t, "epoch"), n, i)];

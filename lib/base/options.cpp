@@ -131,12 +131,23 @@ void refuse_flag_value(const Options& options, const std::string& word) {
   }
 }
 
+// CLI11 would take the next word for the value of --data= and ---data for a file.
+void refuse_malformed(const Options& options, const std::string& word) {
+  if (word.rfind("---", 0) == 0 && word.find_first_not_of('-') != std::string::npos) refuse_unknown(options, word);
+  if (word.size() < 4 || word.back() != '=' || word.find('=') + 1 != word.size()) return;
+  const Option* option = find_option(options, word.substr(2, word.size() - 3));
+  if (!option || option->positional || word.rfind("--", 0) != 0) return;
+  throw Error(Exit::kUsage, spelled(*option) + ": expected " + option->value + " after =, found nothing",
+              "write " + spelled(*option) + " \"\" for an empty value");
+}
+
 // Before CLI11 sees them: dashes that word processors make of --, and an option that ends the line without its value.
 void refuse_words(const Options& options, int argc, const char* const* argv) {
   for (int i = 1; i < argc; ++i) {
     const std::string word = argv[i];
     if (word == "--") break;
     refuse_flag_value(options, word);
+    refuse_malformed(options, word);
     if (foreign_dash_bytes(word, 0) == 0) continue;
     throw Error(Exit::kUsage, "argument \"" + word + "\" begins with a dash that is not the ASCII character -",
                 "type the dashes by hand");

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <map>
 #include <sstream>
 
@@ -104,8 +103,9 @@ std::string whole_file(const std::string& path) {
   std::ifstream stream(path, std::ios::binary);
   if (std::filesystem::is_directory(path) || !stream)
     throw Error(Exit::kNoInput, path + ": cannot read this configuration file");
-  std::string text;
-  std::copy_n(std::istreambuf_iterator<char>(stream), kMaxBytes + 1, std::back_inserter(text));
+  std::string text(kMaxBytes + 1, ' ');
+  stream.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<std::size_t>(stream.gcount()));
   return text;
 }
 

@@ -227,7 +227,9 @@ struct H5Reader::Impl {
   ~Impl() {
     if (file >= 0) H5Fclose(file);
   }
-  [[noreturn]] void refuse(const std::string& what, const std::string& hint = "") const {
+  // What the file is not; but if the file layer failed, that is the reason.
+  [[noreturn]] void refuse(const std::string& what, const std::string& hint = "") {
+    if (channel.failure) throw *std::exchange(channel.failure, std::nullopt);
     throw Error(Exit::kBadInput, channel.file.path() + ": " + what, hint);
   }
   template <class Rc>
@@ -325,7 +327,7 @@ H5Dataset H5Reader::Impl::describe(hid_t dataset, const std::string& name) {
 
 bool H5Reader::has(const std::string& name) const {
   silence();
-  return flat_name(name) && H5Lexists(impl_->file, name.c_str(), H5P_DEFAULT) > 0;
+  return flat_name(name) && impl_->ok(H5Lexists(impl_->file, name.c_str(), H5P_DEFAULT), "damaged link " + name) > 0;
 }
 
 H5Dataset H5Reader::dataset(const std::string& name) const {

@@ -1,0 +1,449 @@
+// Causal attention in tiles (Dao et al. 2022; Milakov & Gimelshein 2018 for the running softmax); formulas: kernels.h.
+//
+// Blocks of kBlock queries meet blocks of kBlock keys. Scores of a pair of blocks lie in scratch, never more. Inside the
+// pair that holds the diagonal, every tile of the micro-kernel stops at its own last useful key or starts at its own first
+// useful query, so that hardly more than half of it is computed. Pairs beyond the diagonal or outside all documents are
+// skipped.
+//   forward   task = (sequence, kv head, some blocks of queries): keys are packed once for all these queries
+//   backward  task = (sequence, kv head), with all its query heads: dq, dk and dv are sums in a fixed order, no atomics
+// Not here: positions (rope.cpp), the micro-kernel (gemm_core.h), packing (gemm_pack.h).
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "kernels/cpu.h"
+#include "kernels/gemm_pack.h"
+
+namespace moe::MOE_ISA {
+
+namespace {
+
+using Int = std::int64_t;
+
+constexpr Int kBlock = 128;               // queries or keys of a block
+constexpr Int kScorePitch = kBlock + 16;  // row stride of a block of scores
+constexpr Int kBlocksPerTask = 4;         // blocks of queries (of all heads of a group) that share packed keys
+constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+
+Int round_up(Int n, Int step) { return (n + step - 1) / step * step; }
+
+// Hands out a thread's scratch piece by piece.
+class Scratch {
+ public:
+  explicit Scratch(std::byte* memory) : next_(reinterpret_cast<float*>(memory)), end_(next_ + Stream::kScratchBytes / 4) {}
+  bool has(Int n) const { return end_ - next_ >= round_up(n, 16); }
+  float* take(Int n) {
+    float* p = next_;
+    next_ += round_up(n, 16);
+    return p;
+  }
+
+ private:
+  float *next_, *end_;
+};
+
+// What all tasks share. `group` query heads read one kv head.
+struct Problem {
+  AttentionShape shape;
+  CMat q, k, v;
+  const std::int32_t* doc_start;
+  Int group, seq_len, width, value_width;  // head_dim and value_dim
+  Int pitch, value_pitch;                  // the same rounded up to whole panels
+};
+
+Problem make_problem(const AttentionShape& s, CMat q, CMat k, CMat v, const std::int32_t* doc_start) {
+  return {s,
+          q,
+          k,
+          v,
+          doc_start,
+          s.num_heads / s.num_kv_heads,
+          s.seq_len,
+          s.head_dim,
+          s.value_dim,
+          round_up(s.head_dim, kNR),
+          round_up(s.value_dim, kNR)};
+}
+
+// Columns of head h and rows of block `begin` of sequence s, as an operand of the micro-kernel.
+Operand head_of(const CMat& m, const Problem& p, Int s, Int begin, Int h, Int width, bool transposed) {
+  return operand(m.slice_rows(s * p.seq_len + begin, 0).slice_cols(h * width, width), transposed);
+}
+
+// rows x width of an operand as contiguous fp32 rows.
+void copy_rows(const Operand& from, Int rows, Int width, float* to, Int pitch) {
+  from.dtype == DType::kF32 ? pack_rows(from.at<float>(0, 0), from.stride, rows, width, to, pitch)
+                            : pack_rows(from.at<BF16>(0, 0), from.stride, rows, width, to, pitch);
+}
+
+// to[i] (=) factor[i] * from[i] for `rows` rows (no factors: 1), rounded to the type of `to`.
+void store_rows(const float* from, Int pitch, Int rows, Int width, const float* factor, const Mat& to) {
+  const auto copy = [&]<class T>(T* dst) {
+    for (Int i = 0; i < rows; ++i, from += pitch, dst += to.stride) {
+      const vf f = splat(factor != nullptr ? factor[i] : 1.0f);
+      Int j = 0;
+      for (; j + kWidth <= width; j += kWidth) store(dst + j, load(from + j) * f);
+      if (j < width) store_part(dst + j, load(from + j) * f, static_cast<int>(width - j));
+    }
+  };
+  to.dtype == DType::kF32 ? copy(to.f32()) : copy(to.bf16());
+}
+
+// A pair of blocks: nq queries from i0, nk keys from j0 of a sequence (indices inside the sequence).
+struct Pair {
+  Int i0, nq, j0, nk;
+  // How many of the keys the first `rows` queries may see: the causal bound of the last of them.
+  Int keys_seen(Int rows) const { return std::clamp<Int>(i0 + rows - j0, 0, nk); }
+  // The first query that may see key `key` of the block.
+  Int first_query(Int key) const { return std::clamp<Int>(j0 + key - i0, 0, nq); }
+};
+
+// The keys [begin, end) of the block that query i of the block sees.
+struct Span {
+  Int begin, end;
+};
+Span seen_by(const Problem& p, const Pair& b, Int s, Int i) {
+  const Int first = p.doc_start == nullptr ? 0 : p.doc_start[s * p.seq_len + b.i0 + i];
+  const Int end = b.keys_seen(i + 1);
+  return {std::clamp<Int>(first - b.j0, 0, end), end};
+}
+
+// False if no query of the block sees any key of the block.
+bool any_seen(const Problem& p, const Pair& b, Int s) {
+  for (Int i = 0; i < b.nq; ++i)
+    if (const Span keys = seen_by(p, b, s, i); keys.begin < keys.end) return true;
+  return false;
+}
+
+// Rows [tiles.begin(t), ...) of C (pitch c_pitch) against the panels of B, columns [0, n) rounded up to panels; rows
+// [k0, num_k) of every panel, which has panel_k rows.
+struct TileProduct {
+  const float* a;
+  ALayout layout;
+  Int a_stride;
+  const float* panels;
+  Int panel_k;
+  float* c;
+  Int c_pitch;
+  Store store;
+};
+void multiply_tile(const TileProduct& t, const EvenCut& tiles, Int tile, Int k0, Int num_k, Int n) {
+  const Int i = tiles.begin(tile);
+  const float* a = t.layout == ALayout::kRows ? t.a + i * t.a_stride + k0 : t.a + k0 * t.a_stride + i;
+  for (Int j = 0; j < n; j += kNR) {
+    float* c = t.c + i * t.c_pitch + j;
+    const MicroArgs args{.a = a,
+                         .a_stride = t.a_stride,
+                         .b = t.panels + j * t.panel_k + k0 * kNR,
+                         .b_stride = kNR,
+                         .num_k = num_k - k0,
+                         .c = c,
+                         .c_stride = t.c_pitch,
+                         .store = t.store,
+                         .soon = reinterpret_cast<const char*>(c),
+                         .soon_stride = 0};
+    run_micro_kernel(t.layout, static_cast<int>(tiles.size(tile)), args);
+  }
+}
+
+// scores[q][key] (=) sum over d of a[q][d] * panels[d][key], up to the diagonal.
+void multiply_scores(const Pair& b, const float* a, Int a_stride, Int num_d, const float* panels, float* scores) {
+  const TileProduct t{a, ALayout::kRows, a_stride, panels, num_d, scores, kScorePitch, Store::kAssign};
+  const EvenCut tiles(b.nq, kMaxMR);
+  for (Int i = 0; i < tiles.parts; ++i) multiply_tile(t, tiles, i, 0, num_d, b.keys_seen(tiles.begin(i) + tiles.size(i)));
+}
+
+// c[q][d] (+=) sum over the keys that q may see of weights[q][key] * panels[key][d].
+void multiply_rows(const Pair& b, const float* weights, const float* panels, float* c, Int pitch) {
+  const TileProduct t{weights, ALayout::kRows, kScorePitch, panels, b.nk, c, pitch, Store::kAdd};
+  const EvenCut tiles(b.nq, kMaxMR);
+  for (Int i = 0; i < tiles.parts; ++i) multiply_tile(t, tiles, i, 0, b.keys_seen(tiles.begin(i) + tiles.size(i)), pitch);
+}
+
+// c[key][d] (+=) sum over the queries that may see the key of weights[q][key] * panels[q][d].
+void multiply_columns(const Pair& b, const float* weights, const float* panels, float* c, Int pitch) {
+  const TileProduct t{weights, ALayout::kColumns, kScorePitch, panels, b.nq, c, pitch, Store::kAdd};
+  const EvenCut tiles(b.nk, kMaxMR);
+  for (Int i = 0; i < tiles.parts; ++i) multiply_tile(t, tiles, i, b.first_query(tiles.begin(i)), b.nq, pitch);
+}
+
+// Lanes of the vector at column j that lie inside the span.
+vi lanes_in(const Span& keys, Int j) {
+  vi lane;
+  for (int l = 0; l < kWidth; ++l) lane[l] = l;
+  const auto begin = static_cast<std::int32_t>(keys.begin - j), end = static_cast<std::int32_t>(keys.end - j);
+  return (lane >= begin) & (lane < end);
+}
+
+// ---- forward ----
+
+// The running softmax of one block of queries of one head.
+struct Running {
+  float* max;  // [kBlock] largest scaled score so far
+  float* sum;  // [kBlock] sum of exp(score - max)
+  float* out;  // [kBlock][value_pitch] sum of exp(score - max) * v
+};
+
+// The vectors of a row of scores that hold keys of the span; the others are set to zero.
+Span whole_vectors(float* row, const Span& keys, Int num_keys) {
+  const Span in{keys.begin / kWidth * kWidth, round_up(keys.end, kWidth)};
+  for (Int j = 0; j < in.begin; j += kWidth) store(row + j, vf{});
+  for (Int j = in.end; j < num_keys; j += kWidth) store(row + j, vf{});
+  return in;
+}
+
+// One row of scores becomes exp(scale * score - max); the row's maximum, sum and output follow.
+void update_row(float* scores, const Span& keys, Int num_keys, float scale, float* row_max, float* row_sum, float* out,
+                Int out_width) {
+  const Span in = whole_vectors(scores, keys.begin < keys.end ? keys : Span{0, 0}, num_keys);
+  if (in.begin >= in.end) return;
+  vf largest = splat(kMinusInfinity);
+  for (Int j = in.begin; j < in.end; j += kWidth)
+    largest = max(select(lanes_in(keys, j), load(scores + j) * scale, splat(kMinusInfinity)), largest);
+  const float new_max = std::max(*row_max, max(largest));
+  vf total{};
+  for (Int j = in.begin; j < in.end; j += kWidth) {
+    const vf e = select(lanes_in(keys, j), exp(load(scores + j) * scale - new_max), vf{});
+    store(scores + j, e);
+    total += e;
+  }
+  if (new_max > *row_max) {
+    const float shrink = std::exp(*row_max - new_max);
+    *row_sum *= shrink;
+    for (Int j = 0; j < out_width; j += kWidth) store(out + j, load(out + j) * shrink);
+  }
+  *row_max = new_max;
+  *row_sum += sum(total);
+}
+
+void update_block(const Problem& p, const Pair& b, Int s, float* scores, const Running& state) {
+  for (Int i = 0; i < b.nq; ++i)
+    update_row(scores + i * kScorePitch, seen_by(p, b, s, i), b.nk, p.shape.scale, state.max + i, state.sum + i,
+               state.out + i * p.value_pitch, p.value_pitch);
+}
+
+// Blocks [first, last) of queries of one sequence and kv head.
+struct ForwardTask {
+  Int s, kv, first, last;
+};
+
+void finish_block(const Problem& p, Int s, Int h, Int i0, Int nq, const Running& state, const Mat& o, float* lse) {
+  float factor[kBlock];
+  const Int row = s * p.seq_len + i0;
+  for (Int i = 0; i < nq; ++i) {
+    factor[i] = 1.0f / state.sum[i];
+    lse[(row + i) * p.shape.num_heads + h] = state.max[i] + std::log(state.sum[i]);
+  }
+  store_rows(state.out, p.value_pitch, nq, p.value_width, factor,
+             o.slice_rows(row, nq).slice_cols(h * p.value_width, p.value_width));
+}
+
+void forward_task(const Problem& p, const ForwardTask& task, const Mat& o, float* lse, Scratch scratch) {
+  const Int blocks = task.last - task.first, count = blocks * p.group;
+  float* keys = scratch.take(p.width * kBlock);
+  float* values = scratch.take(kBlock * p.value_pitch);
+  float* scores = scratch.take(kBlock * kScorePitch);
+  std::vector<Running> states;
+  std::vector<float*> queries;
+  const auto begin = [&](Int n) { return (task.first + n % blocks) * kBlock; };
+  const auto length = [&](Int n) { return std::min(kBlock, p.seq_len - begin(n)); };
+  for (Int n = 0; n < count; ++n) {
+    states.push_back({scratch.take(kBlock), scratch.take(kBlock), scratch.take(kBlock * p.value_pitch)});
+    std::fill(states[n].max, states[n].max + kBlock, kMinusInfinity);
+    std::fill(states[n].sum, states[n].sum + kBlock, 0.0f);
+    std::fill(states[n].out, states[n].out + kBlock * p.value_pitch, 0.0f);
+    queries.push_back(scratch.take(kBlock * p.pitch));
+    copy_rows(head_of(p.q, p, task.s, begin(n), task.kv * p.group + n / blocks, p.width, false), length(n), p.width,
+              queries[n], p.pitch);
+  }
+  const Int end = std::min(task.last * kBlock, p.seq_len);
+  for (Int j0 = 0; j0 < end; j0 += kBlock) {
+    const Int nk = std::min(kBlock, end - j0);
+    pack_panels(head_of(p.k, p, task.s, j0, task.kv, p.width, true), 0, p.width, 0, nk, keys);
+    pack_panels(head_of(p.v, p, task.s, j0, task.kv, p.value_width, false), 0, nk, 0, p.value_width, values);
+    for (Int n = 0; n < count; ++n) {
+      const Pair b{begin(n), length(n), j0, nk};
+      if (!any_seen(p, b, task.s)) continue;
+      multiply_scores(b, queries[n], p.pitch, p.width, keys, scores);
+      update_block(p, b, task.s, scores, states[n]);
+      multiply_rows(b, scores, values, states[n].out, p.value_pitch);
+    }
+  }
+  for (Int n = 0; n < count; ++n)
+    finish_block(p, task.s, task.kv * p.group + n / blocks, begin(n), length(n), states[n], o, lse);
+}
+
+// Latest blocks first: they see the most keys.
+std::vector<ForwardTask> forward_tasks(const Problem& p) {
+  std::vector<ForwardTask> tasks;
+  const Int blocks = (p.seq_len + kBlock - 1) / kBlock, per_task = std::max<Int>(1, kBlocksPerTask / p.group);
+  for (Int last = blocks; last > 0; last -= std::min(last, per_task))
+    for (Int s = 0; s < p.shape.num_seqs; ++s)
+      for (Int kv = 0; kv < p.shape.num_kv_heads; ++kv) tasks.push_back({s, kv, std::max<Int>(0, last - per_task), last});
+  return tasks;
+}
+
+// ---- backward ----
+
+// A block of keys, packed for the three products that read it, and its gradients.
+struct KeyBlock {
+  float *keys_by_d, *values_by_d, *keys_by_row;  // [d][key], [d][key], [key][d]
+  float *dk, *dv;                                // [kBlock][pitch], [kBlock][value_pitch]
+};
+// A block of queries of one head: rows for A, panels for B.
+struct QueryBlock {
+  float *q_rows, *q_panels, *do_rows, *do_panels;
+};
+
+struct BackwardArgs {
+  CMat o, d_o;
+  const float* lse;
+  Mat dq, dk, dv;
+};
+
+// scores becomes P = exp(scale * score - lse), dp becomes dS = P * (dp - delta) * scale.
+void differentiate_row(float* scores, float* dp, const Span& keys, Int num_keys, float scale, float lse, float delta) {
+  const Span in = whole_vectors(scores, keys, num_keys);
+  whole_vectors(dp, keys, num_keys);
+  for (Int j = in.begin; j < in.end; j += kWidth) {
+    const vi seen = lanes_in(keys, j);
+    const vf prob = select(seen, exp(load(scores + j) * scale - lse), vf{});
+    store(scores + j, prob);
+    store(dp + j, select(seen, prob * (load(dp + j) - delta) * scale, vf{}));
+  }
+}
+
+template <class A, class B>
+float dot(const A* a, const B* b, Int n) {
+  vf total{};
+  Int j = 0;
+  for (; j + kWidth <= n; j += kWidth) total = fma(load(a + j), load(b + j), total);
+  if (j < n) total = fma(load_part(a + j, static_cast<int>(n - j)), load_part(b + j, static_cast<int>(n - j)), total);
+  return sum(total);
+}
+
+// delta[i] (=) sum over d of d_o * o, for every row of head h of sequence s.
+void fill_delta(const Problem& p, const BackwardArgs& g, Int s, Int h, float* delta) {
+  const Operand a = head_of(g.d_o, p, s, 0, h, p.value_width, false), b = head_of(g.o, p, s, 0, h, p.value_width, false);
+  const auto fill = [&]<class A, class B>(const A* x, const B* y) {
+    for (Int i = 0; i < p.seq_len; ++i) delta[i] = dot(x + i * a.stride, y + i * b.stride, p.value_width);
+  };
+  const auto fill_a = [&]<class B>(const B* y) {
+    a.dtype == DType::kF32 ? fill(a.at<float>(0, 0), y) : fill(a.at<BF16>(0, 0), y);
+  };
+  b.dtype == DType::kF32 ? fill_a(b.at<float>(0, 0)) : fill_a(b.at<BF16>(0, 0));
+}
+
+void pack_keys(const Problem& p, Int s, Int kv, Int j0, Int nk, const KeyBlock& k) {
+  pack_panels(head_of(p.k, p, s, j0, kv, p.width, true), 0, p.width, 0, nk, k.keys_by_d);
+  pack_panels(head_of(p.k, p, s, j0, kv, p.width, false), 0, nk, 0, p.width, k.keys_by_row);
+  pack_panels(head_of(p.v, p, s, j0, kv, p.value_width, true), 0, p.value_width, 0, nk, k.values_by_d);
+  std::fill(k.dk, k.dk + kBlock * p.pitch, 0.0f);
+  std::fill(k.dv, k.dv + kBlock * p.value_pitch, 0.0f);
+}
+
+void pack_queries(const Problem& p, const CMat& d_o, Int s, Int h, Int i0, Int nq, const QueryBlock& b) {
+  const Operand q = head_of(p.q, p, s, i0, h, p.width, false), g = head_of(d_o, p, s, i0, h, p.value_width, false);
+  copy_rows(q, nq, p.width, b.q_rows, p.pitch);
+  copy_rows(g, nq, p.value_width, b.do_rows, p.value_pitch);
+  pack_panels(q, 0, nq, 0, p.width, b.q_panels);
+  pack_panels(g, 0, nq, 0, p.value_width, b.do_panels);
+}
+
+// The share of one pair of blocks in dq, dk and dv. lse: of query row i at lse[i * num_heads].
+void backward_pair(const Problem& p, const Pair& b, Int s, const QueryBlock& q, const KeyBlock& k, float* scores, float* dp,
+                   const float* lse, const float* delta, float* dq) {
+  multiply_scores(b, q.q_rows, p.pitch, p.width, k.keys_by_d, scores);
+  multiply_scores(b, q.do_rows, p.value_pitch, p.value_width, k.values_by_d, dp);
+  for (Int i = 0; i < b.nq; ++i)
+    differentiate_row(scores + i * kScorePitch, dp + i * kScorePitch, seen_by(p, b, s, i), b.nk, p.shape.scale,
+                      lse[i * p.shape.num_heads], delta[i]);
+  multiply_columns(b, scores, q.do_panels, k.dv, p.value_pitch);
+  multiply_columns(b, dp, q.q_panels, k.dk, p.pitch);
+  multiply_rows(b, dp, k.keys_by_row, dq, p.pitch);
+}
+
+void backward_task(const Problem& p, const BackwardArgs& g, Int s, Int kv, Scratch scratch) {
+  const Int rows = kBlock * p.pitch, value_rows = kBlock * p.value_pitch, sequence = p.seq_len * p.pitch;
+  const KeyBlock k{scratch.take(rows), scratch.take(value_rows), scratch.take(rows), scratch.take(rows),
+                   scratch.take(value_rows)};
+  const QueryBlock q{scratch.take(rows), scratch.take(rows), scratch.take(value_rows), scratch.take(value_rows)};
+  float* scores = scratch.take(kBlock * kScorePitch);
+  float* dp = scratch.take(kBlock * kScorePitch);
+  std::vector<float> delta(static_cast<std::size_t>(p.group * p.seq_len));
+  const bool fits = scratch.has(p.group * sequence);  // else a sequence too long for scratch
+  std::vector<float> heap(static_cast<std::size_t>(fits ? 0 : p.group * sequence));
+  float* dq = fits ? scratch.take(p.group * sequence) : heap.data();
+  std::fill(dq, dq + p.group * sequence, 0.0f);
+  const Int first_head = kv * p.group, first_row = s * p.seq_len;
+  for (Int h = 0; h < p.group; ++h) fill_delta(p, g, s, first_head + h, delta.data() + h * p.seq_len);
+  for (Int j0 = 0; j0 < p.seq_len; j0 += kBlock) {
+    const Int nk = std::min(kBlock, p.seq_len - j0);
+    pack_keys(p, s, kv, j0, nk, k);
+    for (Int h = 0; h < p.group; ++h)
+      for (Int i0 = j0; i0 < p.seq_len; i0 += kBlock) {
+        const Pair b{i0, std::min(kBlock, p.seq_len - i0), j0, nk};
+        if (!any_seen(p, b, s)) continue;
+        pack_queries(p, g.d_o, s, first_head + h, i0, b.nq, q);
+        backward_pair(p, b, s, q, k, scores, dp, g.lse + (first_row + i0) * p.shape.num_heads + first_head + h,
+                      delta.data() + h * p.seq_len + i0, dq + h * sequence + i0 * p.pitch);
+      }
+    store_rows(k.dk, p.pitch, nk, p.width, nullptr, g.dk.slice_rows(first_row + j0, nk).slice_cols(kv * p.width, p.width));
+    store_rows(k.dv, p.value_pitch, nk, p.value_width, nullptr,
+               g.dv.slice_rows(first_row + j0, nk).slice_cols(kv * p.value_width, p.value_width));
+  }
+  for (Int h = 0; h < p.group; ++h)
+    store_rows(dq + h * sequence, p.pitch, p.seq_len, p.width, nullptr,
+               g.dq.slice_rows(first_row, p.seq_len).slice_cols((first_head + h) * p.width, p.width));
+}
+
+// ---- entries ----
+
+void require(bool fits, const char* what) {
+  if (!fits) throw std::invalid_argument(std::string("attention: ") + what);
+}
+
+void check(const AttentionShape& s, const CMat& q, const CMat& k, const CMat& v, const CMat& o) {
+  const Int tokens = Int{s.num_seqs} * s.seq_len;
+  require(s.num_kv_heads > 0 && s.num_heads % s.num_kv_heads == 0, "num_heads is not a multiple of num_kv_heads");
+  require(q.rows == tokens && k.rows == tokens && v.rows == tokens && o.rows == tokens, "rows are not num_seqs * seq_len");
+  require(q.cols == Int{s.num_heads} * s.head_dim && k.cols == Int{s.num_kv_heads} * s.head_dim, "columns of q or k");
+  require(v.cols == Int{s.num_kv_heads} * s.value_dim && o.cols == Int{s.num_heads} * s.value_dim, "columns of v or o");
+  const Int widest = round_up(std::max(s.head_dim, s.value_dim), kNR);
+  const Int blocks = std::max<Int>(kBlocksPerTask, s.num_heads / s.num_kv_heads) * 2 + 9;
+  require(blocks * kBlock * (widest + 2) * 4 + 8 * kBlock * kScorePitch <= static_cast<Int>(Stream::kScratchBytes),
+          "a head or a group of heads is too wide for the scratch of a thread");
+}
+
+void forward(Stream& stream, const AttentionShape& s, CMat q, CMat k, CMat v, const std::int32_t* doc_start, Mat o,
+             float* lse) {
+  check(s, q, k, v, o);
+  const Problem p = make_problem(s, q, k, v, doc_start);
+  const std::vector<ForwardTask> tasks = forward_tasks(p);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(stream.num_threads())
+  for (std::size_t i = 0; i < tasks.size(); ++i)
+    forward_task(p, tasks[i], o, lse, Scratch(stream.scratch(omp_get_thread_num())));
+}
+
+void backward(Stream& stream, const AttentionShape& s, CMat q, CMat k, CMat v, CMat o, const float* lse,
+              const std::int32_t* doc_start, CMat d_o, Mat dq, Mat dk, Mat dv) {
+  check(s, q, k, v, o);
+  check(s, dq, dk, dv, d_o);
+  const Problem p = make_problem(s, q, k, v, doc_start);
+  const BackwardArgs g{o, d_o, lse, dq, dk, dv};
+  const Int tasks = Int{s.num_seqs} * s.num_kv_heads;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(stream.num_threads())
+  for (Int i = 0; i < tasks; ++i)
+    backward_task(p, g, i / s.num_kv_heads, i % s.num_kv_heads, Scratch(stream.scratch(omp_get_thread_num())));
+}
+
+}  // namespace
+
+const AttentionKernels attention_cpu{forward, backward};
+
+}  // namespace moe::MOE_ISA

@@ -1,0 +1,36 @@
+// What encode and import share: the output files of one run of moe-data and their summary.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "lib/io/token_writer.h"
+#include "lib/run/data.h"
+
+namespace moe {
+
+// tokens.h5 -> tokens-eval.h5
+std::string eval_path(const std::string& path);
+
+class DataOutput {
+ public:
+  // Error 2 without -o, 73 if an output exists or cannot be.
+  DataOutput(const DataOptions& data, const CommonOptions& common);
+  std::string directory() const;
+  const std::vector<PendingFile>& files() const { return files_; }
+  // Writes all files, then publishes them. Error 65 if a part of a split would be empty.
+  std::vector<TokenFileInfo> write(TokenWriter& writer, const nlohmann::json& provenance);
+
+ private:
+  double split_;
+  std::vector<PendingFile> files_;
+};
+
+// A table on stdout, or `result` as JSON where --json says.
+void print_result(const CommonOptions& common, const nlohmann::json& result, const std::string& table);
+nlohmann::json to_json(const TokenFileInfo& info);
+// One line a file.
+std::string table_of(const std::vector<TokenFileInfo>& files);
+
+}  // namespace moe

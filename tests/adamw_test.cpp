@@ -1,0 +1,133 @@
+// AdamW against plain loops over several steps, and the sum of squares; sizes around the chunks that threads share.
+#include "tests/kernel_test.h"
+
+namespace moe {
+namespace {
+
+struct State {
+  std::vector<float> w, g, m, v;
+  std::vector<BF16> rounded;
+  State(std::size_t n, std::uint64_t seed)
+      : w(random_floats(n, seed)),
+        g(random_floats(n, seed + 1)),
+        m(random_floats(n, seed + 2)),
+        v(random_floats(n, seed + 3, 0, 1)),
+        rounded(n) {}
+  AdamWTensor tensor(float decay, bool with_copy) {
+    return {w.data(), with_copy ? rounded.data() : nullptr, g.data(), m.data(),
+            v.data(), static_cast<std::int64_t>(w.size()),  decay};
+  }
+};
+
+template <class R>
+void reference(std::vector<R>& w, const std::vector<R>& g, std::vector<R>& m, std::vector<R>& v, R decay,
+               const AdamWHyper& h) {
+  const R b1 = h.beta1, b2 = h.beta2, c1 = R(1) - std::pow(b1, R(h.step)), c2 = R(1) - std::pow(b2, R(h.step));
+  for (std::size_t i = 0; i < w.size(); ++i) {
+    const R s = g[i] * R(h.grad_scale);
+    m[i] = b1 * m[i] + (R(1) - b1) * s;
+    v[i] = b2 * v[i] + (R(1) - b2) * s * s;
+    w[i] -= R(h.lr) * (m[i] / c1 / (std::sqrt(v[i] / c2) + R(h.eps)) + decay * w[i]);
+  }
+}
+
+TEST(AdamW, AgreesWithPlainLoopsOverSteps) {
+  for (const Kernels* k : all_isas())
+    for (const std::size_t n : {1, 7, 16, 131, 65536, 65539}) {
+      SCOPED_TRACE(std::string(k->isa) + " n " + std::to_string(n));
+      State s(n, 1);
+      auto w = doubles(s.w), m = doubles(s.m), v = doubles(s.v);
+      auto w32 = s.w, m32 = s.m, v32 = s.v;
+      Stream stream(2);
+      for (std::int64_t step = 1; step <= 3; ++step) {
+        const AdamWHyper h{.lr = 0.1f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .step = step, .grad_scale = 0.5f};
+        s.g = random_floats(n, 10 + static_cast<std::uint64_t>(step));
+        reference<double>(w, doubles(s.g), m, v, double{0.01f}, h);
+        reference<float>(w32, s.g, m32, v32, 0.01f, h);
+        const AdamWTensor tensor = s.tensor(0.01f, step != 2);
+        k->adamw.step(stream, {&tensor, 1}, h);
+        EXPECT_EQ(s.g, std::vector<float>(n, 0.0f));
+      }
+      EXPECT_TRUE(as_good_as_naive(s.w, w32, w));
+      EXPECT_TRUE(as_good_as_naive(s.m, m32, m));
+      EXPECT_TRUE(as_good_as_naive(s.v, v32, v));
+      for (std::size_t i = 0; i < n; ++i) ASSERT_EQ(s.rounded[i].bits, to_bf16(s.w[i]).bits) << i;
+    }
+}
+
+// The first step from zero moments moves every weight by lr against the sign of its gradient.
+TEST(AdamW, FirstStepIsTheSign) {
+  for (const Kernels* k : all_isas()) {
+    State s(37, 1);
+    const auto before = s.w, gradient = s.g;
+    s.m.assign(37, 0.0f), s.v.assign(37, 0.0f);
+    const AdamWTensor tensor = s.tensor(0, false);
+    Stream stream(1);
+    k->adamw.step(stream, {&tensor, 1}, {.lr = 0.25f, .step = 1});
+    for (int i = 0; i < 37; ++i) EXPECT_NEAR(s.w[i], before[i] - 0.25 * (gradient[i] > 0 ? 1 : -1), 1e-6);
+  }
+}
+
+TEST(AdamW, ListOfTensorsIsEachAloneWithAnyThreads) {
+  const std::vector<std::size_t> sizes{0, 3, 65536, 200001, 1, 0, 70000};
+  const AdamWHyper h{.lr = 0.1f, .step = 5};
+  for (const Kernels* k : all_isas()) {
+    std::vector<float> want;
+    for (std::size_t i = 0; i < sizes.size(); ++i) {
+      State s(sizes[i], 100 * i);
+      const AdamWTensor tensor = s.tensor(0.1f * static_cast<float>(i), false);
+      Stream one(1);
+      k->adamw.step(one, {&tensor, 1}, h);
+      want.insert(want.end(), s.w.begin(), s.w.end());
+    }
+    for (const int threads : {1, 2, 3, 7}) {
+      std::vector<State> states;
+      std::vector<AdamWTensor> tensors;
+      for (std::size_t i = 0; i < sizes.size(); ++i) states.emplace_back(sizes[i], 100 * i);
+      for (std::size_t i = 0; i < sizes.size(); ++i)
+        tensors.push_back(states[i].tensor(0.1f * static_cast<float>(i), i % 2 == 1));
+      Stream stream(threads);
+      k->adamw.step(stream, tensors, h);
+      std::vector<float> got;
+      for (const State& s : states) got.insert(got.end(), s.w.begin(), s.w.end());
+      EXPECT_TRUE(same_bits(std::span<const float>(got), std::span<const float>(want)))
+          << k->isa << ", " << threads << " threads";
+    }
+  }
+}
+
+TEST(AdamW, SumOfSquares) {
+  for (const Kernels* k : all_isas())
+    for (const std::size_t n : {0, 1, 7, 4097, 65536, 300007}) {
+      const auto g = random_floats(n, 5);
+      Stream one(1), three(3);
+      const double got = k->adamw.sum_of_squares(one, g), want = dot(g, g);
+      EXPECT_LE(std::fabs(got - want), 3e-7 * want) << k->isa << " n " << n;
+      EXPECT_EQ(got, k->adamw.sum_of_squares(three, g));
+    }
+}
+
+TEST(AdamW, SumOfSquaresShowsWhatIsNotFinite) {
+  for (const Kernels* k : all_isas())
+    for (const float bad : {std::nanf(""), HUGE_VALF, -HUGE_VALF})
+      for (const std::size_t at : {0, 17, 99999, 100000}) {
+        std::vector<float> g(100001, 0.5f);
+        g[at] = bad;
+        Stream stream(2);
+        EXPECT_FALSE(std::isfinite(k->adamw.sum_of_squares(stream, g))) << k->isa << " element " << at;
+      }
+}
+
+TEST(AdamW, RefusesMissingState) {
+  for (const Kernels* k : all_isas()) {
+    State s(5, 1);
+    AdamWTensor tensor = s.tensor(0, false);
+    Stream stream(1);
+    EXPECT_THROW(k->adamw.step(stream, {&tensor, 1}, {.step = 0}), std::invalid_argument);
+    tensor.v = nullptr;
+    EXPECT_THROW(k->adamw.step(stream, {&tensor, 1}, {.step = 1}), std::invalid_argument);
+  }
+}
+
+}  // namespace
+}  // namespace moe

@@ -1,0 +1,227 @@
+// Attention of every instruction set of this processor against the formula with double loops and full score matrices.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "kernels/kernels.h"
+#include "tests/compare.h"
+
+namespace moe {
+namespace {
+
+using Int = std::int64_t;
+using Doubles = std::vector<double>;
+
+std::vector<const Kernels*> usable_kernels() {
+  std::vector<const Kernels*> list;
+  for (const char* isa : {"avx512", "avx2", "generic"})
+    if (const Kernels* k = cpu_kernels_by_isa(isa)) list.push_back(k);
+  return list;
+}
+
+// Values in fp32 and bf16 with rows wider than the matrix, as slices of a fused projection have; NaN in the gap.
+struct Tensor {
+  DType dtype;
+  Int rows, cols, stride;
+  std::vector<float> f32;
+  std::vector<BF16> bf16;
+
+  Tensor(DType t, Int r, Int c, unsigned seed) : dtype(t), rows(r), cols(c), stride(c + 3) {
+    std::mt19937 random(seed);
+    std::normal_distribution<float> normal;
+    f32.assign(static_cast<std::size_t>(r * stride), std::numeric_limits<float>::quiet_NaN());
+    for (Int i = 0; i < r; ++i)
+      for (Int j = 0; j < c; ++j) f32[static_cast<std::size_t>(i * stride + j)] = normal(random);
+    for (float v : f32) bf16.push_back(to_bf16(v));
+  }
+  Mat view() { return {dtype == DType::kF32 ? static_cast<void*>(f32.data()) : bf16.data(), dtype, rows, cols, stride}; }
+  double at(Int i, Int j) const {
+    const auto n = static_cast<std::size_t>(i * stride + j);
+    return dtype == DType::kF32 ? f32[n] : to_float(bf16[n]);
+  }
+  std::vector<float> values() const {
+    std::vector<float> v;
+    for (Int i = 0; i < rows; ++i)
+      for (Int j = 0; j < cols; ++j) v.push_back(static_cast<float>(at(i, j)));
+    return v;
+  }
+};
+
+struct Case {
+  AttentionShape shape;
+  std::vector<std::int32_t> doc_start;  // empty: none
+  DType dtype = DType::kF32;
+
+  Int tokens() const { return Int{shape.num_seqs} * shape.seq_len; }
+  Tensor queries(unsigned seed) const { return {dtype, tokens(), Int{shape.num_heads} * shape.head_dim, seed}; }
+  Tensor keys(unsigned seed) const { return {dtype, tokens(), Int{shape.num_kv_heads} * shape.head_dim, seed}; }
+  Tensor values(unsigned seed) const { return {dtype, tokens(), Int{shape.num_kv_heads} * shape.value_dim, seed}; }
+  Tensor outputs(unsigned seed) const { return {dtype, tokens(), Int{shape.num_heads} * shape.value_dim, seed}; }
+  const std::int32_t* docs() const { return doc_start.empty() ? nullptr : doc_start.data(); }
+};
+
+// The specification: o, lse and all gradients.
+struct Reference {
+  Doubles o, lse, dq, dk, dv;
+
+  Reference(const Case& c, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o)
+      : o(size(d_o)), lse(static_cast<std::size_t>(c.tokens() * c.shape.num_heads)), dq(size(q)), dk(size(k)), dv(size(v)) {
+    for (Int t = 0; t < c.tokens(); ++t)
+      for (Int h = 0; h < c.shape.num_heads; ++h) add_row(c, q, k, v, d_o, t, h);
+  }
+  static std::size_t size(const Tensor& t) { return static_cast<std::size_t>(t.rows * t.cols); }
+
+  void add_row(const Case& c, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o, Int t, Int h) {
+    const AttentionShape& s = c.shape;
+    const Int first = t / s.seq_len * s.seq_len, from = first + (c.doc_start.empty() ? 0 : c.doc_start[t]);
+    const Int kv = h / (s.num_heads / s.num_kv_heads), S = s.head_dim, Sv = s.value_dim;
+    Doubles p, dp;
+    double sum = 0, delta = 0;
+    for (Int j = from; j <= t; ++j) {
+      double score = 0;
+      for (Int d = 0; d < S; ++d) score += q.at(t, h * S + d) * k.at(j, kv * S + d);
+      p.push_back(std::exp(score * s.scale));
+      sum += p.back();
+    }
+    lse[t * s.num_heads + h] = std::log(sum);
+    for (Int j = from; j <= t; ++j) {
+      p[j - from] /= sum;
+      dp.push_back(0);
+      for (Int d = 0; d < Sv; ++d) {
+        o[t * d_o.cols + h * Sv + d] += p[j - from] * v.at(j, kv * Sv + d);
+        dp.back() += d_o.at(t, h * Sv + d) * v.at(j, kv * Sv + d);
+        dv[j * v.cols + kv * Sv + d] += p[j - from] * d_o.at(t, h * Sv + d);
+      }
+      delta += p[j - from] * dp.back();
+    }
+    for (Int j = from; j <= t; ++j)
+      for (Int d = 0; d < S; ++d) {
+        const double ds = p[j - from] * (dp[j - from] - delta) * s.scale;
+        dq[t * q.cols + h * S + d] += ds * k.at(j, kv * S + d);
+        dk[j * k.cols + kv * S + d] += ds * q.at(t, h * S + d);
+      }
+  }
+};
+
+// dq and dk of a sequence of one token are differences that vanish: judge them on the scale of the operands, which is 1.
+::testing::AssertionResult gradient_close(const Case& c, std::vector<float> got, Doubles want, double tolerance) {
+  if (c.shape.seq_len == 1) got.push_back(1), want.push_back(1);
+  return close_to<float, double>(got, want, tolerance);
+}
+
+void check(const Case& c) {
+  Tensor q = c.queries(1), k = c.keys(2), v = c.values(3), d_o = c.outputs(4);
+  const Reference want(c, q, k, v, d_o);
+  const double tolerance = c.dtype == DType::kF32 ? 5e-6 : 1.5e-2;  // bf16: o is rounded before delta is taken from it
+  for (const Kernels* kernels : usable_kernels()) {
+    SCOPED_TRACE(std::string(kernels->isa) + " seq " + std::to_string(c.shape.seq_len) + " heads " +
+                 std::to_string(c.shape.num_heads) + "/" + std::to_string(c.shape.num_kv_heads) + " dims " +
+                 std::to_string(c.shape.head_dim) + "/" + std::to_string(c.shape.value_dim));
+    std::vector<std::vector<float>> first;
+    for (int threads : {1, 2, 3}) {
+      Stream stream(threads);
+      Tensor o = c.outputs(5), dq = c.queries(6), dk = c.keys(7), dv = c.values(8);
+      std::vector<float> lse(want.lse.size(), -1);
+      kernels->attention.forward(stream, c.shape, q.view(), k.view(), v.view(), c.docs(), o.view(), lse.data());
+      kernels->attention.backward(stream, c.shape, q.view(), k.view(), v.view(), o.view(), lse.data(), c.docs(), d_o.view(),
+                                  dq.view(), dk.view(), dv.view());
+      const std::vector<std::vector<float>> got = {o.values(), lse, dq.values(), dk.values(), dv.values()};
+      EXPECT_TRUE((close_to<float, double>(got[0], want.o, tolerance))) << "o";
+      EXPECT_TRUE((close_to<float, double>(got[1], want.lse, 5e-6))) << "lse";
+      EXPECT_TRUE(gradient_close(c, got[2], want.dq, tolerance)) << "dq";
+      EXPECT_TRUE(gradient_close(c, got[3], want.dk, tolerance)) << "dk";
+      EXPECT_TRUE((close_to<float, double>(got[4], want.dv, tolerance))) << "dv";
+      if (threads == 1) first = got;
+      for (std::size_t n = 0; n < got.size(); ++n) EXPECT_TRUE(same_bits(got[n], first[n])) << threads << " threads";
+    }
+  }
+}
+
+AttentionShape shape(int seqs, int seq_len, int heads, int kv_heads, int head_dim, int value_dim) {
+  return {seqs, seq_len, heads, kv_heads, head_dim, value_dim, 1 / std::sqrt(static_cast<float>(head_dim))};
+}
+
+TEST(Attention, LengthsAroundTheBlocks) {
+  for (int length : {1, 2, 7, 31, 127, 128, 129, 300}) check({shape(2, length, 2, 2, 16, 16), {}});
+}
+
+TEST(Attention, WidthsOfHeads) {
+  for (int dim : {1, 7, 32, 64, 128}) check({shape(1, 53, 2, 1, dim, dim), {}});
+  check({shape(1, 140, 2, 2, 192, 128), {}});
+  check({shape(1, 40, 2, 2, 5, 67), {}});
+}
+
+TEST(Attention, GroupedQueries) {
+  check({shape(2, 150, 6, 2, 24, 24), {}});
+  check({shape(1, 600, 8, 1, 8, 8), {}});
+}
+
+TEST(Attention, Bf16) {
+  check({shape(2, 70, 4, 2, 64, 64), {}, DType::kBF16});
+  check({shape(1, 131, 2, 1, 19, 7), {}, DType::kBF16});
+}
+
+// Documents that begin inside blocks, at their edges, and one of a single token.
+TEST(Attention, Documents) {
+  const std::vector<std::int32_t> starts = {0, 1, 5, 128, 200, 256, 299};
+  Case c{shape(2, 300, 4, 2, 32, 32), {}};
+  for (int s = 0; s < 2; ++s)
+    for (std::int32_t i = 0; i < 300; ++i) {
+      std::int32_t begin = 0;
+      for (std::int32_t at : starts) begin = at <= i && (s == 0 || at != 128) ? at : begin;
+      c.doc_start.push_back(begin);
+    }
+  check(c);
+}
+
+// exp() of these scores overflows unless the maximum is taken off.
+TEST(Attention, LargeScores) {
+  AttentionShape s = shape(1, 260, 1, 1, 4, 4);
+  Case c{s, {}};
+  Tensor q = c.queries(1), k = c.keys(2), v = c.values(3), o = c.outputs(4);
+  for (Int i = 0; i < 260; ++i)
+    for (Int d = 0; d < 4; ++d) {
+      q.f32[static_cast<std::size_t>(i * q.stride + d)] = 100;
+      k.f32[static_cast<std::size_t>(i * k.stride + d)] = static_cast<float>(i);  // each key beats the one before
+    }
+  for (const Kernels* kernels : usable_kernels()) {
+    Stream stream(1);
+    std::vector<float> lse(260);
+    kernels->attention.forward(stream, s, q.view(), k.view(), v.view(), nullptr, o.view(), lse.data());
+    for (Int i = 0; i < 260; ++i) {
+      EXPECT_FLOAT_EQ(lse[static_cast<std::size_t>(i)], 200.0f * static_cast<float>(i));
+      for (Int d = 0; d < 4; ++d) EXPECT_FLOAT_EQ(static_cast<float>(o.at(i, d)), static_cast<float>(v.at(i, d)));
+    }
+  }
+}
+
+// A query that is not a number spoils its own row only; no row looks ahead.
+TEST(Attention, NotANumberStaysInItsRow) {
+  Case c{shape(1, 140, 1, 1, 8, 8), {}};
+  Tensor q = c.queries(1), k = c.keys(2), v = c.values(3), o = c.outputs(4);
+  q.f32[static_cast<std::size_t>(130 * q.stride)] = std::numeric_limits<float>::quiet_NaN();
+  for (const Kernels* kernels : usable_kernels()) {
+    Stream stream(1);
+    std::vector<float> lse(140);
+    kernels->attention.forward(stream, c.shape, q.view(), k.view(), v.view(), nullptr, o.view(), lse.data());
+    for (Int i = 0; i < 140; ++i) EXPECT_EQ(std::isnan(o.at(i, 3)), i == 130);
+  }
+}
+
+TEST(Attention, RefusesShapesThatDoNotFit) {
+  Case c{shape(1, 10, 2, 1, 8, 8), {}};
+  Tensor q = c.queries(1), k = c.keys(2), v = c.values(3), o = c.outputs(4);
+  c.shape.seq_len = 9;
+  for (const Kernels* kernels : usable_kernels()) {
+    Stream stream(1);
+    std::vector<float> lse(20);
+    EXPECT_THROW(kernels->attention.forward(stream, c.shape, q.view(), k.view(), v.view(), nullptr, o.view(), lse.data()),
+                 std::invalid_argument);
+  }
+}
+
+}  // namespace
+}  // namespace moe

@@ -1,0 +1,109 @@
+// Cross-entropy: against plain loops, finite differences in double, uncounted tokens, any number of threads.
+#include "tests/kernel_test.h"
+
+namespace moe {
+namespace {
+
+struct Shape {
+  std::int64_t T, V;
+};
+constexpr Shape kShapes[] = {{1, 1}, {7, 7}, {33, 16}, {131, 257}, {0, 5}};
+constexpr float kScale = 0.37f;
+
+template <class R>
+struct Reference {
+  double total = 0;
+  std::vector<R> loss, grad;
+};
+template <class R>
+Reference<R> reference(const Shape& s, const std::vector<R>& x, const std::vector<std::int32_t>& target) {
+  Reference<R> out{0, std::vector<R>(s.T), std::vector<R>(x.size())};
+  for (std::int64_t t = 0; t < s.T; ++t) {
+    if (target[t] < 0) continue;
+    R largest = x[t * s.V], sum = 0;
+    for (std::int64_t j = 0; j < s.V; ++j) largest = std::max(largest, x[t * s.V + j]);
+    for (std::int64_t j = 0; j < s.V; ++j) sum += std::exp(x[t * s.V + j] - largest);
+    out.loss[t] = std::log(sum) + largest - x[t * s.V + target[t]];
+    out.total += out.loss[t];
+    for (std::int64_t j = 0; j < s.V; ++j)
+      out.grad[t * s.V + j] = R(kScale) * (std::exp(x[t * s.V + j] - largest) / sum - R(j == target[t]));
+  }
+  return out;
+}
+
+TEST(CrossEntropy, AgreesWithPlainLoops) {
+  for (const Kernels* k : all_isas())
+    for (const Shape& s : kShapes) {
+      SCOPED_TRACE(std::string(k->isa) + " T " + std::to_string(s.T) + " V " + std::to_string(s.V));
+      TestMat logits = TestMat::random(DType::kF32, s.T, s.V, 1, 3, 12);
+      const auto target = random_ints(s.T, 2, -1, s.V);
+      const auto naive = reference<float>(s, logits.values(), target);
+      const auto truth = reference<double>(s, logits.values<double>(), target);
+      std::vector<float> loss(s.T, 9.0f);
+      const auto before = logits.values();
+      Stream stream(2);
+      const double only_loss = k->cross_entropy.forward(stream, logits.view(), target, 0, nullptr);
+      EXPECT_EQ(logits.values(), before) << "no gradient was asked for";
+      const double total = k->cross_entropy.forward(stream, logits.view(), target, kScale, loss.data());
+      EXPECT_EQ(total, only_loss);
+      EXPECT_LE(std::fabs(total - truth.total), 1e-6 * (std::fabs(truth.total) + 1e-3));
+      EXPECT_TRUE(as_good_as_naive(loss, naive.loss, truth.loss));
+      EXPECT_TRUE(as_good_as_naive(logits.values(), naive.grad, truth.grad));
+      EXPECT_TRUE(logits.padding_is_intact());
+    }
+}
+
+TEST(CrossEntropy, GradientIsThatOfTheFormula) {
+  const Shape s{9, 41};
+  const auto target = random_ints(s.T, 2, -1, s.V);
+  for (const Kernels* k : all_isas()) {
+    TestMat logits = TestMat::random(DType::kF32, s.T, s.V, 1, 0, 4);
+    const auto x = logits.values<double>();
+    Stream stream(1);
+    k->cross_entropy.forward(stream, logits.view(), target, kScale, nullptr);
+    expect_gradient([&](const auto& v) { return double{kScale} * reference<double>(s, v, target).total; }, x,
+                    logits.values());
+  }
+}
+
+TEST(CrossEntropy, LargeLogitsAreSafeAndNanShows) {
+  for (const Kernels* k : all_isas()) {
+    Stream stream(1);
+    std::vector<float> l{1e4f, -1e4f, 0, 1e4f};
+    const std::vector<std::int32_t> target{0};
+    EXPECT_NEAR(k->cross_entropy.forward(stream, mat(l.data(), 1, 4), target, 1, nullptr), std::log(2.0), 1e-7);
+    EXPECT_NEAR(l[0], -0.5, 1e-7);
+    EXPECT_NEAR(l[3], 0.5, 1e-7);
+    EXPECT_EQ(l[1], 0);
+    std::vector<float> bad{1, 2, std::nanf(""), 3};
+    EXPECT_TRUE(std::isnan(k->cross_entropy.forward(stream, mat(bad.data(), 1, 4), target, 1, nullptr)));
+  }
+}
+
+TEST(CrossEntropy, BitsDoNotDependOnThreads) {
+  const Shape s{201, 97};
+  const auto target = random_ints(s.T, 2, -1, s.V);
+  for (const Kernels* k : all_isas())
+    expect_same_bits_with_any_threads([&](Stream& stream) {
+      TestMat logits = TestMat::random(DType::kF32, s.T, s.V, 1, 0, 9);
+      const double total = k->cross_entropy.forward(stream, logits.view(), target, kScale, nullptr);
+      std::vector<float> all = logits.values();
+      all.push_back(static_cast<float>(total));
+      all.push_back(static_cast<float>(total - static_cast<double>(all.back())));
+      return all;
+    });
+}
+
+TEST(CrossEntropy, RefusesForeignTargetsAndShapes) {
+  TestMat logits(DType::kF32, 2, 5), half(DType::kBF16, 2, 5);
+  Stream stream(1);
+  const std::vector<std::int32_t> high{0, 5}, low{-2, 0}, three{0, 0, 0}, fine{0, 4};
+  for (const Kernels* k : all_isas()) {
+    for (const auto& target : {high, low, three})
+      EXPECT_THROW(k->cross_entropy.forward(stream, logits.view(), target, 1, nullptr), std::invalid_argument);
+    EXPECT_THROW(k->cross_entropy.forward(stream, half.view(), fine, 1, nullptr), std::invalid_argument);
+  }
+}
+
+}  // namespace
+}  // namespace moe
