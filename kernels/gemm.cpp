@@ -143,6 +143,26 @@ void multiply_in_place(const Task& task, const BlockK& block, float* scratch) {
   }
 }
 
+// Rows of a transposed A lie across its memory, a few lines in each of num_k far rows that no hardware prefetcher foresees:
+// while a strip is multiplied, its calls of the micro-kernel fetch the next one, a column of lines each.
+struct NextStrip {
+  const char* data = nullptr;  // nullptr: nothing to fetch
+  Int stride = 0, bytes = 0;   // of a row of k, of the strip in it
+
+  NextStrip(const Operand& a, Int i0, Int rows, Int k0) {
+    if (!a.transposed || rows == 0) return;
+    const auto size = static_cast<Int>(size_of(a.dtype));
+    data = static_cast<const char*>(a.data) + (k0 * a.stride + i0) * size;
+    stride = a.stride * size;
+    bytes = rows * size;
+  }
+  void prefetch_with(Int call, PanelB& panel) const {
+    if (data == nullptr || call * 64 >= bytes) return;
+    panel.soon = data + call * 64;
+    panel.soon_stride = stride;
+  }
+};
+
 // Columns [j0, j0 + n) of the task: pack B, then strip by strip of rows each tile of A meets all panels.
 void multiply_packed(const Task& task, const BlockK& block, Int j0, Int n, float* scratch) {
   const Product& p = *task.product;
@@ -152,9 +172,12 @@ void multiply_packed(const Task& task, const BlockK& block, Int j0, Int n, float
     const Int i0 = strips.begin(s), m = strips.size(s);
     const EvenCut tiles(m, kMaxMR);
     const BlockA a = block_of_a(p.a, task.i0 + i0, m, block.k0, block.num_k, scratch + kBlockAAt);
+    const NextStrip next(p.a, task.i0 + i0 + m, s + 1 < strips.parts ? strips.size(s + 1) : 0, block.k0);
+    Int call = 0;
     for (Int t = 0; t < tiles.parts; ++t)
       for (Int j = 0; j < n; j += kNR) {
-        const PanelB panel{scratch + kPanelsAt + j * block.num_k, kNR, static_cast<int>(std::min<Int>(kNR, n - j))};
+        PanelB panel{scratch + kPanelsAt + j * block.num_k, kNR, static_cast<int>(std::min<Int>(kNR, n - j))};
+        next.prefetch_with(call++, panel);
         multiply_tile(a, tiles, t, panel, block.num_k, block.c + i0 * block.c_stride + j0 + j, block.c_stride, block.store);
       }
   }

@@ -20,23 +20,26 @@ struct Taker {
 
   Mat tokens(std::int64_t cols) { return arena.matrix(dtype, T, cols); }
   Mat rows(std::int64_t cols) { return arena.matrix(dtype, c.num_moe_layers() > 0 ? N : 0, cols); }
+  // Operands of matrix products that nothing copies as a whole.
+  Mat padded_tokens(std::int64_t cols) { return arena.padded_matrix(dtype, T, cols); }
+  Mat padded_rows(std::int64_t cols) { return arena.padded_matrix(dtype, c.num_moe_layers() > 0 ? N : 0, cols); }
 
   // What the light policy computes again.
   void take_cheap(BlockSlot& s) {
-    s.n1_TD = tokens(D);
-    s.n2_TD = tokens(D);
-    s.h_RF = rows(c.expert_ffn);
-    s.h_TF = tokens(max_plain_ffn(c));
+    s.n1_TD = padded_tokens(D);
+    s.n2_TD = padded_tokens(D);
+    s.h_RF = padded_rows(c.expert_ffn);
+    s.h_TF = padded_tokens(max_plain_ffn(c));
   }
   void take_attention(BlockSlot& s) {
     s.x1_TD = tokens(D);
-    s.qkv_TC = tokens(c.qkv_width());
-    s.o_TC = tokens(std::int64_t{c.num_heads} * c.head_dim);
+    s.qkv_TC = padded_tokens(c.qkv_width());
+    s.o_TC = padded_tokens(std::int64_t{c.num_heads} * c.head_dim);
     s.rstd1_T = arena.vector<float>(T);
     s.rstd2_T = arena.vector<float>(T);
     s.lse_TH = arena.vector<float>(T * c.num_heads);
     if (c.qk_norm == QkNorm::kNone) return;
-    s.qk_TC = tokens(std::int64_t{c.num_heads + c.num_kv_heads} * c.head_dim);
+    s.qk_TC = padded_tokens(std::int64_t{c.num_heads + c.num_kv_heads} * c.head_dim);
     s.rstd_q = arena.vector<float>(T * c.num_heads);
     s.rstd_k = arena.vector<float>(T * c.num_kv_heads);
   }
@@ -49,13 +52,13 @@ struct Taker {
     s.plan.slot2row_N = arena.vector<std::int32_t>(N);
     s.plan.row2slot_N = arena.vector<std::int32_t>(N);
     s.gate_R = arena.vector<float>(N);
-    s.x_RD = rows(D);
-    s.gu_R2F = rows(2 * c.expert_ffn);
+    s.x_RD = padded_rows(D);
+    s.gu_R2F = padded_rows(2 * c.expert_ffn);
   }
   void take_block(BlockSlot& s, bool dense) {
     take_attention(s);
     const std::int64_t plain = dense ? c.dense_ffn : std::int64_t{c.num_shared_experts} * c.expert_ffn;
-    s.gu_T2F = tokens(2 * plain);
+    s.gu_T2F = padded_tokens(2 * plain);
     if (!dense) take_experts(s);
   }
 };
@@ -74,13 +77,13 @@ BlockStash take_stash(Arena& arena, const ModelConfig& c, const BatchShape& shap
   BlockStash s;
   s.dx2_TD = take.tokens(take.D);
   s.dx1_TD = take.tokens(take.D);
-  s.dn2_TD = take.tokens(take.D);
-  s.dn1_TD = take.tokens(take.D);
-  s.dqkv_TC = take.tokens(c.qkv_width());
-  if (c.qk_norm != QkNorm::kNone) s.dqk_TC = take.tokens(std::int64_t{c.num_heads + c.num_kv_heads} * c.head_dim);
-  s.dy_RD = take.rows(take.D);
-  s.dgu_R2F = take.rows(2 * c.expert_ffn);
-  s.dgu_T2F = take.tokens(2 * max_plain_ffn(c));
+  s.dn2_TD = take.padded_tokens(take.D);
+  s.dn1_TD = take.padded_tokens(take.D);
+  s.dqkv_TC = take.padded_tokens(c.qkv_width());
+  if (c.qk_norm != QkNorm::kNone) s.dqk_TC = take.padded_tokens(std::int64_t{c.num_heads + c.num_kv_heads} * c.head_dim);
+  s.dy_RD = take.padded_rows(take.D);
+  s.dgu_R2F = take.padded_rows(2 * c.expert_ffn);
+  s.dgu_T2F = take.padded_tokens(2 * max_plain_ffn(c));
   s.dlogits_TE = arena.vector<float>(take.T * c.num_experts);
   return s;
 }
@@ -88,10 +91,10 @@ BlockStash take_stash(Arena& arena, const ModelConfig& c, const BatchShape& shap
 BlockWork take_work(Arena& arena, const ModelConfig& c, const BatchShape& shape, DType dtype) {
   Taker take{arena, c, shape, dtype};
   BlockWork w;
-  w.y_RD = take.rows(take.D);
-  w.dh_RF = take.rows(c.expert_ffn);
-  w.dh_TF = take.tokens(max_plain_ffn(c));
-  w.do_TC = take.tokens(std::int64_t{c.num_heads} * c.head_dim);
+  w.y_RD = take.padded_rows(take.D);
+  w.dh_RF = take.padded_rows(c.expert_ffn);
+  w.dh_TF = take.padded_tokens(max_plain_ffn(c));
+  w.do_TC = take.padded_tokens(std::int64_t{c.num_heads} * c.head_dim);
   w.dgate_R = arena.vector<float>(take.N);
   w.dgate_TK = arena.vector<float>(take.N);
   w.f_GE = arena.vector<float>(std::int64_t{shape.num_seqs} * c.num_experts);

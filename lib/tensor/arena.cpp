@@ -30,4 +30,12 @@ Mat Arena::matrix(DType dtype, std::int64_t rows, std::int64_t cols) {
   return {take(static_cast<std::size_t>(rows * cols) * size_of(dtype)), dtype, rows, cols, cols};
 }
 
+Mat Arena::padded_matrix(DType dtype, std::int64_t rows, std::int64_t cols) {
+  const auto line = static_cast<std::int64_t>(64 / size_of(dtype));
+  const std::int64_t stride = cols % (16 * line) == 0 ? cols + line : cols;
+  Mat m = matrix(dtype, rows, stride);
+  m.cols = cols;
+  return m;
+}
+
 }  // namespace moe

@@ -26,6 +26,8 @@ class Arena {
   // Zero-filled, 64-byte aligned; nullptr while measuring. Throws std::bad_alloc when the capacity is spent.
   void* take(std::size_t bytes);
   Mat matrix(DType dtype, std::int64_t rows, std::int64_t cols);
+  // Rows a cache line further apart where their length would send them all to the same few sets of a cache.
+  Mat padded_matrix(DType dtype, std::int64_t rows, std::int64_t cols);
   template <class T>
   std::span<T> vector(std::int64_t n) {
     void* p = take(sizeof(T) * static_cast<std::size_t>(n));
