@@ -65,10 +65,14 @@ static inline void store(BF16* p, vf v) {
   std::memcpy(p, &h, sizeof h);
 }
 
-// The first n (0 <= n < kWidth) elements; the others are 0 / untouched. Copied by powers of two: a call of memcpy with a
+// The first n (0 <= n <= kWidth) elements; the others are 0 / untouched. Copied by powers of two: a call of memcpy with a
 // variable size costs more than all the rest of a short row.
 template <class T>
 static inline void copy_part(T* to, const T* from, int n) {
+  if (n == kWidth) {
+    std::memcpy(to, from, kWidth * sizeof(T));
+    return;
+  }
   if constexpr (kWidth > 8)
     if (n & 8) std::memcpy(to, from, 8 * sizeof(T)), to += 8, from += 8;
   if constexpr (kWidth > 4)

@@ -1,0 +1,131 @@
+// The real model driven in the terms of the specification (tests/reference.h): parameters by name, one batch in, logits,
+// losses, gradients and counts out. A batch may go through in several micro-batches, as lib/run/trainer.cpp does it.
+// Not here: judgements.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "lib/model/model.h"
+#include "tests/reference.h"
+
+namespace moe {
+
+struct RealSetting {
+  const Kernels* kernels = &cpu_kernels();
+  int threads = 1;
+  DType dtype = DType::kF32;
+  Recompute recompute = Recompute::kNone;
+  int micro_batch = 0;  // sequences; 0: the whole batch
+};
+
+struct RealOutput {
+  std::vector<float> logits;  // [T, V]
+  double loss = 0;            // cross entropy, mean over counted tokens
+  double aux = 0, seq_aux = 0, global_aux = 0, z = 0;
+  double total() const { return loss + aux + seq_aux + global_aux + z; }
+  std::map<std::string, std::vector<float>> grads;
+  std::vector<RoutingTally> tallies;  // [L]
+};
+
+class RealModel {
+ public:
+  // router_bias: "layers.{i}.router.bias" -> [E]
+  RealModel(const ModelConfig& config, const ReferenceParams& params, const ReferenceParams& router_bias,
+            const BalanceOptions& balance, int num_seqs, int seq_len, const RealSetting& setting)
+      : setting_(setting),
+        balance_(balance),
+        num_seqs_(num_seqs),
+        stream_(setting.threads),
+        model_(config, setting.dtype, true),
+        pass_(model_, options(seq_len, true), {stream_, *setting.kernels}),
+        eval_(model_, options(seq_len, false), {stream_, *setting.kernels}) {
+    for (Param& p : model_.params().all()) {
+      const std::vector<double>& w = params.at(p.spec.name);
+      for (std::size_t i = 0; i < w.size(); ++i) p.master[i] = static_cast<float>(w[i]);
+    }
+    model_.params().round_masters();
+    for (const auto& [name, b] : router_bias) model_.router_bias(std::stoi(name.substr(7))).assign(b.begin(), b.end());
+  }
+
+  // Forward and backward; parameter gradients are added to what is there.
+  RealOutput gradients(const ReferenceInput& in) {
+    RealOutput out;
+    pass_.reset_tallies();
+    const auto T = static_cast<std::size_t>(pass_.shape().num_tokens());
+    for (std::size_t at = 0; at < in.tokens.size(); at += T) {
+      const MicroBatch batch = micro_batch(in, at, T);
+      out.loss += pass_.forward(batch) * batch.loss_scale;
+      pass_.backward(batch);
+    }
+    out.tallies = pass_.tallies();
+    for (const RoutingTally& t : out.tallies)
+      out.aux += t.aux, out.seq_aux += t.seq_aux, out.global_aux += t.global_aux, out.z += t.z;
+    for (const Param& p : model_.params().all()) {
+      const float* g = p.grad.f32();
+      out.grads[p.spec.name].assign(g, g + p.spec.num_elements());
+    }
+    return out;
+  }
+
+  // The logits of a pass without gradient, which is a pass of its own.
+  std::vector<float> logits(const ReferenceInput& in) {
+    std::vector<float> all;
+    const auto T = static_cast<std::size_t>(eval_.shape().num_tokens());
+    for (std::size_t at = 0; at < in.tokens.size(); at += T) {
+      MicroBatch batch = micro_batch(in, at, T);
+      batch.with_gradient = batch.tally = false;
+      eval_.forward(batch);
+      const Mat l = eval_.logits();
+      all.insert(all.end(), l.f32(), l.f32() + l.rows * l.cols);
+    }
+    return all;
+  }
+
+  double grad_norm() {
+    double squares = 0;
+    for (const AdamWTensor& t : model_.params().adamw_tensors(0))
+      squares += setting_.kernels->adamw.sum_of_squares(stream_, {t.g, static_cast<std::size_t>(t.n)});
+    return std::sqrt(squares);
+  }
+  void adamw(float decay, const AdamWHyper& hyper) {
+    setting_.kernels->adamw.step(stream_, model_.params().adamw_tensors(decay), hyper);
+  }
+  void zero_gradients() {
+    for (const AdamWTensor& t : model_.params().adamw_tensors(0)) std::fill_n(t.g, t.n, 0.0f);
+  }
+  void move_router_bias(float speed) {
+    for (const int i : model_.moe_layers())
+      if (!model_.router_bias(i).empty())
+        update_router_bias(model_.router_bias(i), pass_.tallies()[static_cast<std::size_t>(i)].counts_E, speed);
+  }
+  Model& model() { return model_; }
+
+ private:
+  PassOptions options(int seq_len, bool training) const {
+    const int seqs = setting_.micro_batch > 0 ? setting_.micro_batch : num_seqs_;
+    return {.shape = {seqs, seq_len}, .recompute = setting_.recompute, .balance = balance_, .training = training};
+  }
+  MicroBatch micro_batch(const ReferenceInput& in, std::size_t at, std::size_t T) const {
+    const auto counted = std::count_if(in.targets.begin(), in.targets.end(), [](std::int32_t t) { return t >= 0; });
+    return {.shape = pass_.shape(),
+            .id_T = std::span(in.tokens).subspan(at, T),
+            .target_T = std::span(in.targets).subspan(at, T),
+            .doc_start_T = in.doc_start.empty() ? nullptr : in.doc_start.data() + at,
+            .loss_scale = 1.0 / static_cast<double>(std::max<std::ptrdiff_t>(1, counted)),
+            .share = static_cast<float>(T) / static_cast<float>(in.tokens.size())};
+  }
+
+  RealSetting setting_;
+  BalanceOptions balance_;
+  int num_seqs_;
+  Stream stream_;
+  Model model_;
+  Pass pass_, eval_;
+};
+
+}  // namespace moe
