@@ -37,8 +37,9 @@ std::string row_header() {
 
 std::vector<std::string> row_legend() {
   return {
-      "# sets    operand sets that the calls cycle through: 1 stays in the caches if it fits; more are 64 MiB together,",
-      "#         which is cold in L2 and may lie in L3; all data is random",
+      "# sets    operand sets that the calls cycle through: 1 stays in the caches if it fits; more are at most 32 and at "
+      "most",
+      "#         64 MiB together: cold in L2 where that is more than L2, and maybe in L3; all data is random",
       "# us      median time of one call over reps repetitions (JSON: also smallest and largest)",
       "# wait%   of the time threads could run but had no processor: above a few % others use it, and the rate is low",
       "# rate    work / us; GFLOP/s counts 2 per multiply-add, GB/s counts each operand element once per reading or writing",
