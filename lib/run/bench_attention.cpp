@@ -97,9 +97,9 @@ class HeadReference {
       add(dk_, j, ds, q);
     }
   }
-  // Relative to the largest wanted element.
+  // Relative to the largest wanted element, but at least to 0.1: operands lie in [-1, 1], a gradient may be 0 (one key).
   void compare(CMat got, std::int64_t col, const std::vector<double>& want, WorstDeviation& worst) const {
-    double scale = 0;
+    double scale = 0.1;
     for (const double w : want) scale = std::fmax(scale, std::fabs(w));
     for (std::size_t i = 0; i < want.size(); ++i) {
       const auto n = static_cast<std::int64_t>(i);

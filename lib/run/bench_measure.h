@@ -38,7 +38,7 @@ class Operands {
 };
 
 inline constexpr std::size_t kCycleBytes = std::size_t{64} << 20;
-inline constexpr int kMaxSets = 512;
+inline constexpr int kMaxSets = 32;
 
 // Equal sets of operands and the memory they lie in.
 template <class Set>

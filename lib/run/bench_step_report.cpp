@@ -32,7 +32,7 @@ std::string part_line(const StepReport& r, StepPart part, double flop) {
 std::string total_line(const StepReport& r) {
   std::string line = text("%-15s %-17s", "step", "all");
   const auto& p = r.median.phase_seconds;
-  line += text(" %9.2f %9.2f %9s %9.2f %9.2f %6.1f", 1e3 * p[0], 1e3 * p[1], "<-both", 1e3 * p[3], 1e3 * r.median.seconds,
+  line += text(" %9.2f %9.2f %9s %9.2f %9.2f %6.1f", 1e3 * p[0], 1e3 * p[1], "(both)", 1e3 * p[3], 1e3 * r.median.seconds,
                100.0);
   if (!r.passed()) return line + text(" %9s %6s", "FAILED", "-");
   return line + text(" %9.1f %6.1f", r.gflops(true), 100 * r.gflops(true) / r.gemm_peak());
@@ -94,7 +94,8 @@ double expected_first_loss(const ModelConfig& c) {
 
 std::vector<std::string> step_lines(const StepReport& r) {
   std::vector<std::string> lines = {
-      "# times in ms of the step whose time is the median; backward_i: gradients of activations, backward_w: of weights",
+      "# times in ms of the step whose time is the median; backward_i: gradients of activations, backward_w: of weights; "
+      "(both): in backward_i",
       "# rate   model FLOP (6 per active parameter and token; attention 6 L D seq, causal) / time, GFLOP/s; the router's "
       "counts",
       "#        its product only, but its time holds choice and losses, as that of head_loss holds the cross entropy",

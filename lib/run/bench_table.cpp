@@ -30,16 +30,18 @@ double BenchRow::percent_of_peak(const Peaks& peaks) const {
 
 std::string row_header() {
   char text[160];
-  std::snprintf(text, sizeof text, "%-34s %-26s %5s %6s %11s %9s %-8s %6s %9s", "# name", "shape", "sets", "reps", "us",
-                "rate", "unit", "%peak", "error");
+  std::snprintf(text, sizeof text, "%-40s %-22s %4s %6s %10s %5s %8s %-7s %6s %8s", "# name", "shape", "sets", "reps", "us",
+                "wait%", "rate", "unit", "%peak", "error");
   return text;
 }
 
 std::vector<std::string> row_legend() {
   return {
-      "# sets    operand sets that the calls cycle through: 1 stays in the caches if it fits; more are 64 MiB together,",
-      "#         which is cold in L2 and may lie in L3; all data is random",
+      "# sets    operand sets that the calls cycle through: 1 stays in the caches if it fits; more are at most 32 and at "
+      "most",
+      "#         64 MiB together: cold in L2 where that is more than L2, and maybe in L3; all data is random",
       "# us      median time of one call over reps repetitions (JSON: also smallest and largest)",
+      "# wait%   of the time threads could run but had no processor: above a few % others use it, and the rate is low",
       "# rate    work / us; GFLOP/s counts 2 per multiply-add, GB/s counts each operand element once per reading or writing",
       "# %peak   of the register peak for GFLOP/s, of the copy bandwidth for GB/s (above 100 %: from a cache)",
       "# error   largest deviation from a reference in double on sampled elements, relative to the terms of their sums;",
