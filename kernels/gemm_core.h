@@ -90,9 +90,9 @@ template <ALayout kLayout, std::size_t... I>
 constexpr std::array<MicroKernel, kMaxMR + 1> micro_kernels_of(std::index_sequence<I...>) {
   return {nullptr, micro_kernel<static_cast<int>(I) + 1, kLayout>...};
 }
-// The kernel of `rows` (1 .. kMaxMR) rows.
+// [rows], 1 .. kMaxMR.
 template <ALayout kLayout>
-inline constexpr auto kMicroKernels = micro_kernels_of<kLayout>(std::make_index_sequence<kMaxMR>());
+static constexpr auto kMicroKernels = micro_kernels_of<kLayout>(std::make_index_sequence<kMaxMR>());
 
 static inline void run_micro_kernel(ALayout layout, int rows, const MicroArgs& t) {
   (layout == ALayout::kRows ? kMicroKernels<ALayout::kRows> : kMicroKernels<ALayout::kColumns>)[rows](t);

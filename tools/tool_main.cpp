@@ -12,6 +12,7 @@
 #include <new>
 #include <system_error>
 
+#include "kernels/cuda_status.h"
 #include "lib/base/log.h"
 
 namespace moe {
@@ -42,7 +43,8 @@ void check_common(const CommonOptions& common) {
   if (common.threads < 0)
     throw Error(Exit::kUsage, "--threads: expected 0 or more, found " + std::to_string(common.threads));
   if (common.device == DeviceChoice::kCuda)
-    throw Error(Exit::kUnavailable, "--device cuda: this build has no CUDA device support", "use --device cpu");
+    throw Error(Exit::kUnavailable, "--device cuda: expected CUDA kernels, found none in this version (" + cuda_status().text + ")",
+                "use --device cpu");
 }
 
 void open_log(const std::string& tool, const CommonOptions& common) {

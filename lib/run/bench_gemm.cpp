@@ -1,0 +1,214 @@
+// Matrix products: squares, the linear maps of a block, the experts. A check recomputes elements in double; its error is
+// relative to the sum of the absolute products, so that cancellation does not matter.
+#include <cmath>
+#include <cstring>
+#include <numeric>
+
+#include "lib/run/bench_cases.h"
+
+namespace moe {
+
+const char* name_of(ExpertLoad load) {
+  static constexpr const char* kNames[] = {"balanced", "zipf", "one"};
+  return kNames[static_cast<int>(load)];
+}
+
+std::vector<std::int64_t> expert_rows(ExpertLoad load, std::int64_t num_rows, int num_experts) {
+  const auto E = static_cast<std::size_t>(num_experts);
+  std::vector<double> share(E, load == ExpertLoad::kOne ? 0.0 : 1.0);
+  if (load == ExpertLoad::kOne) share[E / 2] = 1;
+  if (load == ExpertLoad::kZipf)
+    for (std::size_t e = 0; e < E; ++e) share[e] = 1.0 / static_cast<double>(e + 1);
+  const double total = std::accumulate(share.begin(), share.end(), 0.0);
+  std::vector<std::int64_t> rows(E);
+  for (std::size_t e = 0; e < E; ++e) rows[e] = static_cast<std::int64_t>(static_cast<double>(num_rows) * share[e] / total);
+  std::int64_t left = num_rows - std::accumulate(rows.begin(), rows.end(), std::int64_t{0});
+  for (std::size_t e = 0; left > 0; e = (e + 1) % E)
+    if (share[e] > 0) ++rows[e], --left;
+  std::vector<std::int64_t> psum_rows_E1(E + 1);
+  std::partial_sum(rows.begin(), rows.end(), psum_rows_E1.begin() + 1);
+  return psum_rows_E1;
+}
+
+std::string dims(std::initializer_list<std::int64_t> sizes) {
+  std::string text;
+  for (const std::int64_t n : sizes) text += (text.empty() ? "" : "x") + std::to_string(n);
+  return text;
+}
+
+namespace {
+
+constexpr double kTolerance = 2e-6;  // fp32 sums of a few thousand terms stay well below
+constexpr int kSamples = 64;
+
+enum class Direction { kForward, kBackwardInput, kBackwardWeight };
+constexpr Direction kDirections[] = {Direction::kForward, Direction::kBackwardInput, Direction::kBackwardWeight};
+const char* name_of(Direction d) {
+  static constexpr const char* kNames[] = {"forward", "backward_input", "backward_weight"};
+  return kNames[static_cast<int>(d)];
+}
+
+// The i-th of kSamples positions in [0, n), first and last among them.
+std::int64_t sample(int i, std::int64_t n) { return n <= 1 ? 0 : i == 0 ? n - 1 : (i * std::int64_t{7919}) % n; }
+
+struct Product {
+  Mat x, w, y;  // [M, K], [N, K], [M, N]: y = x w^T, or the gradients in their places
+};
+
+// Element (i, j) of the result and the scale of its terms.
+struct Dot {
+  double sum = 0, scale = 0;
+  void add(double a, double b) { sum += a * b, scale += std::fabs(a * b); }
+};
+double at(CMat m, std::int64_t i, std::int64_t j) { return m.f32()[i * m.stride + j]; }
+
+// out(i, j) against sum over l of a(i, l) b(l, j).
+template <class A, class B>
+void check_elements(CMat out, std::int64_t depth, A a, B b, WorstDeviation& worst) {
+  for (int s = 0; s < kSamples && out.rows > 0; ++s) {
+    const std::int64_t i = sample(s, out.rows), j = sample(kSamples - 1 - s, out.cols);
+    Dot want;
+    for (std::int64_t l = 0; l < depth; ++l) want.add(a(i, l), b(l, j));
+    worst.add(at(out, i, j), want.sum, want.scale);
+  }
+}
+
+// One product of one expert, or a plain one.
+void check_product(Direction d, CMat x, CMat w, CMat y, WorstDeviation& worst) {
+  const auto of = [](CMat m) { return [m](std::int64_t i, std::int64_t j) { return at(m, i, j); }; };
+  const auto transposed = [](CMat m) { return [m](std::int64_t i, std::int64_t j) { return at(m, j, i); }; };
+  switch (d) {
+    case Direction::kForward:
+      return check_elements(y, x.cols, of(x), transposed(w), worst);
+    case Direction::kBackwardInput:
+      return check_elements(x, y.cols, of(y), of(w), worst);
+    case Direction::kBackwardWeight:
+      return check_elements(w, y.rows, transposed(y), of(x), worst);
+  }
+}
+
+void zero(Mat m) { std::memset(m.data, 0, static_cast<std::size_t>(m.rows * m.cols) * sizeof(float)); }
+
+void run_plain(Env env, Direction d, const Product& p) {
+  switch (d) {
+    case Direction::kForward:
+      return env.kernels.gemm.forward(env.stream, p.x, p.w, p.y, Store::kAssign);
+    case Direction::kBackwardInput:
+      return env.kernels.gemm.backward_input(env.stream, p.y, p.w, p.x, Store::kAssign);
+    case Direction::kBackwardWeight:
+      return env.kernels.gemm.backward_weight(env.stream, p.y, p.x, p.w);
+  }
+}
+
+BenchCase plain_case(Env env, Direction d, std::int64_t M, std::int64_t N, std::int64_t K, bool warm) {
+  const auto all = take_sets(warm, [=](Operands& o) { return Product{o.matrix(M, K), o.matrix(N, K), o.matrix(M, N)}; });
+  const auto error = [=] {
+    const Product& p = all->sets.front();
+    if (d == Direction::kBackwardWeight) zero(p.w);  // dw +=
+    run_plain(env, d, p);
+    WorstDeviation worst;
+    check_product(d, p.x, p.w, p.y, worst);
+    return worst.value();
+  };
+  return {.work = 2.0 * static_cast<double>(M * N * K),
+          .tolerance = kTolerance,
+          .num_sets = static_cast<int>(all->sets.size()),
+          .run = [=](int call) { run_plain(env, d, all->of(call)); },
+          .error = error};
+}
+
+BenchEntry plain_entry(Env env, const std::string& name, Direction d, std::int64_t M, std::int64_t N, std::int64_t K,
+                       bool warm) {
+  return {"gemm/" + name + "/" + name_of(d), dims({M, N, K}), [=] { return plain_case(env, d, M, N, K, warm); }};
+}
+
+using Offsets = std::vector<std::int64_t>;
+
+void run_grouped(Env env, Direction d, const Product& p, const Offsets& psum) {
+  const GroupedGemmKernels& k = env.kernels.grouped_gemm;
+  switch (d) {
+    case Direction::kForward:
+      return k.forward(env.stream, p.x, p.w, psum, p.y, Store::kAssign);
+    case Direction::kBackwardInput:
+      return k.backward_input(env.stream, p.y, p.w, psum, p.x, Store::kAssign);
+    case Direction::kBackwardWeight:
+      return k.backward_weight(env.stream, p.y, p.x, psum, p.w);
+  }
+}
+
+double grouped_error(Direction d, const Product& p, const Offsets& psum, std::int64_t N) {
+  WorstDeviation worst;
+  for (std::size_t e = 0; e + 1 < psum.size(); ++e) {
+    const std::int64_t begin = psum[e], n = psum[e + 1] - begin;
+    check_product(d, p.x.slice_rows(begin, n), p.w.slice_rows(static_cast<std::int64_t>(e) * N, N), p.y.slice_rows(begin, n),
+                  worst);
+  }
+  return worst.value();
+}
+
+BenchCase grouped_case(Env env, Direction d, const Offsets& psum, std::int64_t N, std::int64_t K) {
+  const std::int64_t R = psum.back(), E = static_cast<std::int64_t>(psum.size()) - 1;
+  const auto all = take_sets(false, [=](Operands& o) {
+    return Product{o.matrix(R, K), o.matrix(E * N, K), o.matrix(R, N)};
+  });
+  const auto error = [=] {
+    const Product& p = all->sets.front();
+    if (d == Direction::kBackwardWeight) zero(p.w);
+    run_grouped(env, d, p, psum);
+    return grouped_error(d, p, psum, N);
+  };
+  return {.work = 2.0 * static_cast<double>(R * N * K),
+          .tolerance = kTolerance,
+          .num_sets = static_cast<int>(all->sets.size()),
+          .run = [=](int call) { run_grouped(env, d, all->of(call), psum); },
+          .error = error};
+}
+
+struct ExpertMap {
+  const char* name;
+  std::int64_t N, K;
+};
+
+BenchEntry grouped_entry(const BenchTarget& t, const ExpertMap& map, Direction d, ExpertLoad load, std::int64_t num_rows) {
+  const Offsets psum = expert_rows(load, num_rows, t.config.num_experts);
+  return {std::string("grouped/") + map.name + "/" + name_of(d) + "/" + name_of(load),
+          dims({num_rows, map.N, map.K}) + ",E=" + std::to_string(t.config.num_experts),
+          [=, env = t.env] { return grouped_case(env, d, psum, map.N, map.K); }};
+}
+
+}  // namespace
+
+std::vector<BenchEntry> gemm_entries(const BenchTarget& t) {
+  std::vector<BenchEntry> list;
+  for (const std::int64_t n : {256, 512, 1024, 2048})
+    list.push_back(plain_entry(t.env, "square", Direction::kForward, n, n, n, true));
+  for (const Direction d : {Direction::kBackwardInput, Direction::kBackwardWeight})
+    list.push_back(plain_entry(t.env, "square", d, 1024, 1024, 1024, true));
+  const ModelConfig& c = t.config;
+  const std::int64_t T = t.shape.num_tokens(), D = c.d_model;
+  for (const Direction d : kDirections) {
+    list.push_back(plain_entry(t.env, "qkv", d, T, c.qkv_width(), D, false));
+    list.push_back(plain_entry(t.env, "o", d, T, D, std::int64_t{c.num_heads} * c.head_dim, false));
+    list.push_back(plain_entry(t.env, "router", d, T, c.num_experts, D, false));
+    list.push_back(plain_entry(t.env, "head", d, T, c.vocab_size, D, false));
+  }
+  return list;
+}
+
+std::vector<BenchEntry> grouped_entries(const BenchTarget& t) {
+  const ModelConfig& c = t.config;
+  const ExpertMap gate_up{"gate_up", 2 * c.expert_ffn, c.d_model}, down{"down", c.d_model, c.expert_ffn};
+  const std::int64_t whole = t.shape.num_tokens() * c.top_k;  // what a micro-batch routes
+  std::vector<BenchEntry> list;
+  for (const Direction d : kDirections) {
+    for (const std::int64_t num_rows_per_expert : {4, 16, 64, 256})
+      if (num_rows_per_expert * c.num_experts < whole)
+        list.push_back(grouped_entry(t, gate_up, d, ExpertLoad::kBalanced, num_rows_per_expert * c.num_experts));
+    for (const ExpertLoad load : {ExpertLoad::kBalanced, ExpertLoad::kZipf, ExpertLoad::kOne})
+      list.push_back(grouped_entry(t, gate_up, d, load, whole));
+    list.push_back(grouped_entry(t, down, d, ExpertLoad::kBalanced, whole));
+  }
+  return list;
+}
+
+}  // namespace moe

@@ -1,0 +1,85 @@
+// `moe-bench kernels`: the table of rows. Not here: the rows themselves (bench_cases.h).
+#include <cstdio>
+
+#include "lib/base/provenance.h"
+#include "lib/run/bench.h"
+#include "lib/run/bench_cases.h"
+
+namespace moe {
+namespace {
+
+std::vector<BenchEntry> all_entries(const BenchTarget& target, const std::string& filter) {
+  std::vector<BenchEntry> all;
+  for (const auto list : {gemm_entries, grouped_entries, attention_entries, row_op_entries, routing_entries})
+    for (BenchEntry& entry : list(target))
+      if (entry.name.find(filter) != std::string::npos) all.push_back(std::move(entry));
+  if (all.empty())
+    throw Error(Exit::kUsage, "--filter: expected part of the name of a row, found " + filter, "--dry-run lists the rows");
+  return all;
+}
+
+void print(std::FILE* out, const std::vector<std::string>& lines) {
+  for (const std::string& line : lines) std::fprintf(out, "%s\n", line.c_str());
+}
+
+void print_head(std::FILE* out, const BenchOptions& o, Env env, const Peaks& peaks) {
+  print(out, {"# moe-bench kernels --shape " + o.shape + ": fp32, " + std::to_string(o.batch) + " sequences of " +
+              std::to_string(o.seq) + " tokens"});
+  print(out, machine_lines(env, peaks));
+  print(out, {"# gemm      M x N x K, y[M,N] = x[M,K] w[N,K]^T or its gradients; grouped: M rows over E experts; 2 M N K",
+              "# attention sequences x length x heads x head width, counted causally (pairs j <= i): 2 products forward,",
+              "#           5 backward, 2 per pair and column each",
+              "# rmsnorm   T x D: forward 8 T D bytes, backward_input 12 T D, backward_weight 8 T D; rope T x heads x "
+              "width: 8 each",
+              "# swiglu    R x F: forward 12 R F, backward 20 R F; cross_entropy T x V: 8 T V; adamw n: step 32 n, "
+              "sum_of_squares 4 n",
+              "# router    T x E x K: forward 8 T (E + K), backward 4 T (5 E + 2 K); permute: plan 12 T K, gather 8 T K D,",
+              "#           combine 4 (T K + T) D; embedding T x V x D: forward 8 T D, backward 12 T D"});
+  print(out, row_legend());
+  print(out, {row_header()});
+  std::fflush(out);
+}
+
+Exit list_rows(const BenchOptions& o, const std::vector<BenchEntry>& entries) {
+  nlohmann::json names = nlohmann::json::array();
+  for (const BenchEntry& e : entries) {
+    std::fprintf(table_file(o), "%-40s %s\n", e.name.c_str(), e.shape.c_str());
+    names.push_back({{"name", e.name}, {"shape", e.shape}});
+  }
+  write_result_json(o.common.json,
+                    {{"kind", "moe-bench kernels --dry-run"}, {"schema_version", kBenchSchemaVersion}, {"rows", names}});
+  return Exit::kOk;
+}
+
+}  // namespace
+
+Exit bench_kernels(const BenchOptions& o, Env env) {
+  const BenchTarget target{env, o.model, o.batch_shape()};
+  const std::vector<BenchEntry> entries = all_entries(target, o.filter);
+  if (o.common.dry_run) return list_rows(o, entries);
+  const Peaks peaks = measure_peaks(env);
+  std::FILE* out = table_file(o);
+  print_head(out, o, env, peaks);
+  int num_failed = 0;
+  nlohmann::json rows = nlohmann::json::array();
+  for (const BenchEntry& entry : entries) {
+    const BenchRow row = measure(entry, o.seconds > 0 ? o.seconds : 0.3, env.stream.num_threads());
+    num_failed += row.passed() ? 0 : 1;
+    print(out, {row_line(row, peaks)});
+    std::fflush(out);
+    rows.push_back(row_json(row, peaks));
+  }
+  print(out, {"# " + std::to_string(rows.size()) + " rows, " + std::to_string(num_failed) + " failed their check"});
+  write_result_json(o.common.json, {{"kind", "moe-bench kernels"},
+                                    {"schema_version", kBenchSchemaVersion},
+                                    {"version", version_text()},
+                                    {"time", utc_now()},
+                                    {"shape", o.shape},
+                                    {"machine", machine_json(env)},
+                                    {"peaks", peaks_json(peaks)},
+                                    {"rows", rows},
+                                    {"failed", num_failed}});
+  return num_failed == 0 ? Exit::kOk : Exit::kCheckFailed;
+}
+
+}  // namespace moe

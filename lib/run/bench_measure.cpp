@@ -1,0 +1,157 @@
+#include "lib/run/bench_measure.h"
+
+#include <omp.h>
+
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <system_error>
+
+#include "lib/base/error.h"
+#include "lib/base/provenance.h"
+#include "lib/run/peak.h"
+#include "lib/run/stopwatch.h"
+
+namespace moe {
+
+std::span<float> Operands::floats(std::int64_t n, float low, float high) {
+  const std::span<float> v = arena_.vector<float>(n);
+  if (v.empty()) return v;
+  const float step = (high - low) * 0x1p-24f;
+#pragma omp parallel for schedule(static)
+  for (std::int64_t i = 0; i < n; i += 2) {
+    const std::uint64_t bits = rng_.bits(next_ + static_cast<std::uint64_t>(i));
+    v[static_cast<std::size_t>(i)] = low + step * static_cast<float>(bits >> 40);
+    if (i + 1 < n) v[static_cast<std::size_t>(i) + 1] = low + step * static_cast<float>((bits >> 8) & 0xffffff);
+  }
+  next_ += static_cast<std::uint64_t>(n);
+  return v;
+}
+
+std::span<std::int32_t> Operands::ints(std::int64_t n, std::int64_t end) {
+  const std::span<std::int32_t> v = arena_.vector<std::int32_t>(n);
+  for (std::int32_t& x : v) x = static_cast<std::int32_t>(rng_.bits(next_++) % static_cast<std::uint64_t>(end));
+  return v;
+}
+
+double WaitClock::total_seconds() {
+  double nanoseconds = 0;
+  std::error_code error;
+  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task", error)) {
+    double running = 0, waiting = 0;
+    std::ifstream(task.path() / "schedstat") >> running >> waiting;
+    nanoseconds += waiting;
+  }
+  return 1e-9 * nanoseconds;
+}
+
+BenchRow measure(const BenchEntry& entry, double seconds, int num_threads) {
+  constexpr double kShortest = 50e-6;
+  const BenchCase made = entry.make();
+  made.run(0);  // warms up code and threads
+  Stopwatch clock;
+  made.run(1);
+  const int num_calls = std::max(1, static_cast<int>(std::ceil(kShortest / std::max(clock.lap(), 1e-9))));
+  int call = 2;
+  std::vector<double> times;
+  const WaitClock wait(num_threads);
+  const Stopwatch whole;
+  while (times.size() < 3 || whole.seconds() < seconds) {
+    clock.lap();
+    for (int i = 0; i < num_calls; ++i) made.run(call++);
+    times.push_back(clock.lap() / num_calls);
+  }
+  Timing timing = timing_of(std::move(times));
+  timing.waited = wait.fraction();
+  return {entry.name, entry.shape, made.unit, made.work, made.num_sets, timing, made.error(), made.tolerance};
+}
+
+namespace {
+
+// Sum of the words: vectors of integers, so that the check is exact.
+std::uint64_t sum_of(std::span<const std::uint64_t> words, int num_threads) {
+  const auto n = static_cast<std::int64_t>(words.size());
+  std::uint64_t total = 0;
+#pragma omp parallel for num_threads(num_threads) schedule(static) reduction(+ : total)
+  for (std::int64_t i = 0; i < n; ++i) total += words[static_cast<std::size_t>(i)];
+  return total;
+}
+
+// Word i holds i: the sum is known.
+void fill_with_numbers(std::span<std::uint64_t> words, int num_threads) {
+  const auto n = static_cast<std::int64_t>(words.size());
+#pragma omp parallel for num_threads(num_threads) schedule(static)
+  for (std::int64_t i = 0; i < n; ++i) words[static_cast<std::size_t>(i)] = static_cast<std::uint64_t>(i);
+}
+
+void copy_words(std::span<const std::uint64_t> from, std::span<std::uint64_t> to, int num_threads) {
+#pragma omp parallel num_threads(num_threads)
+  {
+    const auto t = static_cast<std::size_t>(omp_get_thread_num()), n = static_cast<std::size_t>(omp_get_num_threads());
+    const std::size_t begin = from.size() * t / n, end = from.size() * (t + 1) / n;
+    std::memcpy(&to[begin], &from[begin], (end - begin) * sizeof(std::uint64_t));
+  }
+}
+
+// Median GB/s of five passes after one that is not counted.
+template <class Pass>
+double median_gbytes(std::size_t bytes, Pass pass) {
+  pass();
+  std::vector<double> seconds;
+  for (int i = 0; i < 5; ++i) {
+    const Stopwatch clock;
+    pass();
+    seconds.push_back(clock.seconds());
+  }
+  return static_cast<double>(bytes) / timing_of(std::move(seconds)).median * 1e-9;
+}
+
+}  // namespace
+
+Peaks measure_bandwidth(const Stream& stream, std::size_t bytes) {
+  const int threads = stream.num_threads();
+  const std::size_t n = bytes / 2 / sizeof(std::uint64_t);
+  Arena arena(bytes + 256);
+  const auto from = arena.vector<std::uint64_t>(static_cast<std::int64_t>(n)),
+             to = arena.vector<std::uint64_t>(static_cast<std::int64_t>(n));
+  fill_with_numbers(from, threads);
+  Peaks peaks;
+  std::uint64_t total = 0;
+  peaks.copy_gbytes = median_gbytes(2 * n * sizeof(std::uint64_t), [&] { copy_words(from, to, threads); });
+  peaks.read_gbytes = median_gbytes(n * sizeof(std::uint64_t), [&] { total = sum_of(to, threads); });
+  if (total != n * (n - 1) / 2) throw Error(Exit::kCheckFailed, "memory bandwidth: the copy is not what was copied");
+  return peaks;
+}
+
+Peaks measure_peaks(Env env) {
+  Peaks peaks = measure_bandwidth(env.stream, std::size_t{512} << 20);
+  peaks.register_gflops = env.kernels.register_peak_gflops(env.stream, 0.25);
+  peaks.gemm_gflops = gemm_peak_gflops(env, 1024, 0.25);
+  return peaks;
+}
+
+std::string processor_name() {
+  std::ifstream in("/proc/cpuinfo");
+  for (std::string line; std::getline(in, line);)
+    if (line.rfind("model name", 0) == 0 && line.find(':') != std::string::npos) return line.substr(line.find(':') + 2);
+  return "unknown processor";
+}
+
+std::vector<std::string> machine_lines(Env env, const Peaks& p) {
+  char first[200], second[200];
+  std::snprintf(first, sizeof first, "# %s; %d threads; %s kernels; moe %s", processor_name().c_str(),
+                env.stream.num_threads(), env.kernels.isa, version_text().c_str());
+  std::snprintf(
+      second, sizeof second,
+      "# peaks of this run: register FMA %.0f GFLOP/s, GEMM 1024^3 %.0f GFLOP/s, memory copy %.1f GB/s, read %.1f GB/s",
+      p.register_gflops, p.gemm_gflops, p.copy_gbytes, p.read_gbytes);
+  return {first, second};
+}
+
+nlohmann::json machine_json(Env env) {
+  return {{"processor", processor_name()}, {"threads", env.stream.num_threads()}, {"isa", env.kernels.isa}};
+}
+
+}  // namespace moe

@@ -1,0 +1,338 @@
+// Rows of what works along rows of activations, and AdamW: rmsnorm, rope, swiglu, cross entropy. Bound by memory, so their
+// work is bytes: each operand element once per reading or writing, as the comment of each case says.
+#include <cmath>
+#include <cstring>
+
+#include "lib/model/params.h"
+#include "lib/run/bench_cases.h"
+
+namespace moe {
+namespace {
+
+constexpr double kTolerance = 1e-5;  // relative to the largest wanted element of a row
+constexpr int kSampledRows = 16;
+
+using Values = std::vector<double>;
+
+Values row_of(CMat m, std::int64_t i) {
+  const float* p = m.f32() + i * m.stride;
+  return {p, p + m.cols};
+}
+void compare(std::span<const float> got, const Values& want, WorstDeviation& worst) {
+  double scale = 0;
+  for (const double w : want) scale = std::fmax(scale, std::fabs(w));
+  for (std::size_t i = 0; i < want.size(); ++i) worst.add(got[i], want[i], scale);
+}
+// want(i) -> Values of row i, for sampled rows of `got`.
+template <class Want>
+double error_of_rows(CMat got, Want want) {
+  WorstDeviation worst;
+  for (int s = 0; s < kSampledRows; ++s) {
+    const std::int64_t i = (got.rows - 1) * s / (kSampledRows - 1);
+    compare({got.f32() + i * got.stride, static_cast<std::size_t>(got.cols)}, want(i), worst);
+  }
+  return worst.value();
+}
+
+// The common shape of a case: sets of operands, run(set), error(set) after one more run.
+template <class Take, class Run, class Error>
+BenchCase bytes_case(double bytes, Take take, Run run, Error error) {
+  const auto all = take_sets(false, take);
+  return {.unit = RateUnit::kGbytes,
+          .work = bytes,
+          .tolerance = kTolerance,
+          .num_sets = static_cast<int>(all->sets.size()),
+          .run = [=](int call) { run(all->of(call)); },
+          .error = [=] { return error(all->sets.front()); }};
+}
+
+struct Norm {
+  Env env;
+  std::int64_t T, D;
+  float eps;
+  struct Set {
+    Mat x, w, y, dy, dx;
+    std::span<float> rstd, dw;
+  };
+  Set take(Operands& o) const {
+    return {o.matrix(T, D), o.matrix(1, D), o.matrix(T, D), o.matrix(T, D), o.matrix(T, D), o.floats(T), o.floats(D)};
+  }
+  void forward(const Set& s) const { env.kernels.rmsnorm.forward(env.stream, s.x, s.w, 1, eps, s.y, s.rstd.data()); }
+  void input(const Set& s) const {
+    env.kernels.rmsnorm.backward_input(env.stream, s.dy, s.x, s.w, 1, s.rstd.data(), s.dx, Store::kAssign);
+  }
+  void weight(const Set& s) const {
+    env.kernels.rmsnorm.backward_weight(env.stream, s.dy, s.x, 1, s.rstd.data(), s.dw.data());
+  }
+
+  double rstd(const Values& x) const {
+    double squares = 0;
+    for (const double v : x) squares += v * v;
+    return 1 / std::sqrt(squares / static_cast<double>(D) + static_cast<double>(eps));
+  }
+  double forward_error(const Set& s) const {
+    forward(s);
+    return error_of_rows(s.y, [&](std::int64_t i) {
+      Values x = row_of(s.x, i);
+      const double r = rstd(x);
+      for (std::size_t j = 0; j < x.size(); ++j) x[j] *= r * static_cast<double>(s.w.f32()[j]);
+      return x;
+    });
+  }
+  double input_error(const Set& s) const {
+    forward(s);
+    input(s);
+    return error_of_rows(s.dx, [&](std::int64_t i) {
+      const Values x = row_of(s.x, i);
+      Values dx = row_of(s.dy, i);
+      const double r = rstd(x);
+      double mean = 0;
+      for (std::size_t j = 0; j < x.size(); ++j) mean += (dx[j] *= static_cast<double>(s.w.f32()[j])) * x[j];
+      for (std::size_t j = 0; j < x.size(); ++j) dx[j] = r * (dx[j] - x[j] * r * r * mean / static_cast<double>(D));
+      return dx;
+    });
+  }
+  double weight_error(const Set& s) const {
+    forward(s);
+    std::fill(s.dw.begin(), s.dw.end(), 0.0f);  // dw +=
+    weight(s);
+    Values want(s.dw.size());
+    for (std::int64_t i = 0; i < T; ++i) {
+      const Values x = row_of(s.x, i), dy = row_of(s.dy, i);
+      const double r = rstd(x);
+      for (std::size_t j = 0; j < x.size(); ++j) want[j] += dy[j] * x[j] * r;
+    }
+    WorstDeviation worst;
+    compare(s.dw, want, worst);
+    return worst.value();
+  }
+};
+
+void add_norm(const BenchTarget& t, std::vector<BenchEntry>& list) {
+  using Set = Norm::Set;
+  const Norm n{t.env, t.shape.num_tokens(), t.config.d_model, t.config.norm_eps};
+  const double element = 4.0 * static_cast<double>(n.T * n.D);
+  const auto take = [n](Operands& o) { return n.take(o); };
+  const std::string shape = dims({n.T, n.D});
+  list.push_back({"rmsnorm/forward", shape, [=] {  // reads x, writes y
+                    return bytes_case(
+                        2 * element, take, [n](const Set& s) { n.forward(s); },
+                        [n](const Set& s) { return n.forward_error(s); });
+                  }});
+  list.push_back({"rmsnorm/backward_input", shape, [=] {  // reads dy, x, writes dx
+                    return bytes_case(
+                        3 * element, take, [n](const Set& s) { n.input(s); },
+                        [n](const Set& s) { return n.input_error(s); });
+                  }});
+  list.push_back({"rmsnorm/backward_weight", shape, [=] {  // reads dy, x
+                    return bytes_case(
+                        2 * element, take, [n](const Set& s) { n.weight(s); },
+                        [n](const Set& s) { return n.weight_error(s); });
+                  }});
+}
+
+struct RopeSet {
+  Mat x;
+  std::span<std::int32_t> pos;
+  std::span<float> cosine, sine;  // tables [seq_len, S/2]
+};
+
+// Random angles do as tables, and random positions; rotations keep x as large as it was, however often they are applied.
+RopeSet take_rope(Operands& o, std::int64_t T, std::int64_t C, std::int64_t L, std::int64_t half) {
+  const RopeSet s{o.matrix(T, C), o.ints(T, L), o.floats(L * half), o.floats(L * half)};
+  for (std::size_t i = 0; i < s.sine.size(); ++i) s.sine[i] = std::sqrt(1 - s.cosine[i] * s.cosine[i]);
+  return s;
+}
+
+BenchCase rope_case(const BenchTarget& t, Env env) {
+  const ModelConfig& c = t.config;
+  const std::int64_t T = t.shape.num_tokens(), L = t.shape.seq_len, half = c.head_dim / 2;
+  const std::int64_t C = std::int64_t{c.num_heads + c.num_kv_heads} * c.head_dim;
+  const auto take = [=](Operands& o) { return take_rope(o, T, C, L, half); };
+  const auto run = [=](const RopeSet& s) {
+    env.kernels.rope.forward(env.stream, s.x, static_cast<int>(2 * half), s.pos, s.cosine.data(), s.sine.data());
+  };
+  const auto error = [=](const RopeSet& s) {
+    for (std::int64_t i = 0; i < T * C; ++i) s.x.f32()[i] = static_cast<float>(i % 97) / 97 - 0.5f;
+    const auto old = [C](std::int64_t i, std::int64_t j) {
+      return static_cast<double>(static_cast<float>((i * C + j) % 97) / 97 - 0.5f);
+    };
+    run(s);
+    return error_of_rows(s.x, [&](std::int64_t i) {
+      Values want(static_cast<std::size_t>(C));
+      for (std::int64_t j = 0; j < C; ++j) {
+        const std::int64_t in_head = j % (2 * half), first = j - in_head + in_head % half;
+        const auto at = static_cast<std::size_t>(s.pos[static_cast<std::size_t>(i)] * half + in_head % half);
+        const double a = old(i, first), b = old(i, first + half), cosine = s.cosine[at], sine = s.sine[at];
+        want[static_cast<std::size_t>(j)] = in_head < half ? a * cosine - b * sine : b * cosine + a * sine;
+      }
+      return want;
+    });
+  };
+  return bytes_case(8.0 * static_cast<double>(T * C), take, run, error);  // reads and writes q and k
+}
+
+struct Swiglu {
+  Env env;
+  std::int64_t R, F;
+  struct Set {
+    Mat gu, h, dgu;
+    std::span<float> gate, dgate;
+  };
+  Set take(Operands& o) const { return {o.matrix(R, 2 * F), o.matrix(R, F), o.matrix(R, 2 * F), o.floats(R), o.floats(R)}; }
+  void forward(const Set& s) const { env.kernels.swiglu.forward(env.stream, s.gu, s.gate.data(), s.h); }
+  void backward(const Set& s) const {  // h serves as dh
+    env.kernels.swiglu.backward_input(env.stream, s.h, s.gu, s.gate.data(), s.dgu, s.dgate.data());
+  }
+  double gate(const Set& s, std::int64_t i) const { return s.gate[static_cast<std::size_t>(i)]; }
+
+  double forward_error(const Set& s) const {
+    forward(s);
+    return error_of_rows(s.h, [&](std::int64_t i) {
+      const Values gu = row_of(s.gu, i);
+      Values h(static_cast<std::size_t>(F));
+      for (std::size_t j = 0; j < h.size(); ++j) h[j] = gate(s, i) * gu[j] / (1 + std::exp(-gu[j])) * gu[j + h.size()];
+      return h;
+    });
+  }
+  double backward_error(const Set& s) const {
+    backward(s);
+    return error_of_rows(s.dgu, [&](std::int64_t i) {
+      const Values gu = row_of(s.gu, i), dh = row_of(s.h, i);
+      Values want(gu.size());
+      for (std::size_t j = 0; j < dh.size(); ++j) {
+        const double g = gu[j], u = gu[j + dh.size()], sigmoid = 1 / (1 + std::exp(-g)), d = gate(s, i) * dh[j];
+        want[j] = d * u * sigmoid * (1 + g * (1 - sigmoid));
+        want[j + dh.size()] = d * g * sigmoid;
+      }
+      return want;
+    });
+  }
+};
+
+void add_swiglu(const BenchTarget& t, std::vector<BenchEntry>& list) {
+  using Set = Swiglu::Set;
+  const Swiglu w{t.env, t.shape.num_tokens() * t.config.top_k, t.config.expert_ffn};
+  const double element = 4.0 * static_cast<double>(w.R * w.F);
+  const auto take = [w](Operands& o) { return w.take(o); };
+  list.push_back({"swiglu/forward", dims({w.R, w.F}), [=] {  // reads gu (2 F), writes h
+                    return bytes_case(
+                        3 * element, take, [w](const Set& s) { w.forward(s); },
+                        [w](const Set& s) { return w.forward_error(s); });
+                  }});
+  list.push_back({"swiglu/backward_input", dims({w.R, w.F}), [=] {  // reads dh, gu, writes dgu
+                    return bytes_case(
+                        5 * element, take, [w](const Set& s) { w.backward(s); },
+                        [w](const Set& s) { return w.backward_error(s); });
+                  }});
+}
+
+struct LossSet {
+  Mat logits;
+  std::span<std::int32_t> target;
+};
+
+// The gradient replaces the logits; any numbers are logits again.
+BenchCase cross_entropy_case(Env env, std::int64_t T, std::int64_t V) {
+  const float scale = 0.5f;
+  const auto take = [=](Operands& o) { return LossSet{o.matrix(T, V), o.ints(T, V)}; };
+  const auto run = [=](const LossSet& s) {
+    env.kernels.cross_entropy.forward(env.stream, s.logits, s.target, scale, nullptr);
+  };
+  const auto error = [=](const LossSet& s) {
+    const auto logit = [V](std::int64_t i, std::int64_t j) { return static_cast<float>((i * V + j) % 61) / 20; };
+    for (std::int64_t i = 0; i < T; ++i)
+      for (std::int64_t j = 0; j < V; ++j) s.logits.f32()[i * V + j] = logit(i, j);
+    run(s);
+    return error_of_rows(s.logits, [&](std::int64_t i) {
+      Values want(static_cast<std::size_t>(V));
+      double sum = 0;
+      for (std::int64_t j = 0; j < V; ++j)
+        sum += want[static_cast<std::size_t>(j)] = std::exp(static_cast<double>(logit(i, j)));
+      for (double& w : want) w *= static_cast<double>(scale) / sum;
+      want[static_cast<std::size_t>(s.target[static_cast<std::size_t>(i)])] -= static_cast<double>(scale);
+      return want;
+    });
+  };
+  return bytes_case(8.0 * static_cast<double>(T * V), take, run, error);  // reads logits, writes their gradient
+}
+
+struct AdamWSet {
+  std::span<float> w, g, m, v;
+};
+
+AdamWTensor tensor_of(const AdamWSet& s) {
+  return {.w = s.w.data(),
+          .g = s.g.data(),
+          .m = s.m.data(),
+          .v = s.v.data(),
+          .n = static_cast<std::int64_t>(s.w.size()),
+          .decay = 0.1f};
+}
+
+double adamw_error(const AdamWSet& s, const AdamWHyper& h, const std::function<void()>& run) {
+  constexpr std::size_t kStart = 1000;  // the first so many elements are judged
+  const std::size_t n = std::min(kStart, s.w.size());
+  const auto number = [](std::size_t i) { return static_cast<float>(i % 89) / 89 - 0.5f; };
+  for (std::size_t i = 0; i < n; ++i)
+    s.w[i] = number(i), s.g[i] = number(i + 30), s.m[i] = number(i + 60), s.v[i] = number(i) + 0.6f;
+  run();
+  Values want(n);
+  for (std::size_t i = 0; i < n; ++i) {
+    const double g = number(i + 30), b1 = h.beta1, b2 = h.beta2, w = number(i);
+    const double m = b1 * number(i + 60) + (1 - b1) * g, v = b2 * (static_cast<double>(number(i) + 0.6f)) + (1 - b2) * g * g;
+    const double step = static_cast<double>(h.step);
+    want[i] = w - h.lr * (m / (1 - std::pow(b1, step)) / (std::sqrt(v / (1 - std::pow(b2, step))) + h.eps) + 0.1f * w);
+  }
+  WorstDeviation worst;
+  compare(s.w.first(n), want, worst);
+  for (std::size_t i = 0; i < n; ++i) worst.add(s.g[i], 0, 0);  // set to zero by the step
+  return worst.value();
+}
+
+AdamWSet take_adamw(Operands& o, std::int64_t n) { return {o.floats(n), o.floats(n), o.floats(n), o.floats(n, 0, 1)}; }
+
+BenchCase adamw_case(Env env, std::int64_t n) {
+  // The step sets g to zero; slow decay keeps m and v far from the denormal numbers however often it is repeated.
+  const AdamWHyper hyper{.lr = 1e-3f, .beta1 = 0.9999f, .beta2 = 0.9999f, .step = 10};
+  const auto run = [=](const AdamWSet& s) {
+    const AdamWTensor tensor = tensor_of(s);
+    env.kernels.adamw.step(env.stream, {&tensor, 1}, hyper);
+  };
+  return bytes_case(
+      32.0 * static_cast<double>(n), [=](Operands& o) { return take_adamw(o, n); }, run,  // reads and writes w, g, m, v
+      [=](const AdamWSet& s) { return adamw_error(s, hyper, [&] { run(s); }); });
+}
+
+BenchCase sum_of_squares_case(Env env, std::int64_t n) {
+  const auto run = [=](std::span<float> g) { return env.kernels.adamw.sum_of_squares(env.stream, g); };
+  const auto error = [=](std::span<float> g) {
+    double want = 0;
+    for (const float x : g) want += static_cast<double>(x) * static_cast<double>(x);
+    WorstDeviation worst;
+    worst.add(run(g), want, want);
+    return worst.value();
+  };
+  return bytes_case(
+      4.0 * static_cast<double>(n), [=](Operands& o) { return o.floats(n); }, run, error);  // reads g
+}
+
+}  // namespace
+
+std::vector<BenchEntry> row_op_entries(const BenchTarget& t) {
+  constexpr std::int64_t kMostParams = std::int64_t{16} << 20;
+  const std::int64_t T = t.shape.num_tokens(), V = t.config.vocab_size;
+  const std::int64_t n = std::min(count_parameters(t.config).total, kMostParams);
+  const Env env = t.env;
+  std::vector<BenchEntry> list;
+  add_norm(t, list);
+  list.push_back({"rope/forward", dims({T, t.config.num_heads + t.config.num_kv_heads, t.config.head_dim}),
+                  [=] { return rope_case(t, env); }});
+  add_swiglu(t, list);
+  list.push_back({"cross_entropy/forward", dims({T, V}), [=] { return cross_entropy_case(env, T, V); }});
+  list.push_back({"adamw/step", dims({n}), [=] { return adamw_case(env, n); }});
+  list.push_back({"adamw/sum_of_squares", dims({n}), [=] { return sum_of_squares_case(env, n); }});
+  return list;
+}
+
+}  // namespace moe

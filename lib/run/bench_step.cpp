@@ -1,0 +1,191 @@
+// `moe-bench step`: whole training steps on random tokens, with the time of each part. Not here: the report
+// (bench_step_report.cpp), the clock (kernel_clock.h).
+#include "lib/run/bench_step.h"
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <limits>
+#include <memory>
+
+#include "lib/base/provenance.h"
+#include "lib/base/rng.h"
+#include "lib/model/load_metrics.h"
+#include "lib/model/params.h"
+#include "lib/run/bench.h"
+#include "lib/run/bench_measure.h"
+#include "lib/run/peak.h"
+#include "lib/run/stopwatch.h"
+
+namespace moe {
+namespace {
+
+double peak_rss_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return 1024.0 * static_cast<double>(usage.ru_maxrss);
+}
+
+class StepRun {
+ public:
+  StepRun(const BenchOptions& options, const Kernels& kernels)
+      : o_(options),
+        stream_(options.common.threads, kernels),
+        timed_(timed_kernels(kernels)),
+        model_(options.model, options.dtype, true),
+        pass_(model_, {.shape = options.batch_shape(), .recompute = options.recompute, .balance = options.balance},
+              {stream_, timed_}),
+        tensors_(model_.params().adamw_tensors(0.1f)),
+        id_T_(static_cast<std::size_t>(options.batch_shape().num_tokens())),
+        target_T_(id_T_.size()) {
+    stream_.know_weights(model_.params());
+    model_.initialize(options.common.seed);
+  }
+
+  Env plain_env() { return {stream_, stream_.original()}; }
+
+  // Steps until `seconds` of measured ones have passed, at least three, after two that are not measured.
+  void run(double seconds) {
+    constexpr int kWarmUp = 2, kFewest = 3;
+    for (int i = 0; i < kWarmUp; ++i) step();
+    samples_.clear();
+    const WaitClock wait(stream_.num_threads());
+    const Stopwatch clock;
+    while (static_cast<int>(samples_.size()) < kFewest || clock.seconds() < seconds) step();
+    waited_ = wait.fraction();
+  }
+
+  void report(StepReport& r) {
+    std::vector<double> seconds;
+    for (const StepSample& s : samples_) seconds.push_back(s.seconds);
+    r.seconds = timing_of(seconds);
+    r.seconds.waited = waited_;
+    std::sort(samples_.begin(), samples_.end(),
+              [](const StepSample& a, const StepSample& b) { return a.seconds < b.seconds; });
+    r.median = samples_[samples_.size() / 2];
+    r.max_vio = mean_max_vio();
+    const double want = expected_first_loss(o_.model), slack = o_.model.tied_embeddings ? 0.5 : 0.1;
+    constexpr double kMax = std::numeric_limits<double>::max();
+    r.checks = {{"first_loss_near_ln_vocab", first_loss_, want - slack, want + slack},
+                {"largest_loss_is_finite", largest_loss_.value(), 0, kMax},
+                {"largest_gradient_norm_is_finite", largest_norm_.value(), 0, kMax},
+                {"routed_rows_per_step", routed_rows(), wanted_rows(), wanted_rows()}};
+  }
+
+ private:
+  void fill_batch() {
+    const Rng rng(o_.common.seed, "bench tokens");
+    for (std::int32_t* ids : {id_T_.data(), target_T_.data()})
+      for (std::size_t i = 0; i < id_T_.size(); ++i)
+        ids[i] = static_cast<std::int32_t>(rng.bits(num_drawn_++) % static_cast<std::uint64_t>(o_.model.vocab_size));
+  }
+
+  // What Trainer::step does, on random tokens and without clipping.
+  void step() {
+    fill_batch();
+    pass_.reset_tallies();
+    stream_.take_times();
+    const double T = static_cast<double>(id_T_.size());
+    const MicroBatch batch{.shape = pass_.shape(), .id_T = id_T_, .target_T = target_T_, .loss_scale = 1 / T};
+    StepSample sample;
+    Stopwatch whole, phase;
+    stream_.set_phase(StepPhase::kForward);
+    const double loss = pass_.forward(batch) / T;
+    sample.phase_seconds[0] = phase.lap();
+    stream_.set_phase(StepPhase::kBackwardInput);
+    pass_.backward(batch);
+    sample.phase_seconds[1] = phase.lap();
+    stream_.set_phase(StepPhase::kUpdate);
+    update();
+    sample.phase_seconds[3] = phase.lap();
+    sample.seconds = whole.seconds();
+    sample.parts = stream_.take_times();
+    if (num_updates_ == 1) first_loss_ = loss;
+    largest_loss_.add(loss, 0, 1);
+    samples_.push_back(sample);
+  }
+
+  void update() {
+    double squares = 0;
+    for (const AdamWTensor& t : tensors_)
+      squares += timed_.adamw.sum_of_squares(stream_, {t.g, static_cast<std::size_t>(t.n)});
+    largest_norm_.add(std::sqrt(squares), 0, 1);
+    timed_.adamw.step(stream_, tensors_, {.lr = 3e-4f, .step = ++num_updates_});
+  }
+
+  double mean_max_vio() {
+    double sum = 0;
+    for (const int layer : model_.moe_layers())
+      sum += load_metrics(pass_.tallies()[static_cast<std::size_t>(layer)].counts_E).max_vio;
+    return model_.moe_layers().empty() ? 0 : sum / static_cast<double>(model_.moe_layers().size());
+  }
+  double routed_rows() {
+    std::int64_t rows = 0;
+    for (const int layer : model_.moe_layers())
+      for (const std::int64_t n : pass_.tallies()[static_cast<std::size_t>(layer)].counts_E) rows += n;
+    return static_cast<double>(rows);
+  }
+  double wanted_rows() const { return static_cast<double>(id_T_.size()) * o_.model.top_k * o_.model.num_moe_layers(); }
+
+  const BenchOptions& o_;
+  ClockedStream stream_;
+  Kernels timed_;
+  Model model_;
+  Pass pass_;
+  std::vector<AdamWTensor> tensors_;
+  std::vector<std::int32_t> id_T_, target_T_;
+  std::uint64_t num_drawn_ = 0;
+  std::int64_t num_updates_ = 0;
+  double first_loss_ = 0, waited_ = 0;
+  WorstDeviation largest_loss_, largest_norm_;
+  std::vector<StepSample> samples_;
+};
+
+std::vector<std::string> head_lines(const BenchOptions& o) {
+  const ModelConfig& c = o.model;
+  const ParamCounts n = count_parameters(c);
+  char text[300];
+  std::snprintf(
+      text, sizeof text,
+      "# model: d %d, %d layers, %d heads of %d (%d kv), %d experts top-%d of width %d, vocab %d, %d x %d tokens, %s; "
+      "%.2f M parameters, %.2f M active",
+      c.d_model, c.num_layers, c.num_heads, c.head_dim, c.num_kv_heads, c.num_experts, c.top_k, c.expert_ffn, c.vocab_size,
+      o.batch, o.seq, name_of(o.dtype), static_cast<double>(n.total) * 1e-6, static_cast<double>(n.active) * 1e-6);
+  return {"# moe-bench step --shape " + o.shape + ": forward, backward, AdamW on random tokens", text};
+}
+
+}  // namespace
+
+Exit bench_step(const BenchOptions& o, const Kernels& kernels) {
+  std::FILE* out = table_file(o);
+  const auto print = [out](const std::vector<std::string>& lines) {
+    for (const std::string& line : lines) std::fprintf(out, "%s\n", line.c_str());
+    std::fflush(out);
+  };
+  print(head_lines(o));
+  if (o.common.dry_run) return Exit::kOk;
+  StepRun run(o, kernels);
+  StepReport report{.model = o.model, .shape = o.batch_shape()};
+  const double gemm_before = gemm_peak_gflops(run.plain_env(), 1024, 0.25);
+  run.run(o.seconds > 0 ? o.seconds : 5);
+  report.peak_rss_bytes = peak_rss_bytes();  // before the buffers of the memory peaks count too
+  run.report(report);
+  report.gemm_peak_after = gemm_peak_gflops(run.plain_env(), 1024, 0.25);
+  report.peaks = measure_peaks(run.plain_env());
+  report.peaks.gemm_gflops = gemm_before;
+  print(machine_lines(run.plain_env(), report.peaks));
+  print(step_lines(report));
+  nlohmann::json json = step_json(report);
+  json["kind"] = "moe-bench step";
+  json["schema_version"] = kBenchSchemaVersion;
+  json["version"] = version_text();
+  json["time"] = utc_now();
+  json["shape"] = o.shape;
+  json["machine"] = machine_json(run.plain_env());
+  write_result_json(o.common.json, json);
+  return report.passed() ? Exit::kOk : Exit::kCheckFailed;
+}
+
+}  // namespace moe

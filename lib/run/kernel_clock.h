@@ -1,0 +1,75 @@
+// Where the time of a step goes: a Stream that carries a clock, and a table of kernels that stop the time of each call on
+// the clock of the stream they are given. The model is run as it is; nothing in kernels/ or lib/model knows of it.
+// Not here: what is made of the times (bench_step.cpp).
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <unordered_map>
+
+#include "lib/model/model.h"
+
+namespace moe {
+
+// Kinds of work. A plain linear map belongs to the part of its weight; everything else to that of its kernel.
+enum class StepPart : std::uint8_t {
+  kAttentionGemm,
+  kAttention,
+  kRope,
+  kNorm,
+  kRouter,
+  kPermute,
+  kExpertGemm,
+  kPlainFfnGemm,
+  kSwiglu,
+  kHeadLoss,
+  kEmbedding,
+  kOptimizer,
+};
+inline constexpr std::size_t kNumStepParts = 12;
+const char* name_of(StepPart part);
+// The segment of a block (DESIGN: pre, dispatch, experts, combine) that the part belongs to, or the end of the model.
+const char* segment_of(StepPart part);
+// Of a matrix parameter, by its name; norms belong to kNorm.
+StepPart part_of_param(const ParamSpec& spec);
+
+// What is running. Kernels called in backward that are not backward_weight count as backward_input, also those that
+// compute something again.
+enum class StepPhase : std::uint8_t { kForward, kBackwardInput, kBackwardWeight, kUpdate };
+inline constexpr std::size_t kNumStepPhases = 4;
+
+// Seconds by part and phase.
+struct StepTimes {
+  std::array<std::array<double, kNumStepPhases>, kNumStepParts> seconds{};
+  double of(StepPart part, StepPhase phase) const {
+    return seconds[static_cast<std::size_t>(part)][static_cast<std::size_t>(phase)];
+  }
+  double of(StepPart part) const;
+  double total() const;
+};
+
+// The stream that timed kernels must be given.
+class ClockedStream : public Stream {
+ public:
+  ClockedStream(int num_threads, const Kernels& kernels) : Stream(num_threads), kernels_(kernels) {}
+
+  const Kernels& original() const { return kernels_; }
+  // Plain linear maps of this model are told apart by the address of their weight or its gradient.
+  void know_weights(const ParamStore& params);
+  StepPart part_of_weight(const void* weight_or_gradient) const;
+
+  void set_phase(StepPhase phase) { phase_ = phase; }
+  void add(StepPart part, bool is_weight_gradient, double seconds);
+  StepTimes take_times();  // those since the last call
+
+ private:
+  const Kernels& kernels_;
+  std::unordered_map<const void*, StepPart> weight2part_;
+  StepPhase phase_ = StepPhase::kForward;
+  StepTimes times_;
+};
+
+// The kernels of `original` with a clock around each. Every Stream they are given must be a ClockedStream.
+Kernels timed_kernels(const Kernels& original);
+
+}  // namespace moe

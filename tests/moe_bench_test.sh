@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# moe-bench as a user calls it: every row passes its check on a small model, JSON and table agree, refusals have the right
+# exit code. No figure is judged. $1: folder of the executables.
+set -euo pipefail
+bench=$1/moe-bench
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+cd "$scratch"
+fail() {
+  echo "moe_bench_test: $1" >&2
+  exit 1
+}
+expect_code() {
+  local want=$1 code=0
+  shift
+  "$@" >out 2>err || code=$?
+  [ "$code" -eq "$want" ] || fail "expected exit code $want, found $code: $*: $(cat err)"
+}
+
+small="--layers 1 --d-model 48 --heads 3 --kv-heads 3 --head-dim 16 --experts 5 --top-k 2 --expert-ffn 40 --seq 37 --batch 3"
+# shellcheck disable=SC2086 # a list of options
+run_kernels() { "$bench" kernels $small --seconds 0.0001 --json rows.json "$@"; }
+
+run_kernels >table || { cat table; fail "a row failed"; }
+rows=$(grep -vc '^#' table)
+[ "$rows" -gt 40 ] || fail "expected more than 40 rows, found $rows"
+for name in gemm/square gemm/qkv grouped/gate_up grouped/down/backward_weight attention/backward rmsnorm/forward rope swiglu \
+  router/forward permute/combine embedding/backward cross_entropy adamw/step; do
+  grep -q "^$name" table || fail "no row of $name"
+done
+grep -q '^# peaks of this run: register FMA [0-9]' table || fail "the table does not name the peaks"
+! grep -q FAILED table || fail "a row says FAILED"
+[ "$(grep -c '"passed": true' rows.json)" -eq "$rows" ] || fail "table and JSON have different rows"
+grep -q '"schema_version": 1' rows.json || fail "no schema version in the JSON"
+
+run_kernels --filter rmsnorm --isa generic >table
+[ "$(grep -vc '^#' table)" -eq 3 ] || fail "--filter rmsnorm: expected 3 rows"
+grep -q 'generic kernels' table || fail "--isa generic is not what ran"
+"$bench" kernels --filter permute/plan --seconds 0.0001 --json - >json 2>table
+head -c 1 json | grep -q '{' || fail "--json -: standard output is not JSON"
+"$bench" kernels --dry-run | grep -q '^gemm/head/forward *2048x256x256$' || fail "--dry-run does not list the head of S"
+
+# shellcheck disable=SC2086
+"$bench" step $small --seconds 0.01 --json step.json >table || { cat table; fail "a check of step failed"; }
+for word in attention_gemm expert_gemm optimizer other tokens_per_second gflops_causal gflops_full peak_rss_mb; do
+  grep -q "^$word " table || fail "step: no line of $word"
+done
+grep -q '"passed": true' step.json || fail "step.json does not say that it passed"
+# Weights that are too large make the first loss wrong: the figure is withheld.
+# shellcheck disable=SC2086
+expect_code 3 "$bench" step $small --init-std 1 --seconds 0.01
+grep -q FAILED out || fail "a failed step does not say FAILED"
+! grep -q '^tokens_per_second' out || fail "a failed step shows its figure"
+
+expect_code 2 "$bench"
+expect_code 2 "$bench" kernels --filter no-such-row
+expect_code 2 "$bench" kernels --shape XL
+expect_code 2 "$bench" step --isa sse
+expect_code 2 "$bench" step --batch 0
+echo "moe-bench: $rows rows checked"
