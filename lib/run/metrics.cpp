@@ -8,6 +8,7 @@
 #include <fstream>
 
 #include "lib/base/error.h"
+#include "lib/io/files.h"
 
 namespace moe {
 
@@ -15,9 +16,7 @@ double tokens_per_second(const StepResult& r, const RateBase& base) {
   return static_cast<double>(base.tokens_per_step) / r.seconds;
 }
 
-double gflops(const StepResult& r, const RateBase& base) {
-  return base.flop_per_token * tokens_per_second(r, base) / 1e9;
-}
+double gflops(const StepResult& r, const RateBase& base) { return base.flop_per_token * tokens_per_second(r, base) / 1e9; }
 
 double mean_max_vio(const StepResult& r) {
   double sum = 0;
@@ -34,10 +33,10 @@ double peak_memory_gib() {
 }
 
 nlohmann::json layer_row(const LayerResult& l, std::int64_t slots) {
-  return {{"layer", l.layer},           {"max_vio", l.load.max_vio},
-          {"cv", l.load.cv},            {"dead", l.load.dead},
-          {"entropy", l.entropy},       {"dropped_fraction", static_cast<double>(l.dropped) / static_cast<double>(slots)},
-          {"bias_min", l.bias_min},     {"bias_max", l.bias_max}};
+  return {{"layer", l.layer},       {"max_vio", l.load.max_vio},
+          {"cv", l.load.cv},        {"dead", l.load.dead},
+          {"entropy", l.entropy},   {"dropped_fraction", static_cast<double>(l.dropped) / static_cast<double>(slots)},
+          {"bias_min", l.bias_min}, {"bias_max", l.bias_max}};
 }
 
 std::int64_t sum(const std::vector<std::int64_t>& counts) {
@@ -79,7 +78,8 @@ nlohmann::json metrics_row(const StepResult& r, const RateBase& base, double run
 std::string step_line(const StepResult& r, const RateBase& base, std::int64_t last_step) {
   char text[200];
   const std::string of = last_step > 0 ? "/" + std::to_string(last_step) : "";
-  std::snprintf(text, sizeof text, "step %5lld%s  loss %.4f  grad %.2f  lr %.1e  %6.1f ms  %6.0f tok/s  %4.0f GF/s %3.0f%%  imb %.2f%s",
+  std::snprintf(text, sizeof text,
+                "step %5lld%s  loss %.4f  grad %.2f  lr %.1e  %6.1f ms  %6.0f tok/s  %4.0f GF/s %3.0f%%  imb %.2f%s",
                 static_cast<long long>(r.step), of.c_str(), r.loss, r.grad_norm, r.lr, 1e3 * r.seconds,
                 tokens_per_second(r, base), gflops(r, base),
                 base.gemm_peak_gflops > 0 ? 100 * gflops(r, base) / base.gemm_peak_gflops : 0.0, mean_max_vio(r),
@@ -100,10 +100,12 @@ std::vector<nlohmann::json> read_metrics(const std::string& path) {
 MetricsFile::MetricsFile(const std::string& path, std::int64_t resumed_step, bool resumed) : path_(path) {
   std::vector<nlohmann::json> kept;
   if (resumed) kept = read_metrics(path);
-  file_ = std::fopen(path.c_str(), "w");
-  if (!file_) throw Error(Exit::kCannotCreate, path + ": " + std::strerror(errno));
+  std::string text;
   for (const nlohmann::json& row : kept)
-    if (row.value("step", std::int64_t{0}) <= resumed_step) write(row);
+    if (row.value("step", std::int64_t{0}) <= resumed_step) text += row.dump() + "\n";
+  replace_text_file(path, text);  // at once: killed here, a run keeps its rows
+  file_ = std::fopen(path.c_str(), "a");
+  if (!file_) throw Error(Exit::kCannotCreate, path + ": " + std::strerror(errno));
   if (resumed) write({{"event", "resume"}, {"step", resumed_step}});
 }
 

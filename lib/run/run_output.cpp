@@ -1,6 +1,7 @@
 #include "lib/run/run_output.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <map>
 
 #include "lib/base/error.h"
@@ -10,13 +11,22 @@
 #include "lib/run/picture.h"
 
 namespace moe {
+namespace {
+
+// However the two are spelled: "run" and "./run/step-00000010", but not "run" and "run2/step-00000010".
+bool is_inside(const std::string& checkpoint, const std::string& run_dir) {
+  std::error_code gone;
+  return std::filesystem::equivalent(std::filesystem::path(checkpoint).parent_path(), run_dir, gone);
+}
+
+}  // namespace
 
 RunOutput::RunOutput(const TrainOptions& options, const Invocation& invocation, const nlohmann::json& parent_provenance,
                      const TokenFileInfo& data, std::int64_t resumed_step, const std::vector<int>& moe_layers)
     : options_(options), invocation_(invocation), data_(data) {
   if (!enabled()) return;
   const bool resumed = resumed_step >= 0;
-  const bool own = resumed && options.resume_from->path.starts_with(options.output);
+  const bool own = resumed && is_inside(options.resume_from->path, options.output);
   if (!own && has_checkpoint(options.output) && !options.common.force)
     throw Error(Exit::kCannotCreate, options.output + ": holds the checkpoints of a run",
                 "continue it with --resume auto, choose another --output, or overwrite it with --force");
@@ -24,9 +34,10 @@ RunOutput::RunOutput(const TrainOptions& options, const Invocation& invocation, 
   provenance_ = provenance_chain(invocation, parent_provenance, {{data.path, data.fingerprint}});
   metrics_ = std::make_unique<MetricsFile>(path("metrics.jsonl"), resumed_step, own);
   if (moe_layers.empty()) return;
-  routing_.emplace(path("routing.h5"),
-                   RoutingShape{.layers = moe_layers, .num_experts = options.model.num_experts, .top_k = options.model.top_k},
-                   provenance_);
+  routing_.emplace(
+      path("routing.h5"),
+      RoutingShape{.layers = moe_layers, .num_experts = options.model.num_experts, .top_k = options.model.top_k},
+      provenance_);
   if (own) routing_->resume(resumed_step);
 }
 

@@ -27,7 +27,8 @@ void fit_vocabulary(TrainOptions& o, const TokenSource* data) {
 }
 
 std::int64_t planned_steps(const TrainOptions& o, std::int64_t samples_per_epoch) {
-  const std::int64_t by_epochs = o.epochs > 0 && samples_per_epoch > 0 ? o.epochs * samples_per_epoch / o.batch : 0;
+  const bool by_data = o.epochs > 0 && samples_per_epoch > 0;
+  const std::int64_t by_epochs = by_data ? std::max<std::int64_t>(1, o.epochs * samples_per_epoch / o.batch) : 0;
   if (by_epochs == 0) return o.steps;
   return o.steps == 0 ? by_epochs : std::min(o.steps, by_epochs);
 }
@@ -56,6 +57,8 @@ class TrainRun {
     if (!o_.eval_data.empty()) eval_.emplace(TokenSource::open(o_.eval_data));
     fit_vocabulary(o_, data_ ? &*data_ : nullptr);
     check_config(o_.model);
+    if (eval_ && eval_->info().num_tokens < 2)
+      throw Error(Exit::kBadInput, o_.eval_data + ": expected at least 2 tokens, found " + std::to_string(eval_->info().num_tokens));
     if (eval_ && eval_->info().vocab_size > o_.model.vocab_size)
       throw Error(Exit::kBadInput, o_.eval_data + ": vocabulary of " + std::to_string(eval_->info().vocab_size) +
                                        " is larger than the model's " + std::to_string(o_.model.vocab_size));
@@ -86,8 +89,7 @@ class TrainRun {
   }
 
   // True if a signal ended it.
-  bool loop() {
-    const StopSignal stop;
+  bool loop(const StopSignal& stop) {
     std::unique_ptr<ProgressBar> bar = std::make_unique<ProgressBar>("train");
     double progress = run_progress(o_, counters_.step, counters_.seconds);
     for (clock_ = Stopwatch(); progress < 1 && !stop.received(); progress = run_progress(o_, counters_.step, seconds())) {
@@ -188,9 +190,11 @@ class TrainRun {
 
   // Parameters and moments of the newest checkpoint; the data goes on, so that the samples at fault are left behind.
   void roll_back() {
-    if (!output_->enabled() || !has_checkpoint(o_.output))
-      throw Error(Exit::kNumeric, "--nonfinite rollback: expected a checkpoint in --output, found none", "set --save-every");
-    const CheckpointInfo info = open_checkpoint(o_.output);
+    // Of this run: --output may hold older ones that --force is about to replace.
+    const std::string from = !checkpoint_.empty() ? checkpoint_ : o_.resume_from ? o_.resume_from->path : "";
+    if (from.empty())
+      throw Error(Exit::kNumeric, "--nonfinite rollback: expected a checkpoint of this run, found none", "set --save-every");
+    const CheckpointInfo info = open_checkpoint(from);
     load_checkpoint(info, state_slices(*model_, true));
     trainer_->updates_done = counters_.updates = counters_of(info.state).updates;
     log_warning("rolled back to " + info.path);
@@ -284,8 +288,9 @@ Exit train(TrainOptions& options, const Invocation& invocation) {
     run.write_summary_json();
     return Exit::kOk;
   }
+  const StopSignal stop;  // from here on: a signal while a checkpoint is read also ends in 75
   run.prepare();
-  const bool stopped = run.loop();
+  const bool stopped = run.loop(stop);
   return run.finish(stopped);
 }
 

@@ -87,6 +87,18 @@ void check_run(const Options& o, const TrainOptions& t) {
   need(t.nonfinite_limit >= 1, "nonfinite-limit", "at least 1", o);
   need(t.sample_tokens >= 0, "sample-tokens", "at least 0", o);
   need(t.temperature >= 0, "temperature", "at least 0", o);
+  need(t.weight_decay >= 0, "weight-decay", "at least 0", o);
+  need(t.adam_eps > 0, "adam-eps", "more than 0", o);
+  need(t.save_every >= 0, "save-every", "at least 0", o);
+  need(t.keep_every >= 0, "keep-every", "at least 0", o);
+  need(t.eval_every >= 0, "eval-every", "at least 0", o);
+  need(t.eval_tokens >= 0, "eval-tokens", "at least 0", o);
+  need(t.log_every >= 0, "log-every", "at least 0", o);
+  need(t.balance.aux >= 0, "aux-loss", "at least 0", o);
+  need(t.balance.seq_aux >= 0, "seq-aux-loss", "at least 0", o);
+  need(t.balance.global_aux >= 0, "global-aux-loss", "at least 0", o);
+  need(t.balance.z >= 0, "z-loss", "at least 0", o);
+  need(t.balance.bias_update_speed >= 0, "bias-update-speed", "at least 0", o);
   need(t.balance.capacity_factor >= 0, "capacity-factor", "0 (dropless) or more", o);
   need(t.balance.bias_update_speed == 0 || t.model.router_bias, "bias-update-speed", "0 without --router-bias", o,
        "add --router-bias");
@@ -111,20 +123,28 @@ void finish_train_options(Options& options, TrainOptions& train) {
   if (train.time_limit > 0 && options.find("steps").origin < options.find("time-limit").origin &&
       options.find("steps").origin <= Origin::kPreset)
     train.steps = 0;
+  // So do epochs: --epochs 20 means twenty, though the preset has fewer steps.
+  if (train.epochs > 0 && options.find("steps").origin <= Origin::kPreset) train.steps = 0;
   if (train.micro_batch == 0) train.micro_batch = train.batch;
   check_run(options, train);
 }
 
 Options train_options(TrainOptions& train) {
-  Options o("moe-train", "train a Mixture-of-Experts language model",
-            {"moe-train --data text.txt --steps 200 -o run", "moe-train --preset tiny --data tokens.h5 --steps 300 -o run --resume must",
-             "moe-train --preset olmoe-1b-7b --dry-run", "moe-train --data text.txt --steps 20 --experts 16 --top-k 4 --json -"});
+  Options o(
+      "moe-train", "train a Mixture-of-Experts language model",
+      {"moe-train --data text.txt --steps 200 -o run",
+       "moe-train --preset tiny --data tokens.h5 --steps 300 -o run --resume must",
+       "moe-train --preset olmoe-1b-7b --dry-run", "moe-train --data text.txt --steps 20 --experts 16 --top-k 4 --json -"});
   o.group("Model");
-  o.add("preset", train.preset, "named set of options: " + [] {
-    std::string all;
-    for (const std::string& n : preset_names()) all += (all.empty() ? "" : ", ") + n;
-    return all;
-  }()).value = "NAME";
+  o.add(
+       "preset", train.preset,
+       "named set of options: " +
+           [] {
+             std::string all;
+             for (const std::string& n : preset_names()) all += (all.empty() ? "" : ", ") + n;
+             return all;
+           }())
+      .value = "NAME";
   add_model_options(o, train.model);
   add_balance_options(o, train.balance);
   add_data_options(o, train);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 
 #include "lib/base/error.h"
 
@@ -37,6 +38,9 @@ std::string from_hex(const std::string& hex) {
   for (std::size_t i = 0; i + 1 < hex.size(); i += 2) bytes += static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16));
   return bytes;
 }
+
+// JSON has no NaN: the loss of a step that was not finite is stored as null.
+double number_or_nan(const nlohmann::json& value) { return value.is_null() ? std::nan("") : value.get<double>(); }
 
 }  // namespace
 
@@ -81,15 +85,17 @@ RunCounters counters_of(const nlohmann::json& state) {
             .consumed_samples = state.at("consumed_samples"),
             .skipped = state.at("skipped"),
             .seconds = state.at("seconds"),
-            .first_loss = state.at("first_loss"),
-            .last_loss = state.at("last_loss")};
+            .first_loss = number_or_nan(state.at("first_loss")),
+            .last_loss = number_or_nan(state.at("last_loss"))};
   } catch (const nlohmann::json::exception& e) {
-    throw Error(Exit::kBadInput, std::string("manifest.json: state: ") + e.what(), "this checkpoint was not written by moe-train");
+    throw Error(Exit::kBadInput, std::string("manifest.json: state: ") + e.what(),
+                "this checkpoint was not written by moe-train");
   }
 }
 
 void apply_checkpoint_options(Options& options, const nlohmann::json& state) {
-  for (const auto& [name, value] : state.at("options").items()) options.set(name, {value.get<std::string>()}, Origin::kCheckpoint);
+  for (const auto& [name, value] : state.at("options").items())
+    options.set(name, {value.get<std::string>()}, Origin::kCheckpoint);
 }
 
 std::vector<std::string> resume_differences(const Options& options, const nlohmann::json& state) {
@@ -103,7 +109,8 @@ std::vector<std::string> resume_differences(const Options& options, const nlohma
     if (is_fixed(*o)) refused += (refused.empty() ? "" : "; ") + differences.back();
   }
   if (!refused.empty())
-    throw Error(Exit::kUsage, "resume: " + refused, "leave these options as the checkpoint has them, or start anew with --resume never");
+    throw Error(Exit::kUsage, "resume: " + refused,
+                "leave these options as the checkpoint has them, or start anew with --resume never");
   return differences;
 }
 
