@@ -12,6 +12,7 @@
 #include "lib/model/model.h"
 #include "lib/run/data_order.h"
 #include "lib/run/schedule.h"
+#include "lib/run/train_state.h"
 #include "tests/compare.h"
 
 namespace moe {
@@ -141,6 +142,14 @@ TEST(LoadMetrics, OfKnownCounts) {
   EXPECT_EQ(load_metrics(some).cv, 0.5);
   EXPECT_EQ(load_metrics(none).max_vio, 0);
   EXPECT_EQ(load_metrics(none).dead, 2);
+}
+
+TEST(Counters, ALossThatWasNotFiniteSurvivesTheManifest) {
+  const nlohmann::json state = {{"step", 3},    {"updates", 1},      {"consumed_samples", 9},    {"skipped", 2},
+                                {"seconds", 1}, {"first_loss", 2.5}, {"last_loss", std::nan("")}};
+  const RunCounters c = counters_of(nlohmann::json::parse(state.dump()));
+  EXPECT_EQ(c.first_loss, 2.5);
+  EXPECT_TRUE(std::isnan(c.last_loss));
 }
 
 TEST(RouterBias, MovesByTheSignAndStaysAtTheMean) {
