@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "kernels/cpu.h"
+#include "kernels/gemm_library.h"
 #include "kernels/gemm_pack.h"
 
 namespace moe::MOE_ISA {
@@ -24,7 +25,7 @@ namespace {
 
 using Int = std::int64_t;
 
-constexpr Int kMaxK = 384;  // length of a block of k: a tile of A is 21 KB in L1
+constexpr Int kMaxK = 512;  // length of a block of k: a tile of A is 28 KB in L1
 #if defined(__AVX512F__)
 constexpr Int kPanelFloats = 192 << 10;  // packed B in L2; processors with AVX-512 have 1 MB and more
 #else
@@ -32,12 +33,11 @@ constexpr Int kPanelFloats = 48 << 10;
 #endif
 constexpr Int kStripTiles = 8;     // row tiles of A that are packed at a time
 constexpr Int kInPlaceTiles = 6;   // up to here a row-major B is read where it lies
-constexpr Int kMaxRows = 2048;     // rows and
-constexpr Int kMaxCols = 1024;     // columns of a task: bound the scratch of a bf16 C
-constexpr Int kMinCols = 128;      // narrower tasks would read A too often
+constexpr Int kTaskSize = 512;     // rows and columns of a task at most
+constexpr std::size_t kEnoughTasks = 8;
+constexpr Int kLibraryRows = 48;   // from here on the library is faster
 constexpr Int kDotRows = 24;       // up to here dot products beat packing a transposed B
 constexpr Int kMinWork = 1 << 20;  // multiply-adds worth handing to another thread
-constexpr Int kTasksPerThread = 4;
 
 // c (=|+=) a b with a [m, k], b [k, n].
 struct Product {
@@ -59,7 +59,7 @@ constexpr Int kBlockAAt = kPanelsAt + kPanelFloats + kMaxK * kNR;
 constexpr Int kBlockAFloats = Int{1} << 20;
 constexpr Int kBlockCAt = kBlockAAt + kBlockAFloats;
 static_assert(kStripTiles * (kMaxK + 16) * kMaxMR + kStripTiles * 2 * kWidth <= kBlockAFloats);
-static_assert((kBlockCAt + kMaxRows * kMaxCols) * sizeof(float) <= Stream::kScratchBytes);
+static_assert((kBlockCAt + kTaskSize * kTaskSize) * sizeof(float) <= Stream::kScratchBytes);
 
 // The rows of A that a task multiplies next, where the micro-kernel can read it.
 struct BlockA {
@@ -143,18 +143,18 @@ void multiply_in_place(const Task& task, const BlockK& block, float* scratch) {
   }
 }
 
-// Rows of a transposed A lie across its memory, a few lines in each of num_k far rows that no hardware prefetcher foresees:
-// while a strip is multiplied, its calls of the micro-kernel fetch the next one, a column of lines each.
+// The rows of A that come next lie in many short pieces that no hardware prefetcher foresees: while a strip of rows is
+// multiplied, its calls of the micro-kernel fetch the next one into L2, each call one column of cache lines.
 struct NextStrip {
   const char* data = nullptr;  // nullptr: nothing to fetch
-  Int stride = 0, bytes = 0;   // of a row of k, of the strip in it
+  Int stride = 0, bytes = 0;   // of a row of the memory, of the strip in it
 
-  NextStrip(const Operand& a, Int i0, Int rows, Int k0) {
-    if (!a.transposed || rows == 0) return;
+  NextStrip(const Operand& a, Int i0, Int rows, Int k0, Int num_k) {
+    if (rows == 0) return;
     const auto size = static_cast<Int>(size_of(a.dtype));
-    data = static_cast<const char*>(a.data) + (k0 * a.stride + i0) * size;
+    data = static_cast<const char*>(a.data) + (a.transposed ? k0 * a.stride + i0 : i0 * a.stride + k0) * size;
     stride = a.stride * size;
-    bytes = rows * size;
+    bytes = (a.transposed ? rows : num_k) * size;
   }
   void prefetch_with(Int call, PanelB& panel) const {
     if (data == nullptr || call * 64 >= bytes) return;
@@ -172,7 +172,7 @@ void multiply_packed(const Task& task, const BlockK& block, Int j0, Int n, float
     const Int i0 = strips.begin(s), m = strips.size(s);
     const EvenCut tiles(m, kMaxMR);
     const BlockA a = block_of_a(p.a, task.i0 + i0, m, block.k0, block.num_k, scratch + kBlockAAt);
-    const NextStrip next(p.a, task.i0 + i0 + m, s + 1 < strips.parts ? strips.size(s + 1) : 0, block.k0);
+    const NextStrip next(p.a, task.i0 + i0 + m, s + 1 < strips.parts ? strips.size(s + 1) : 0, block.k0, block.num_k);
     Int call = 0;
     for (Int t = 0; t < tiles.parts; ++t)
       for (Int j = 0; j < n; j += kNR) {
@@ -283,7 +283,27 @@ void round_into(const float* src, Int src_stride, Int m, Int n, BF16* dst, Int d
   }
 }
 
+// True if the library has done it: fp32 with enough rows, on processors for which it beats the code here.
+bool run_in_library(const Task& task) {
+  const Product& p = *task.product;
+  const bool fp32 = p.a.dtype == DType::kF32 && p.b.dtype == DType::kF32 && p.c.dtype == DType::kF32;
+  if (kWidth < 16 || !fp32 || task.m < kLibraryRows) return false;
+  return library_sgemm({.transposed_a = p.a.transposed,
+                        .transposed_b = p.b.transposed,
+                        .m = task.m,
+                        .n = task.n,
+                        .k = p.k,
+                        .a = p.a.at<float>(task.i0, 0),
+                        .a_stride = p.a.stride,
+                        .b = p.b.at<float>(0, task.j0),
+                        .b_stride = p.b.stride,
+                        .c = p.c.f32() + task.i0 * p.c.stride + task.j0,
+                        .c_stride = p.c.stride,
+                        .store = p.store});
+}
+
 void run_task(const Task& task, float* scratch) {
+  if (run_in_library(task)) return;
   const Mat& c = task.product->c;
   const Int at = task.i0 * c.stride + task.j0;
   if (c.dtype == DType::kF32) return multiply(task, c.f32() + at, c.stride, task.product->store, scratch);
@@ -292,32 +312,41 @@ void run_task(const Task& task, float* scratch) {
   round_into(scratch + kBlockCAt, stride, task.m, task.n, c.bf16() + at, c.stride, task.product->store);
 }
 
-// Cuts a product into about work / share tasks: into columns first, which packs each panel of B only once.
-void cut_into_tasks(const Product& p, Int share, std::vector<Task>& tasks) {
-  const Int work = p.m * p.n * p.k;
-  const Int wanted = std::max<Int>(1, work / std::max(share, kMinWork));
-  const EvenCut rows(p.m, kMaxRows);
-  Int width = (p.n + wanted - 1) / wanted * rows.parts;
-  width = (std::clamp(width, kMinCols, kMaxCols) + kNR - 1) / kNR * kNR;
-  for (Int r = 0; r < rows.parts; ++r)
-    for (Int j = 0; j < p.n; j += width) tasks.push_back({&p, rows.begin(r), rows.size(r), j, std::min(width, p.n - j)});
-}
-
 // A sum over nothing: zeros, or nothing to add.
 void clear(const Product& p) {
   if (p.store == Store::kAdd) return;
   for (Int i = 0; i < p.m; ++i) std::memset(p.c.row(i), 0, static_cast<std::size_t>(p.n) * size_of(p.c.dtype));
 }
 
+// Cuts a product into tasks of at most `most` rows and columns, as equal as can be. By shapes only, never by the number of
+// threads: the library may sum in another order for another shape.
+void cut_into_tasks(const Product& p, Int most, std::vector<Task>& tasks) {
+  const EvenCut rows(p.m, most), vectors((p.n + kNR - 1) / kNR, most / kNR);  // columns in whole panels
+  for (Int r = 0; r < rows.parts; ++r)
+    for (Int v = 0; v < vectors.parts; ++v) {
+      const Int j = vectors.begin(v) * kNR;
+      tasks.push_back({&p, rows.begin(r), rows.size(r), j, std::min(vectors.size(v) * kNR, p.n - j)});
+    }
+}
+
+// Every product in large tasks, which pack their operands seldom; smaller ones where that would be too few to share.
+std::vector<Task> tasks_of(const std::vector<Product>& products) {
+  std::vector<Task> tasks;
+  for (const Int most : {kTaskSize, kTaskSize / 2, kTaskSize / 4}) {
+    tasks.clear();
+    for (const Product& p : products) p.k == 0 ? clear(p) : cut_into_tasks(p, most, tasks);
+    if (tasks.size() >= kEnoughTasks) break;
+  }
+  std::stable_sort(tasks.begin(), tasks.end(),
+                   [](const Task& a, const Task& b) { return a.m * a.n * a.product->k > b.m * b.n * b.product->k; });
+  return tasks;
+}
+
 void run(Stream& stream, const std::vector<Product>& products) {
   Int total = 0;
   for (const Product& p : products) total += p.m * p.n * p.k;
   const int threads = stream.num_threads();
-  const Int share = threads == 1 ? total : total / (threads * kTasksPerThread);
-  std::vector<Task> tasks;
-  for (const Product& p : products) p.k == 0 ? clear(p) : cut_into_tasks(p, share, tasks);
-  std::stable_sort(tasks.begin(), tasks.end(),
-                   [](const Task& a, const Task& b) { return a.m * a.n * a.product->k > b.m * b.n * b.product->k; });
+  const std::vector<Task> tasks = tasks_of(products);
   const auto scratch = [&] { return reinterpret_cast<float*>(stream.scratch(omp_get_thread_num())); };
   if (threads == 1 || tasks.size() == 1 || total < kMinWork) {
     for (const Task& task : tasks) run_task(task, reinterpret_cast<float*>(stream.scratch(0)));

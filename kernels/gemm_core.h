@@ -60,12 +60,8 @@ static void micro_kernel(const MicroArgs& t) {
     __builtin_prefetch(t.c + i * t.c_stride + kNR - 1, 1);
   }
   const char* soon = t.soon;
-  for (std::int64_t k = 0; k < t.num_k; ++k) {
-    // A packed panel comes from L2, eight rows ahead; where B lies in place this is a panel to come.
-    __builtin_prefetch(b + 8 * kNR);
-    __builtin_prefetch(b + 9 * kNR - kWidth);
-    __builtin_prefetch(soon, 0, 2);  // to L2 only: L1 is full of what is in use
-    soon += t.soon_stride;
+  // One step of k. Few instructions besides the products: with a busy sibling thread the front end is the narrow place.
+  const auto step = [&](std::int64_t k) __attribute__((always_inline)) {
     const vf b0 = load(b), b1 = load(b + kWidth);
     b += t.b_stride;
 #pragma GCC unroll 16
@@ -74,7 +70,16 @@ static void micro_kernel(const MicroArgs& t) {
       acc[i][0] = fma(ai, b0, acc[i][0]);
       acc[i][1] = fma(ai, b1, acc[i][1]);
     }
+  };
+  std::int64_t k = 0;
+  for (; k + 4 <= t.num_k; k += 4) {
+#pragma GCC unroll 4
+    for (int u = 0; u < 4; ++u) {
+      __builtin_prefetch(soon, 0, 2), soon += t.soon_stride;  // to L2 only: L1 is full of what is in use
+      step(k + u);
+    }
   }
+  for (; k < t.num_k; ++k) step(k);
   const bool add = t.store == Store::kAdd;
 #pragma GCC unroll 16
   for (int i = 0; i < MR; ++i) {
