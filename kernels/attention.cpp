@@ -12,8 +12,6 @@
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
-#include <string>
-#include <vector>
 
 #include "kernels/attention_tiles.h"
 #include "kernels/cpu.h"
@@ -207,6 +205,18 @@ void backward_pair(const Problem& p, const Pair& b, Int s, const QueryBlock& q, 
   multiply_rows(b, dp, k.keys_by_row, dq, p.pitch);
 }
 
+// Not std::vector: its functions would be shared with code for other processors (see simd.h).
+struct HeapFloats {
+  explicit HeapFloats(Int n) : data_(new float[static_cast<std::size_t>(n)]) {}
+  ~HeapFloats() { delete[] data_; }
+  HeapFloats(const HeapFloats&) = delete;
+  HeapFloats& operator=(const HeapFloats&) = delete;
+  float* data() const { return data_; }
+
+ private:
+  float* data_;
+};
+
 void backward_task(const Problem& p, const BackwardArgs& g, Int s, Int kv, Scratch scratch) {
   const Int rows = kBlock * p.pitch, value_rows = kBlock * p.value_pitch, sequence = p.seq_len * p.pitch;
   const KeyBlock k{scratch.take(rows), scratch.take(value_rows), scratch.take(rows), scratch.take(rows),
@@ -214,9 +224,9 @@ void backward_task(const Problem& p, const BackwardArgs& g, Int s, Int kv, Scrat
   const QueryBlock q{scratch.take(rows), scratch.take(rows), scratch.take(value_rows), scratch.take(value_rows)};
   float* scores = scratch.take(kBlock * kScorePitch);
   float* dp = scratch.take(kBlock * kScorePitch);
-  std::vector<float> delta(static_cast<std::size_t>(p.group * p.seq_len));
+  const HeapFloats delta(p.group * p.seq_len);
   const bool fits = scratch.has(p.group * sequence);  // else a sequence too long for scratch
-  std::vector<float> heap(static_cast<std::size_t>(fits ? 0 : p.group * sequence));
+  const HeapFloats heap(fits ? 0 : p.group * sequence);
   float* dq = fits ? scratch.take(p.group * sequence) : heap.data();
   std::fill(dq, dq + p.group * sequence, 0.0f);
   const Int first_head = kv * p.group, first_row = s * p.seq_len;
@@ -244,19 +254,19 @@ void backward_task(const Problem& p, const BackwardArgs& g, Int s, Int kv, Scrat
 // ---- entries ----
 
 void require(bool fits, const char* what) {
-  if (!fits) throw std::invalid_argument(std::string("attention: ") + what);
+  if (!fits) throw std::invalid_argument(what);
 }
 
 void check(const AttentionShape& s, const CMat& q, const CMat& k, const CMat& v, const CMat& o) {
   const Int tokens = Int{s.num_seqs} * s.seq_len;
-  require(s.num_kv_heads > 0 && s.num_heads % s.num_kv_heads == 0, "num_heads is not a multiple of num_kv_heads");
-  require(q.rows == tokens && k.rows == tokens && v.rows == tokens && o.rows == tokens, "rows are not num_seqs * seq_len");
-  require(q.cols == Int{s.num_heads} * s.head_dim && k.cols == Int{s.num_kv_heads} * s.head_dim, "columns of q or k");
-  require(v.cols == Int{s.num_kv_heads} * s.value_dim && o.cols == Int{s.num_heads} * s.value_dim, "columns of v or o");
+  require(s.num_kv_heads > 0 && s.num_heads % s.num_kv_heads == 0, "attention: num_heads is not a multiple of num_kv_heads");
+  require(q.rows == tokens && k.rows == tokens && v.rows == tokens && o.rows == tokens, "attention: rows are not num_seqs * seq_len");
+  require(q.cols == Int{s.num_heads} * s.head_dim && k.cols == Int{s.num_kv_heads} * s.head_dim, "attention: columns of q or k");
+  require(v.cols == Int{s.num_kv_heads} * s.value_dim && o.cols == Int{s.num_heads} * s.value_dim, "attention: columns of v or o");
   const Int widest = round_up(std::max(s.head_dim, s.value_dim), kNR);
   const Int blocks = std::max<Int>(kBlocksPerTask, s.num_heads / s.num_kv_heads) * 2 + 9;
   require(blocks * kBlock * (widest + 2) * 4 + 8 * kBlock * kScorePitch <= static_cast<Int>(Stream::kScratchBytes),
-          "a head or a group of heads is too wide for the scratch of a thread");
+          "attention: a head or a group of heads is too wide for the scratch of a thread");
 }
 
 void forward(Stream& stream, const AttentionShape& s, CMat q, CMat k, CMat v, const std::int32_t* doc_start, Mat o,

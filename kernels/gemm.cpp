@@ -11,8 +11,8 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <stdexcept>
-#include <string>
 #include <vector>
 
 #include "kernels/cpu.h"
@@ -358,9 +358,11 @@ void run(Stream& stream, const std::vector<Product>& products) {
 
 void require(bool fits, const char* operation, const CMat& a, const CMat& b, const CMat& c) {
   if (fits) return;
-  std::string message = std::string(operation) + ": shapes";
-  for (const CMat& m : {a, b, c}) message += " [" + std::to_string(m.rows) + ", " + std::to_string(m.cols) + "]";
-  throw std::invalid_argument(message + " do not fit");
+  char text[256];
+  const auto number = [](Int n) { return static_cast<long long>(n); };
+  std::snprintf(text, sizeof text, "%s: shapes [%lld, %lld] [%lld, %lld] [%lld, %lld] do not fit", operation, number(a.rows),
+                number(a.cols), number(b.rows), number(b.cols), number(c.rows), number(c.cols));
+  throw std::invalid_argument(text);
 }
 
 // The bounds of the experts' rows rise from 0 to the number of rows.
