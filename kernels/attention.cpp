@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
+#include <vector>
 
 #include "kernels/attention_tiles.h"
 #include "kernels/cpu.h"
@@ -205,7 +206,7 @@ void backward_pair(const Problem& p, const Pair& b, Int s, const QueryBlock& q, 
   multiply_rows(b, dp, k.keys_by_row, dq, p.pitch);
 }
 
-// Not std::vector: its functions would be shared with code for other processors (see simd.h).
+// Not std::vector<float>: its functions would be shared with code for other processors (see simd.h).
 struct HeapFloats {
   explicit HeapFloats(Int n) : data_(new float[static_cast<std::size_t>(n)]) {}
   ~HeapFloats() { delete[] data_; }
