@@ -261,9 +261,12 @@ void require(bool fits, const char* what) {
 void check(const AttentionShape& s, const CMat& q, const CMat& k, const CMat& v, const CMat& o) {
   const Int tokens = Int{s.num_seqs} * s.seq_len;
   require(s.num_kv_heads > 0 && s.num_heads % s.num_kv_heads == 0, "attention: num_heads is not a multiple of num_kv_heads");
-  require(q.rows == tokens && k.rows == tokens && v.rows == tokens && o.rows == tokens, "attention: rows are not num_seqs * seq_len");
-  require(q.cols == Int{s.num_heads} * s.head_dim && k.cols == Int{s.num_kv_heads} * s.head_dim, "attention: columns of q or k");
-  require(v.cols == Int{s.num_kv_heads} * s.value_dim && o.cols == Int{s.num_heads} * s.value_dim, "attention: columns of v or o");
+  require(q.rows == tokens && k.rows == tokens && v.rows == tokens && o.rows == tokens,
+          "attention: rows are not num_seqs * seq_len");
+  require(q.cols == Int{s.num_heads} * s.head_dim && k.cols == Int{s.num_kv_heads} * s.head_dim,
+          "attention: columns of q or k");
+  require(v.cols == Int{s.num_kv_heads} * s.value_dim && o.cols == Int{s.num_heads} * s.value_dim,
+          "attention: columns of v or o");
   const Int widest = round_up(std::max(s.head_dim, s.value_dim), kNR);
   const Int blocks = std::max<Int>(kBlocksPerTask, s.num_heads / s.num_kv_heads) * 2 + 9;
   require(blocks * kBlock * (widest + 2) * 4 + 8 * kBlock * kScorePitch <= static_cast<Int>(Stream::kScratchBytes),

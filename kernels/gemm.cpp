@@ -31,9 +31,9 @@ constexpr Int kPanelFloats = 192 << 10;  // packed B in L2; processors with AVX-
 #else
 constexpr Int kPanelFloats = 48 << 10;
 #endif
-constexpr Int kStripTiles = 8;     // row tiles of A that are packed at a time
-constexpr Int kInPlaceTiles = 6;   // up to here a row-major B is read where it lies
-constexpr Int kTaskSize = 512;     // rows and columns of a task at most
+constexpr Int kStripTiles = 8;    // row tiles of A that are packed at a time
+constexpr Int kInPlaceTiles = 6;  // up to here a row-major B is read where it lies
+constexpr Int kTaskSize = 512;    // rows and columns of a task at most
 constexpr std::size_t kEnoughTasks = 8;
 constexpr Int kLibraryRows = 48;   // from here on the library is faster
 constexpr Int kDotRows = 24;       // up to here dot products beat packing a transposed B

@@ -12,8 +12,8 @@ bool library_sgemm(const LibraryProduct& p) {
   const int threads = omp_get_max_threads();
   omp_set_num_threads(1);  // outside of a parallel region it would start its own
   const dnnl_status_t status =
-      dnnl_sgemm(p.transposed_a ? 'T' : 'N', p.transposed_b ? 'T' : 'N', p.m, p.n, p.k, 1.0f, p.a, p.a_stride, p.b, p.b_stride,
-                 p.store == Store::kAdd ? 1.0f : 0.0f, p.c, p.c_stride);
+      dnnl_sgemm(p.transposed_a ? 'T' : 'N', p.transposed_b ? 'T' : 'N', p.m, p.n, p.k, 1.0f, p.a, p.a_stride, p.b,
+                 p.b_stride, p.store == Store::kAdd ? 1.0f : 0.0f, p.c, p.c_stride);
   omp_set_num_threads(threads);
   return status == dnnl_success;
 }

@@ -30,7 +30,8 @@ struct GemmKernels {
 // rows [e*N, (e+1)*N) of the weights w_ENK, seen as the matrix [E*N, K]. No padding, no capacity.
 struct GroupedGemmKernels {
   void (*forward)(Stream&, CMat x_RK, CMat w_ENK, std::span<const std::int64_t> psum_rows_E1, Mat y_RN, Store store);
-  void (*backward_input)(Stream&, CMat dy_RN, CMat w_ENK, std::span<const std::int64_t> psum_rows_E1, Mat dx_RK, Store store);
+  void (*backward_input)(Stream&, CMat dy_RN, CMat w_ENK, std::span<const std::int64_t> psum_rows_E1, Mat dx_RK,
+                         Store store);
   void (*backward_weight)(Stream&, CMat dy_RN, CMat x_RK, std::span<const std::int64_t> psum_rows_E1, Mat dw_ENK);
 };
 
@@ -40,7 +41,8 @@ struct GroupedGemmKernels {
 struct RmsNormKernels {
   void (*forward)(Stream&, CMat x_TC, CMat w_1G, int groups, float eps, Mat y_TC, float* rstd_Tg);  // rstd [T * groups]
   // dx (=|+=) rstd * (dy*w - x * rstd^2 * mean(dy*w*x)); dx may be dy itself with Store::kAssign.
-  void (*backward_input)(Stream&, CMat dy_TC, CMat x_TC, CMat w_1G, int groups, const float* rstd_Tg, Mat dx_TC, Store store);
+  void (*backward_input)(Stream&, CMat dy_TC, CMat x_TC, CMat w_1G, int groups, const float* rstd_Tg, Mat dx_TC,
+                         Store store);
   // dw_G += sum over rows and groups of dy * x * rstd
   void (*backward_weight)(Stream&, CMat dy_TC, CMat x_TC, int groups, const float* rstd_Tg, float* dw_G);
 };
@@ -49,8 +51,10 @@ struct RmsNormKernels {
 // (a, b) -> (a cos - b sin, b cos + a sin), for each of the cols / head_dim heads of a row, in place.
 // cos_PS2, sin_PS2: tables of P positions x S/2 (f32); pos_T: the position of each row, in [0, P).
 struct RopeKernels {
-  void (*forward)(Stream&, Mat x_TC, int head_dim, std::span<const std::int32_t> pos_T, const float* cos_PS2, const float* sin_PS2);
-  void (*backward)(Stream&, Mat dx_TC, int head_dim, std::span<const std::int32_t> pos_T, const float* cos_PS2, const float* sin_PS2);
+  void (*forward)(Stream&, Mat x_TC, int head_dim, std::span<const std::int32_t> pos_T, const float* cos_PS2,
+                  const float* sin_PS2);
+  void (*backward)(Stream&, Mat dx_TC, int head_dim, std::span<const std::int32_t> pos_T, const float* cos_PS2,
+                   const float* sin_PS2);
 };
 
 // Causal attention of num_seqs sequences of seq_len tokens each (T = num_seqs * seq_len); query head h reads the
@@ -66,7 +70,8 @@ struct AttentionShape {
 struct AttentionKernels {
   // o = softmax(scale q k^T) v; lse_TH = log of the softmax's denominator (with the maximum folded in), f32.
   // q [T, H*S], k [T, Hk*S], v [T, Hk*Sv], o [T, H*Sv]; rows may be strided.
-  void (*forward)(Stream&, const AttentionShape&, CMat q, CMat k, CMat v, const std::int32_t* doc_start_T, Mat o, float* lse_TH);
+  void (*forward)(Stream&, const AttentionShape&, CMat q, CMat k, CMat v, const std::int32_t* doc_start_T, Mat o,
+                  float* lse_TH);
   // dq, dk, dv (=)
   void (*backward)(Stream&, const AttentionShape&, CMat q, CMat k, CMat v, CMat o, const float* lse_TH,
                    const std::int32_t* doc_start_T, CMat d_o, Mat dq, Mat dk, Mat dv);
@@ -86,9 +91,11 @@ enum class GroupScore : std::uint8_t { kTop2Sum, kMax };
 struct RouterShape {
   int num_experts = 1, top_k = 1;
   Score score = Score::kSoftmax;
-  bool renormalize = false;  // divide the chosen scores by their sum (softmax over the chosen logits = softmax + renormalize)
-  float scale = 1;           // factor on the gates (routed_scaling_factor)
-  int num_groups = 1, num_groups_kept = 1;  // E experts in equal contiguous groups; only experts of the kept groups may be chosen
+  bool renormalize =
+      false;        // divide the chosen scores by their sum (softmax over the chosen logits = softmax + renormalize)
+  float scale = 1;  // factor on the gates (routed_scaling_factor)
+  int num_groups = 1,
+      num_groups_kept = 1;  // E experts in equal contiguous groups; only experts of the kept groups may be chosen
   GroupScore group_score = GroupScore::kTop2Sum;  // V3: sum of the two largest selection scores; V2: the largest
 };
 struct RouterKernels {
@@ -108,10 +115,12 @@ struct RouterKernels {
   void (*count_top_k)(Stream&, const RouterShape&, const float* scores_TE, std::int64_t num_segments,
                       std::int64_t tokens_per_segment, std::int64_t* counts_GE);
   // Balance loss of num_segments segments of tokens_per_segment tokens each:
-  //   P_i = mean over the segment's tokens of s_ti / sum_j s_tj,   L_g = sum_i f_gi P_i,   returns alpha * mean over g of L_g.
+  //   P_i = mean over the segment's tokens of s_ti / sum_j s_tj,   L_g = sum_i f_gi P_i,   returns alpha * mean over g of
+  //   L_g.
   // f_GE is a constant. If dscores_TE is not null: dscores_TE += grad_scale * d(returned value)/d(scores_TE).
   double (*balance_loss)(Stream&, const RouterShape&, const float* scores_TE, std::int64_t num_segments,
-                         std::int64_t tokens_per_segment, const float* f_GE, float alpha, float grad_scale, float* dscores_TE);
+                         std::int64_t tokens_per_segment, const float* f_GE, float alpha, float grad_scale,
+                         float* dscores_TE);
   // Router z-loss (ST-MoE): returns coef * mean over tokens of logsumexp(logits_t)^2;
   // if dlogits_TE is not null: dlogits_TE += grad_scale * d(returned value)/d(logits).
   double (*z_loss)(Stream&, const RouterShape&, const float* logits_TE, std::int64_t num_tokens, float coef,
@@ -133,8 +142,9 @@ struct PermuteKernels {
 
 // w_VD by token id. Ids must lie in [0, V): callers check data before it comes here; a foreign id throws.
 struct EmbeddingKernels {
-  void (*forward)(Stream&, std::span<const std::int32_t> id_T, CMat w_VD, Mat x_TD);                  // x =
-  void (*backward_weight)(Stream&, std::span<const std::int32_t> id_T, CMat dx_TD, Mat dw_VD);        // dw += , in token order; f32
+  void (*forward)(Stream&, std::span<const std::int32_t> id_T, CMat w_VD, Mat x_TD);  // x =
+  void (*backward_weight)(Stream&, std::span<const std::int32_t> id_T, CMat dx_TD,
+                          Mat dw_VD);  // dw += , in token order; f32
 };
 
 // Cross-entropy in nats. target -1: the token is not counted.
@@ -153,15 +163,16 @@ struct AdamWTensor {
   float* m = nullptr;
   float* v = nullptr;
   std::int64_t n = 0;
-  float decay = 0;         // weight decay of this tensor
+  float decay = 0;  // weight decay of this tensor
 };
 struct AdamWHyper {
   float lr = 0, beta1 = 0.9f, beta2 = 0.95f, eps = 1e-8f;
-  std::int64_t step = 1;   // 1 for the first update
-  float grad_scale = 1;    // factor on g: the clip factor
+  std::int64_t step = 1;  // 1 for the first update
+  float grad_scale = 1;   // factor on g: the clip factor
 };
 struct AdamWKernels {
-  // m = b1 m + (1-b1) g s;  v = b2 v + (1-b2) (g s)^2;  w -= lr * (m^ / (sqrt(v^) + eps) + decay * w), m^ = m / (1 - b1^step), ...
+  // m = b1 m + (1-b1) g s;  v = b2 v + (1-b2) (g s)^2;  w -= lr * (m^ / (sqrt(v^) + eps) + decay * w), m^ = m / (1 -
+  // b1^step), ...
   void (*step)(Stream&, std::span<const AdamWTensor> tensors, const AdamWHyper&);
   // sum of g^2 (double, order fixed by the sizes); not finite if any gradient is not finite.
   double (*sum_of_squares)(Stream&, std::span<const float> g);

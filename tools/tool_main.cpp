@@ -43,7 +43,8 @@ void check_common(const CommonOptions& common) {
   if (common.threads < 0)
     throw Error(Exit::kUsage, "--threads: expected 0 or more, found " + std::to_string(common.threads));
   if (common.device == DeviceChoice::kCuda)
-    throw Error(Exit::kUnavailable, "--device cuda: expected CUDA kernels, found none in this version (" + cuda_status().text + ")",
+    throw Error(Exit::kUnavailable,
+                "--device cuda: expected CUDA kernels, found none in this version (" + cuda_status().text + ")",
                 "use --device cpu");
 }
 

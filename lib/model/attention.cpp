@@ -8,7 +8,8 @@
 namespace moe {
 namespace {
 
-// Columns of queries, keys and values in the buffers of a block; with QK norm, queries and keys lie in a buffer of their own.
+// Columns of queries, keys and values in the buffers of a block; with QK norm, queries and keys lie in a buffer of their
+// own.
 struct Heads {
   std::int64_t q, k;  // widths
   Mat q_k(Mat qkv, Mat qk) const { return (qk.data ? qk : qkv).slice_cols(0, q + k); }
@@ -39,7 +40,8 @@ void qk_norm_backward_input(const SegmentArgs& a) {
   const RmsNormKernels& norm = b.env.kernels.rmsnorm;
   BlockStash& st = b.stash;
   norm.backward_input(b.env.stream, st.dqk_TC.slice_cols(0, h.q), s.qkv_TC.slice_cols(0, h.q), b.params.q_norm->weight,
-                      norm_groups(b.config, b.config.num_heads), s.rstd_q.data(), st.dqkv_TC.slice_cols(0, h.q), Store::kAssign);
+                      norm_groups(b.config, b.config.num_heads), s.rstd_q.data(), st.dqkv_TC.slice_cols(0, h.q),
+                      Store::kAssign);
   norm.backward_input(b.env.stream, st.dqk_TC.slice_cols(h.q, h.k), s.qkv_TC.slice_cols(h.q, h.k), b.params.k_norm->weight,
                       norm_groups(b.config, b.config.num_kv_heads), s.rstd_k.data(), st.dqkv_TC.slice_cols(h.q, h.k),
                       Store::kAssign);
@@ -82,8 +84,8 @@ void attention_forward(const SegmentArgs& a) {
   if (b.config.qk_norm != QkNorm::kNone) qk_norm_forward(a);
   const Mat qk = h.q_k(s.qkv_TC, s.qk_TC);
   k.rope.forward(stream, qk, b.config.head_dim, b.rope.pos_T, b.rope.cos_PS2.data(), b.rope.sin_PS2.data());
-  k.attention.forward(stream, b.attention_shape(a.batch.shape), qk.slice_cols(0, h.q), qk.slice_cols(h.q, h.k), h.v(s.qkv_TC),
-                      a.batch.doc_start_T, s.o_TC, s.lse_TH.data());
+  k.attention.forward(stream, b.attention_shape(a.batch.shape), qk.slice_cols(0, h.q), qk.slice_cols(h.q, h.k),
+                      h.v(s.qkv_TC), a.batch.doc_start_T, s.o_TC, s.lse_TH.data());
   std::memcpy(s.x1_TD.data, s.x0_TD.data, static_cast<std::size_t>(s.x0_TD.rows * s.x0_TD.cols) * size_of(s.x0_TD.dtype));
   k.gemm.forward(stream, s.o_TC, b.params.o->weight, s.x1_TD, Store::kAdd);
 }
@@ -102,7 +104,8 @@ void attention_backward_input(const SegmentArgs& a) {
   k.rope.backward(stream, dqk, b.config.head_dim, b.rope.pos_T, b.rope.cos_PS2.data(), b.rope.sin_PS2.data());
   if (b.config.qk_norm != QkNorm::kNone) qk_norm_backward_input(a);
   k.gemm.backward_input(stream, st.dqkv_TC, b.params.qkv->weight, st.dn1_TD, Store::kAssign);
-  k.rmsnorm.backward_input(stream, st.dn1_TD, s.x0_TD, b.params.attn_norm->weight, 1, s.rstd1_T.data(), a.dx_TD, Store::kAdd);
+  k.rmsnorm.backward_input(stream, st.dn1_TD, s.x0_TD, b.params.attn_norm->weight, 1, s.rstd1_T.data(), a.dx_TD,
+                           Store::kAdd);
 }
 
 void attention_backward_weight(const SegmentArgs& a) {

@@ -137,14 +137,16 @@ void experts_backward_weight(const SegmentArgs& a) {
 void combine_forward(const SegmentArgs& a) {
   const BlockContext& b = a.block;
   if (b.is_dense) return;
-  b.env.kernels.permute.combine(b.env.stream, rows(a, b.work.y_RD), a.slot.plan.slot2row_N, b.config.top_k, a.x2_TD, Store::kAdd);
+  b.env.kernels.permute.combine(b.env.stream, rows(a, b.work.y_RD), a.slot.plan.slot2row_N, b.config.top_k, a.x2_TD,
+                                Store::kAdd);
 }
 
 void combine_backward_input(const SegmentArgs& a) {
   const BlockContext& b = a.block;
   copy(b.stash.dx2_TD, a.dx_TD);
   if (b.is_dense) return;
-  b.env.kernels.permute.gather(b.env.stream, b.stash.dx2_TD, a.slot.plan.row2slot_R(), b.config.top_k, rows(a, b.stash.dy_RD));
+  b.env.kernels.permute.gather(b.env.stream, b.stash.dx2_TD, a.slot.plan.row2slot_R(), b.config.top_k,
+                               rows(a, b.stash.dy_RD));
 }
 
 void no_weight(const SegmentArgs&) {}

@@ -30,7 +30,7 @@ struct RoutingTally {
   std::vector<std::int64_t> counts_E;         // routed slots per expert
   std::vector<std::int64_t> coactivation_EE;  // tokens that chose both
   std::int64_t num_tokens = 0, num_dropped = 0;
-  double entropy_sum = 0;                     // over tokens, of the normalised scores, in nats
+  double entropy_sum = 0;                              // over tokens, of the normalised scores, in nats
   double aux = 0, seq_aux = 0, global_aux = 0, z = 0;  // loss terms, weighted by the micro-batch's share
   void reset(int num_experts);
 };
@@ -43,7 +43,7 @@ struct MicroBatch {
   double loss_scale = 1;                         // 1 / counted tokens of the global batch
   float share = 1;                               // of the global batch, for losses that are means over micro-batches
   bool with_gradient = true;
-  bool tally = true;                             // count this forward (false for evaluation and recomputation)
+  bool tally = true;  // count this forward (false for evaluation and recomputation)
 };
 
 struct BlockContext {
@@ -57,7 +57,7 @@ struct BlockContext {
   std::span<const float> router_bias_E;  // empty without router_bias
   BlockWork& work;
   BlockStash& stash;
-  RoutingTally* tally;                   // nullptr in dense blocks
+  RoutingTally* tally;  // nullptr in dense blocks
 
   AttentionShape attention_shape(const BatchShape& shape) const;
   int plain_ffn() const { return is_dense ? config.dense_ffn : config.num_shared_experts * config.expert_ffn; }

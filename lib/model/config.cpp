@@ -25,7 +25,8 @@ void add_model_options(Options& o, ModelConfig& c) {
   o.add("head-dim", c.head_dim, "width S of a head (even)");
   o.add("rope-theta", c.rope_theta, "base of the rotary frequencies");
   o.add("norm-eps", c.norm_eps, "epsilon of the RMS norms");
-  o.add("qk-norm", c.qk_norm, "RMS norm of queries and keys: per head or over the whole projection", {"none", "head", "full"});
+  o.add("qk-norm", c.qk_norm, "RMS norm of queries and keys: per head or over the whole projection",
+        {"none", "head", "full"});
   o.add("dense-layers", c.num_dense_layers, "first blocks with a dense SwiGLU instead of experts");
   o.add("dense-ffn", c.dense_ffn, "hidden width of the dense blocks");
   o.add("experts", c.num_experts, "routed experts E of a block");

@@ -16,7 +16,7 @@ std::vector<ParamSpec> parameter_specs(const ModelConfig& config);
 // The parameters of one block; tensors that the block does not have are nullptr.
 struct BlockParams {
   const Param *attn_norm, *qkv, *q_norm, *k_norm, *o, *ffn_norm;
-  const Param *gate_up, *down;                // dense block
+  const Param *gate_up, *down;  // dense block
   const Param *router, *expert_gate_up, *expert_down, *shared_gate_up, *shared_down;
 };
 BlockParams block_params(const ParamStore& store, int layer);

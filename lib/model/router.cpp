@@ -17,7 +17,8 @@ std::int64_t capacity_of(const BlockContext& b, std::int64_t num_tokens) {
 // f_i = E / (K T) * counts_i
 void fractions_from_counts(const ModelConfig& c, std::span<const std::int64_t> counts, std::int64_t num_tokens,
                            std::span<float> f) {
-  const double factor = static_cast<double>(c.num_experts) / (static_cast<double>(c.top_k) * static_cast<double>(num_tokens));
+  const double factor =
+      static_cast<double>(c.num_experts) / (static_cast<double>(c.top_k) * static_cast<double>(num_tokens));
   for (std::size_t i = 0; i < counts.size(); ++i) f[i] = static_cast<float>(factor * static_cast<double>(counts[i]));
 }
 

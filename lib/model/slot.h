@@ -33,8 +33,8 @@ struct BlockSlot {
   std::span<std::int32_t> idx_TK;
   RoutePlan plan;
   std::span<float> gate_R;
-  Mat x_RD, gu_R2F, h_RF;    // routed experts
-  Mat gu_T2F, h_TF;          // shared experts, or the dense SwiGLU
+  Mat x_RD, gu_R2F, h_RF;  // routed experts
+  Mat gu_T2F, h_TF;        // shared experts, or the dense SwiGLU
 };
 
 // Gradients with respect to the outputs of the linear maps, kept from I to W.
@@ -45,7 +45,7 @@ struct BlockStash {
 
 // Shared by all blocks: nothing here outlives a segment, but for y_RD between neighbouring segments.
 struct BlockWork {
-  Mat y_RD;   // expert outputs on their way back; gradients of their inputs
+  Mat y_RD;  // expert outputs on their way back; gradients of their inputs
   Mat dh_RF;
   Mat dh_TF;
   Mat do_TC;

@@ -17,6 +17,7 @@
 #include "lib/run/bench.h"
 #include "lib/run/bench_measure.h"
 #include "lib/run/peak.h"
+#include "lib/run/result.h"
 #include "lib/run/stopwatch.h"
 
 namespace moe {

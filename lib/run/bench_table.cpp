@@ -90,13 +90,4 @@ nlohmann::json peaks_json(const Peaks& p) {
           {"copy_gbytes_per_s", p.copy_gbytes}};
 }
 
-void write_result_json(const std::string& target, const nlohmann::json& result) {
-  if (target.empty()) return;
-  const std::string text = result.dump(2) + "\n";
-  if (target == "-")
-    std::fwrite(text.data(), 1, text.size(), stdout);
-  else
-    replace_text_file(target, text);
-}
-
 }  // namespace moe

@@ -66,7 +66,4 @@ nlohmann::json timing_json(const Timing& timing);                  // in microse
 nlohmann::json row_json(const BenchRow& row, const Peaks& peaks);  // no rate where the check failed
 nlohmann::json peaks_json(const Peaks& peaks);
 
-// Writes a result for scripts: to a file, replaced in one step, to standard output ("-"), or nowhere ("").
-void write_result_json(const std::string& target, const nlohmann::json& result);
-
 }  // namespace moe

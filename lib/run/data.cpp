@@ -70,14 +70,6 @@ std::vector<TokenFileInfo> DataOutput::write(TokenWriter& writer, const nlohmann
   return infos;
 }
 
-void print_result(const CommonOptions& common, const nlohmann::json& result, const std::string& table) {
-  // Bytes of tokens need not be UTF-8: what is not is shown as U+FFFD.
-  const std::string text = result.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
-  if (!common.json.empty() && common.json != "-") replace_text_file(common.json, text);
-  const std::string& shown = common.json == "-" ? text : table;
-  std::fwrite(shown.data(), 1, shown.size(), stdout);
-}
-
 nlohmann::json to_json(const TokenFileInfo& info) {
   return {{"path", info.path},
           {"tokens", info.num_tokens},

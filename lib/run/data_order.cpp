@@ -50,7 +50,8 @@ std::int64_t DataOrder::first_token(std::int64_t index) const {
   const std::int64_t epoch = index / samples_per_epoch_;
   const Rng rng(seed_, "data.epoch." + std::to_string(epoch));
   const std::int64_t slack = source_.info().num_tokens - 1 - samples_per_epoch_ * seq_len_;
-  const std::int64_t offset = static_cast<std::int64_t>(rng.uniform(0) * static_cast<double>(std::min<std::int64_t>(slack + 1, seq_len_)));
+  const std::int64_t offset =
+      static_cast<std::int64_t>(rng.uniform(0) * static_cast<double>(std::min<std::int64_t>(slack + 1, seq_len_)));
   const auto n = static_cast<std::uint64_t>(samples_per_epoch_);
   const auto window = permuted_index(rng, n, static_cast<std::uint64_t>(index % samples_per_epoch_));
   return offset + static_cast<std::int64_t>(window) * seq_len_;

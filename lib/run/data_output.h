@@ -7,6 +7,7 @@
 
 #include "lib/io/token_writer.h"
 #include "lib/run/data.h"
+#include "lib/run/result.h"
 
 namespace moe {
 
@@ -27,8 +28,6 @@ class DataOutput {
   std::vector<PendingFile> files_;
 };
 
-// A table on stdout, or `result` as JSON where --json says.
-void print_result(const CommonOptions& common, const nlohmann::json& result, const std::string& table);
 nlohmann::json to_json(const TokenFileInfo& info);
 // One line a file.
 std::string table_of(const std::vector<TokenFileInfo>& files);

@@ -10,8 +10,8 @@
 namespace moe {
 
 struct Evaluation {
-  double loss = 0;                // nats per counted token
-  std::int64_t num_tokens = 0;    // counted tokens
+  double loss = 0;              // nats per counted token
+  std::int64_t num_tokens = 0;  // counted tokens
   double seconds = 0;
 };
 // Windows of the pass's seq_len side by side from the start of the data, each seen without the one before; the last may be

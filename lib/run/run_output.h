@@ -20,7 +20,8 @@ class RunOutput {
             const TokenFileInfo& data, std::int64_t resumed_step, const std::vector<int>& moe_layers);
 
   bool enabled() const { return !options_.output.empty(); }
-  void write_step(const StepResult& result, const RateBase& base, double run_seconds, const std::vector<RoutingTally>& tallies);
+  void write_step(const StepResult& result, const RateBase& base, double run_seconds,
+                  const std::vector<RoutingTally>& tallies);
   void write_event(const nlohmann::json& row);
   // Path of the checkpoint, "" without --output.
   std::string save(Model& model, const RunCounters& counters);

@@ -1,7 +1,8 @@
 #include "lib/run/stop_signal.h"
 
-#include <csignal>
 #include <unistd.h>
+
+#include <csignal>
 
 namespace moe {
 namespace {

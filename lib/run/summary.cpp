@@ -38,8 +38,12 @@ std::string attention_text(const ModelConfig& c) {
 
 std::string balance_text(const BalanceOptions& b) {
   std::string s;
-  const std::pair<const char*, float> terms[] = {{"aux", b.aux},       {"sequence", b.seq_aux},          {"global", b.global_aux},
-                                                 {"z", b.z},           {"bias step", b.bias_update_speed}, {"capacity factor", b.capacity_factor}};
+  const std::pair<const char*, float> terms[] = {{"aux", b.aux},
+                                                 {"sequence", b.seq_aux},
+                                                 {"global", b.global_aux},
+                                                 {"z", b.z},
+                                                 {"bias step", b.bias_update_speed},
+                                                 {"capacity factor", b.capacity_factor}};
   for (const auto& [name, value] : terms)
     if (value > 0) s += text("%s%s %g", s.empty() ? "" : ", ", name, static_cast<double>(value));
   if (b.capacity_factor == 0) s += s.empty() ? "dropless" : ", dropless";
@@ -95,24 +99,31 @@ std::string boxed(const std::string& title, const std::vector<std::pair<std::str
 std::string summary_box(const TrainOptions& o, const RunSummary& s, const std::string& machine) {
   const ModelConfig& c = o.model;
   std::vector<std::pair<std::string, std::string>> rows = {
-      {"model", text("%d blocks, width %d, vocabulary %d%s", c.num_layers, c.d_model, c.vocab_size, c.tied_embeddings ? ", tied" : "")},
+      {"model", text("%d blocks, width %d, vocabulary %d%s", c.num_layers, c.d_model, c.vocab_size,
+                     c.tied_embeddings ? ", tied" : "")},
       {"attention", attention_text(c)},
       {"experts", moe_text(c)},
       {"balance", balance_text(o.balance)},
       {"parameters", grouped(s.params.total) + " (" + count_text(static_cast<double>(s.params.total)) + ")"},
-      {"active", grouped(s.params.active) + " with the input embedding, " + grouped(s.params.active_no_embedding) + " without"},
+      {"active",
+       grouped(s.params.active) + " with the input embedding, " + grouped(s.params.active_no_embedding) + " without"},
       {"FLOP/token", text("%s causal, %s with full attention; forward and backward", count_text(s.flop_per_token).c_str(),
                           count_text(s.flop_per_token_full_attention).c_str())},
-      {"memory", bytes_text(static_cast<double>(s.memory.total())) + " = weights " + bytes_text(static_cast<double>(s.memory.weights)) +
-                     (s.memory.masters ? ", masters " + bytes_text(static_cast<double>(s.memory.masters)) : "") + ", gradients " +
-                     bytes_text(static_cast<double>(s.memory.grads)) + ", moments " + bytes_text(static_cast<double>(s.memory.moments)) +
-                     ", activations " + bytes_text(static_cast<double>(s.memory.activations))},
+      {"memory", bytes_text(static_cast<double>(s.memory.total())) + " = weights " +
+                     bytes_text(static_cast<double>(s.memory.weights)) +
+                     (s.memory.masters ? ", masters " + bytes_text(static_cast<double>(s.memory.masters)) : "") +
+                     ", gradients " + bytes_text(static_cast<double>(s.memory.grads)) + ", moments " +
+                     bytes_text(static_cast<double>(s.memory.moments)) + ", activations " +
+                     bytes_text(static_cast<double>(s.memory.activations))},
       {"checkpoint", bytes_text(s.checkpoint_bytes)},
       {"batch", text("%d sequences of %d tokens = %lld tokens a step, %d at a time", o.batch, o.seq,
                      static_cast<long long>(s.tokens_per_step), o.micro_batch)}};
-  if (c.num_dense_layers > 0) rows.insert(rows.begin() + 3, {"dense", text("first %d blocks, width %d", c.num_dense_layers, c.dense_ffn)});
-  if (s.data_tokens > 0) rows.push_back({"data", grouped(s.data_tokens) + " tokens, " + grouped(s.samples_per_epoch) + " sequences an epoch"});
-  rows.push_back({"run", s.steps > 0 ? grouped(s.steps) + " steps = " + count_text(static_cast<double>(s.steps * s.tokens_per_step)) + " tokens"
+  if (c.num_dense_layers > 0)
+    rows.insert(rows.begin() + 3, {"dense", text("first %d blocks, width %d", c.num_dense_layers, c.dense_ffn)});
+  if (s.data_tokens > 0)
+    rows.push_back({"data", grouped(s.data_tokens) + " tokens, " + grouped(s.samples_per_epoch) + " sequences an epoch"});
+  rows.push_back({"run", s.steps > 0 ? grouped(s.steps) + " steps = " +
+                                           count_text(static_cast<double>(s.steps * s.tokens_per_step)) + " tokens"
                                      : text("%.0f seconds", o.time_limit)});
   rows.push_back({"machine", machine});
   return boxed("moe-train " + o.preset, rows);
@@ -125,11 +136,12 @@ nlohmann::json summary_json(const RunSummary& s) {
           {"flop_per_token", s.flop_per_token},
           {"flop_per_token_full_attention", s.flop_per_token_full_attention},
           {"memory_bytes", s.memory.total()},
-          {"memory", {{"weights", s.memory.weights},
-                      {"masters", s.memory.masters},
-                      {"gradients", s.memory.grads},
-                      {"moments", s.memory.moments},
-                      {"activations", s.memory.activations}}},
+          {"memory",
+           {{"weights", s.memory.weights},
+            {"masters", s.memory.masters},
+            {"gradients", s.memory.grads},
+            {"moments", s.memory.moments},
+            {"activations", s.memory.activations}}},
           {"checkpoint_bytes", s.checkpoint_bytes},
           {"tokens_per_step", s.tokens_per_step},
           {"planned_steps", s.steps}};

@@ -7,6 +7,7 @@
 #include "lib/io/files.h"
 #include "lib/run/evaluate.h"
 #include "lib/run/peak.h"
+#include "lib/run/result.h"
 #include "lib/run/run_output.h"
 #include "lib/run/schedule.h"
 #include "lib/run/stop_signal.h"
@@ -22,8 +23,9 @@ void fit_vocabulary(TrainOptions& o, const TokenSource* data) {
   const int needed = data ? data->info().vocab_size : 256;
   if (o.model.vocab_size == 0) o.model.vocab_size = needed;
   if (data && needed > o.model.vocab_size)
-    throw Error(Exit::kBadInput, data->info().path + ": expected a vocabulary of at most " + std::to_string(o.model.vocab_size) +
-                                     " (--vocab-size), found " + std::to_string(needed));
+    throw Error(Exit::kBadInput, data->info().path + ": expected a vocabulary of at most " +
+                                     std::to_string(o.model.vocab_size) + " (--vocab-size), found " +
+                                     std::to_string(needed));
 }
 
 std::int64_t planned_steps(const TrainOptions& o, std::int64_t samples_per_epoch) {
@@ -39,15 +41,6 @@ std::string machine_text(const Stream& stream, const Kernels& kernels, double pe
   return text;
 }
 
-void write_json(const std::string& target, const nlohmann::json& result) {
-  if (target.empty()) return;
-  const std::string text = result.dump(2) + "\n";
-  if (target == "-")
-    std::fwrite(text.data(), 1, text.size(), stdout);
-  else
-    replace_text_file(target, text);
-}
-
 // One run of moe-train: what it reads, the model, what it writes, and its counters.
 class TrainRun {
  public:
@@ -58,7 +51,8 @@ class TrainRun {
     fit_vocabulary(o_, data_ ? &*data_ : nullptr);
     check_config(o_.model);
     if (eval_ && eval_->info().num_tokens < 2)
-      throw Error(Exit::kBadInput, o_.eval_data + ": expected at least 2 tokens, found " + std::to_string(eval_->info().num_tokens));
+      throw Error(Exit::kBadInput,
+                  o_.eval_data + ": expected at least 2 tokens, found " + std::to_string(eval_->info().num_tokens));
     if (eval_ && eval_->info().vocab_size > o_.model.vocab_size)
       throw Error(Exit::kBadInput, o_.eval_data + ": vocabulary of " + std::to_string(eval_->info().vocab_size) +
                                        " is larger than the model's " + std::to_string(o_.model.vocab_size));
@@ -77,15 +71,16 @@ class TrainRun {
   }
 
   void prepare() {
-    if (!data_) throw Error(Exit::kUsage, "--data: expected a token file or a text, found none", "moe-train --data text.txt");
+    if (!data_)
+      throw Error(Exit::kUsage, "--data: expected a token file or a text, found none", "moe-train --data text.txt");
     model_ = std::make_unique<Model>(o_.model, o_.dtype, true);
     trainer_ = std::make_unique<Trainer>(o_, *model_, *data_, env_);
     if (o_.resume_from)
       resume();
     else
       model_->initialize(o_.common.seed);
-    output_ = std::make_unique<RunOutput>(o_, invocation_, o_.resume_from ? o_.resume_from->provenance : nullptr, data_->info(),
-                                          o_.resume_from ? counters_.step : -1, model_->moe_layers());
+    output_ = std::make_unique<RunOutput>(o_, invocation_, o_.resume_from ? o_.resume_from->provenance : nullptr,
+                                          data_->info(), o_.resume_from ? counters_.step : -1, model_->moe_layers());
   }
 
   // True if a signal ended it.
@@ -106,14 +101,14 @@ class TrainRun {
     if (stopped) {
       log_warning("stopped by a signal at step " + std::to_string(counters_.step) +
                   (checkpoint_.empty() ? "" : "; continue with --resume must"));
-      write_json(o_.common.json, result());
+      write_result_json(o_.common.json, result());
       return Exit::kStoppedEarly;
     }
     if (eval_) evaluate_now(0);
     output_->write_event({{"event", "end"}, {"step", counters_.step}});
     picture_ = output_->draw(last_.layers, unigram_entropy(*data_));
     print_sample();
-    write_json(o_.common.json, result());
+    write_result_json(o_.common.json, result());
     if (o_.common.json != "-") print_result();
     return Exit::kOk;
   }
@@ -125,7 +120,8 @@ class TrainRun {
       r["first_loss"] = counters_.first_loss;
       r["train_loss"] = counters_.last_loss;
       r["train_seconds"] = counters_.seconds;
-      r["tokens_per_second"] = steps_seconds_ > 0 ? static_cast<double>(steps_here_ * base_.tokens_per_step) / steps_seconds_ : 0;
+      r["tokens_per_second"] =
+          steps_seconds_ > 0 ? static_cast<double>(steps_here_ * base_.tokens_per_step) / steps_seconds_ : 0;
       r["gemm_peak_gflops"] = base_.gemm_peak_gflops;
       r["skipped_updates"] = counters_.skipped;
     }
@@ -135,13 +131,14 @@ class TrainRun {
     for (const LayerResult& l : last_.layers) {
       nlohmann::json load = nlohmann::json::array();
       const double slots = static_cast<double>(base_.tokens_per_step) * o_.model.top_k;
-      for (std::int64_t c : l.counts_E) load.push_back(static_cast<double>(c) * static_cast<double>(l.counts_E.size()) / slots);
+      for (std::int64_t c : l.counts_E)
+        load.push_back(static_cast<double>(c) * static_cast<double>(l.counts_E.size()) / slots);
       r["layers"].push_back({{"layer", l.layer}, {"max_vio", l.load.max_vio}, {"dead", l.load.dead}, {"load", load}});
     }
     return r;
   }
 
-  void write_summary_json() const { write_json(o_.common.json, result()); }
+  void write_summary_json() const { write_result_json(o_.common.json, result()); }
 
  private:
   double seconds() const { return counters_.seconds + clock_.seconds(); }
@@ -152,7 +149,8 @@ class TrainRun {
     for (const std::string& line : resume_differences(invocation_.options, from.state)) log_info("resume: " + line);
     const std::string before = from.state.at("data").at("fingerprint");
     if (before != data_->info().fingerprint && !o_.allow_data_change)
-      throw Error(Exit::kBadInput, o_.data + ": expected the data of the checkpoint (" + before + "), found " + data_->info().fingerprint,
+      throw Error(Exit::kBadInput,
+                  o_.data + ": expected the data of the checkpoint (" + before + "), found " + data_->info().fingerprint,
                   "give the same data, or --allow-data-change");
     load_checkpoint(from, state_slices(*model_, true));
     counters_ = counters_of(from.state);
@@ -217,10 +215,14 @@ class TrainRun {
       eval_pass_ = std::make_unique<Pass>(*model_, PassOptions{.shape = {o_.micro_batch, o_.seq}, .training = false}, env_);
     evaluation_ = evaluate(*eval_pass_, *eval_, o_.document_mask, max_tokens);
     char text[120];
-    std::snprintf(text, sizeof text, "eval  step %lld  loss %.4f  over %lld tokens  %.1f s", static_cast<long long>(counters_.step),
-                  evaluation_->loss, static_cast<long long>(evaluation_->num_tokens), evaluation_->seconds);
+    std::snprintf(text, sizeof text, "eval  step %lld  loss %.4f  over %lld tokens  %.1f s",
+                  static_cast<long long>(counters_.step), evaluation_->loss, static_cast<long long>(evaluation_->num_tokens),
+                  evaluation_->seconds);
     log_info(text);
-    output_->write_event({{"step", counters_.step}, {"eval_loss", evaluation_->loss}, {"eval_tokens", evaluation_->num_tokens}, {"seconds", seconds()}});
+    output_->write_event({{"step", counters_.step},
+                          {"eval_loss", evaluation_->loss},
+                          {"eval_tokens", evaluation_->num_tokens},
+                          {"seconds", seconds()}});
   }
 
   std::string save() {
@@ -237,7 +239,8 @@ class TrainRun {
   void print_sample() {
     if (o_.sample.empty()) return;
     const auto tokenizer = restore_tokenizer(data_->info().tokenizer, data_->info().tokenizer_model);
-    if (!tokenizer) throw Error(Exit::kBadInput, o_.data + ": --sample needs the tokenizer, and the file does not say which");
+    if (!tokenizer)
+      throw Error(Exit::kBadInput, o_.data + ": --sample needs the tokenizer, and the file does not say which");
     Pass pass(*model_, {.shape = {1, o_.seq}, .training = false}, env_);
     const SampleOptions how{.num_tokens = o_.sample_tokens, .temperature = o_.temperature, .seed = o_.common.seed};
     sample_ = sample_text(pass, *tokenizer, o_.sample, how);
@@ -249,8 +252,12 @@ class TrainRun {
     char text[160];
     std::snprintf(text, sizeof text, "%.4f -> %.4f nats per token", counters_.first_loss, counters_.last_loss);
     rows.push_back({"train loss", text});
-    if (evaluation_) std::snprintf(text, sizeof text, "%.4f over %lld tokens", evaluation_->loss, static_cast<long long>(evaluation_->num_tokens)), rows.push_back({"eval loss", text});
-    std::snprintf(text, sizeof text, "%lld in %.1f s, %.0f tokens/s", static_cast<long long>(counters_.step), counters_.seconds,
+    if (evaluation_)
+      std::snprintf(text, sizeof text, "%.4f over %lld tokens", evaluation_->loss,
+                    static_cast<long long>(evaluation_->num_tokens)),
+          rows.push_back({"eval loss", text});
+    std::snprintf(text, sizeof text, "%lld in %.1f s, %.0f tokens/s", static_cast<long long>(counters_.step),
+                  counters_.seconds,
                   steps_seconds_ > 0 ? static_cast<double>(steps_here_ * base_.tokens_per_step) / steps_seconds_ : 0.0);
     rows.push_back({"steps", text});
     if (!checkpoint_.empty()) rows.push_back({"checkpoint", checkpoint_});

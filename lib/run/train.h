@@ -6,8 +6,8 @@
 
 namespace moe {
 
-// Trains as the options say: kOk at the end of the schedule or the data, kStoppedEarly after a signal (with a saved checkpoint).
-// Throws Error: data (65, 66), output (73, 74), not finite (76), usage (2).
+// Trains as the options say: kOk at the end of the schedule or the data, kStoppedEarly after a signal (with a saved
+// checkpoint). Throws Error: data (65, 66), output (73, 74), not finite (76), usage (2).
 Exit train(TrainOptions& options, const Invocation& invocation);
 
 }  // namespace moe

@@ -25,7 +25,7 @@ struct TrainOptions {
   bool allow_data_change = false;
 
   std::int64_t steps = 0;
-  double time_limit = 0;  // seconds of wall time; the schedule runs over it
+  double time_limit = 0;            // seconds of wall time; the schedule runs over it
   int batch = 16, micro_batch = 0;  // sequences; micro_batch 0 = batch
   int seq = 128;
   Schedule schedule = Schedule::kCosine;
@@ -42,12 +42,12 @@ struct TrainOptions {
   std::string output;
   std::string resume = "auto";
   std::optional<CheckpointInfo> resume_from;  // found by finish_train_options
-  std::int64_t save_every = 0;  // 0: at the end only
+  std::int64_t save_every = 0;                // 0: at the end only
   int keep_last = 2;
   std::int64_t keep_every = 0;
-  std::int64_t eval_every = 0;      // 0: at the end only
+  std::int64_t eval_every = 0;       // 0: at the end only
   std::int64_t eval_tokens = 65536;  // of an evaluation during the run; the last one takes all
-  std::int64_t log_every = 0;       // 0: about every two seconds
+  std::int64_t log_every = 0;        // 0: about every two seconds
   std::string sample;
   int sample_tokens = 400;
   float temperature = 0.8f;

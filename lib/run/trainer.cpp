@@ -84,7 +84,8 @@ void Trainer::update(StepResult& result) {
 void Trainer::collect(StepResult& result) {
   for (int layer : model_.moe_layers()) {
     const RoutingTally& tally = pass_.tallies()[static_cast<std::size_t>(layer)];
-    LayerResult r{.layer = layer, .load = load_metrics(tally.counts_E), .dropped = tally.num_dropped, .counts_E = tally.counts_E};
+    LayerResult r{
+        .layer = layer, .load = load_metrics(tally.counts_E), .dropped = tally.num_dropped, .counts_E = tally.counts_E};
     r.entropy = tally.entropy_sum / static_cast<double>(std::max<std::int64_t>(1, tally.num_tokens));
     const std::vector<float>& bias = model_.router_bias(layer);
     if (!bias.empty()) {

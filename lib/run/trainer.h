@@ -14,15 +14,15 @@ namespace moe {
 struct LayerResult {
   int layer = 0;
   LoadMetrics load;
-  double entropy = 0;             // mean over tokens of the router's scores, nats
-  std::int64_t dropped = 0;       // rows over an expert's capacity
+  double entropy = 0;        // mean over tokens of the router's scores, nats
+  std::int64_t dropped = 0;  // rows over an expert's capacity
   double bias_min = 0, bias_max = 0;
   std::vector<std::int64_t> counts_E;
 };
 
 struct StepResult {
   std::int64_t step = 0;
-  double loss = 0;  // cross-entropy, nats per counted token of the global batch
+  double loss = 0;                                     // cross-entropy, nats per counted token of the global batch
   double aux = 0, seq_aux = 0, global_aux = 0, z = 0;  // balance losses, summed over layers
   double grad_norm = 0, lr = 0;
   double seconds = 0, data_seconds = 0, forward_seconds = 0, backward_seconds = 0, optimizer_seconds = 0;
