@@ -173,19 +173,9 @@ static inline vf inside(const Span& keys, Int j, vf v, vf hidden) {
 // exp(x) for x <= 0 or hardly above, as a softmax has it: the polynomial of simd.h without the tests that only large x
 // needs, which halves its price. exp(-87.3) stands for everything below; not-a-number stays.
 static inline vf exp_of_nonpositive(vf x) {
-  const vf low = splat(-87.33654f), rounder = splat(12582912.0f);
-  const vf c = low > x ? low : x;
-  const vf t = fma(c, splat(1.44269504088896341f), rounder);
-  const vf n = t - rounder;
-  vf r = fma(n, splat(-0.693359375f), c);
-  r = fma(n, splat(2.12194440e-4f), r);
-  vf p = splat(1.9875691500e-4f);
-  p = fma(p, r, splat(1.3981999507e-3f));
-  p = fma(p, r, splat(8.3334519073e-3f));
-  p = fma(p, r, splat(4.1665795894e-2f));
-  p = fma(p, r, splat(1.6666665459e-1f));
-  p = fma(p, r, splat(5.0000001201e-1f));
-  p = fma(p, r * r, r + splat(1.0f));
+  const vf low = splat(-87.33654f);
+  vf t;
+  const vf p = exp_mantissa(low > x ? low : x, t);
   return select(x == x, (vf)((vu)p + ((vu)t << 23)), x);
 }
 

@@ -124,13 +124,13 @@ static inline float max(vf v) {
   return reduce_lanes(v, [](quarter a, quarter b) { return a > b ? a : b; });
 }
 
-// exp(x), relative error below 2e-7 for x in [-87.3, 88.7]; 0 below, +inf above, NaN stays NaN.
-static inline vf exp(vf x) {
-  const vf clamped = min(max(x, splat(-87.33654f)), splat(88.72283f));
+// exp(x) / 2^n for the integer n nearest to x / ln 2 (Cody & Waite 1980 reduction, minimax polynomial), |x| < 89. The
+// low bits of `shifted` are those of n plus a constant that 9 bits of shift to the left lose.
+static inline vf exp_mantissa(vf x, vf& shifted) {
   const vf rounder = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-  const vf t = fma(clamped, splat(1.44269504088896341f), rounder);
-  const vf n = t - rounder;
-  vf r = fma(n, splat(-0.693359375f), clamped);
+  shifted = fma(x, splat(1.44269504088896341f), rounder);
+  const vf n = shifted - rounder;
+  vf r = fma(n, splat(-0.693359375f), x);
   r = fma(n, splat(2.12194440e-4f), r);
   vf p = splat(1.9875691500e-4f);
   p = fma(p, r, splat(1.3981999507e-3f));
@@ -138,9 +138,15 @@ static inline vf exp(vf x) {
   p = fma(p, r, splat(4.1665795894e-2f));
   p = fma(p, r, splat(1.6666665459e-1f));
   p = fma(p, r, splat(5.0000001201e-1f));
-  p = fma(p, r * r, r + splat(1.0f));
+  return fma(p, r * r, r + splat(1.0f));
+}
+
+// exp(x), relative error below 2e-7 for x in [-87.3, 88.7]; 0 below, +inf above, NaN stays NaN.
+static inline vf exp(vf x) {
+  vf t;
+  const vf p = exp_mantissa(min(max(x, splat(-87.33654f)), splat(88.72283f)), t);
   // Scale by 2^n in two steps: n may be 128, whose power is not a float.
-  const vi ni = (vi)t - (vi)rounder;
+  const vi ni = (vi)t - (vi)splat(12582912.0f);
   const vi half = ni >> 1;
   const vf y = p * (vf)((half + 127) << 23) * (vf)((ni - half + 127) << 23);
   const vf low = select(x < splat(-87.33654f), vf{}, y);

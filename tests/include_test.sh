@@ -29,7 +29,7 @@ doors='
 ^CLI/                         ^(lib/base/options[a-z_]*\.(cpp|h)|tools/.*)$
 ^spdlog/                      ^lib/base/log\.cpp$
 ^(cuda|cublas|cudnn)[a-z_]*   (\.cu|\.cuh|^kernels/device[a-z_]*\.(cpp|h))$
-^cblas                        ^kernels/gemm\.cpp$
+^(cblas|oneapi/)              ^kernels/gemm(_library)?\.cpp$
 '
 # Files of lib/pipeline that describe schedules without a tensor.
 schedule_files='^lib/pipeline/(plan|plans|simulate)\.(h|cpp)$'

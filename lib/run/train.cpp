@@ -89,8 +89,9 @@ class TrainRun {
     double progress = run_progress(o_, counters_.step, counters_.seconds);
     for (clock_ = Stopwatch(); progress < 1 && !stop.received(); progress = run_progress(o_, counters_.step, seconds())) {
       one_step(progress);
-      tell(*bar, run_progress(o_, counters_.step, seconds()));
-      if (due(o_.eval_every)) evaluate_now(o_.eval_tokens);
+      const double now = run_progress(o_, counters_.step, seconds());
+      tell(*bar, now);
+      if (due(o_.eval_every) && now < 1) evaluate_now(o_.eval_tokens);  // the end evaluates on everything
       if (due(o_.save_every)) save();
     }
     return progress < 1;
