@@ -43,6 +43,7 @@ prepare() {
   done >text.txt
   head -c 40000 text.txt >docs/one.txt
   tail -c 40000 text.txt >docs/two.txt
+  head -c 2000 text.txt | tr -c 'A-Za-z' 'e' >train.bin # as 16-bit ids: all below 32768
 }
 
 run_examples_of() {

@@ -5,10 +5,10 @@
 int main(int argc, char** argv) {
   moe::Options options("moe-data", "Make token files from text, import those of other programs, show what is in one",
                        {
-                           "moe-data encode README.md -o tokens.h5",
-                           "moe-data encode README.md NEWS.md -o tokens.h5 --split 0.9",
+                           "moe-data encode text.txt -o tokens.h5",
+                           "moe-data encode docs/one.txt docs/two.txt -o corpus.h5 --split 0.9",
                            "moe-data show tokens.h5",
-                           "moe-data import nanogpt train.bin --dtype u16 --vocab-size 50257 -o tokens.h5",
+                           "moe-data import nanogpt train.bin --dtype u16 --vocab-size 50257 -o imported.h5",
                        });
   moe::DataOptions data;
   moe::CommonOptions common;

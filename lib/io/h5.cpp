@@ -53,8 +53,13 @@ class Id {
   herr_t (*close_)(hid_t);
 };
 
-// Error printing is a setting of each thread.
-void silence() { H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr); }
+// Error printing is a setting of each thread. The library must not clean up at exit: a file that could not be closed (full
+// disk) would be written again, through a channel that is gone.
+void silence() {
+  static const herr_t before_all_else = H5dont_atexit();
+  static_cast<void>(before_all_else);
+  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
+}
 
 struct TypeRow {
   H5Type type;
