@@ -3,6 +3,7 @@
 // Not here: files, the optimizer's schedule, what a step is (lib/run).
 #pragma once
 
+#include <array>
 #include <vector>
 
 #include "lib/model/block.h"
@@ -58,6 +59,8 @@ class Pass {
   std::span<const float> token_losses() const { return loss_T_; }
   std::vector<RoutingTally>& tallies() { return tallies_; }  // one per layer; dense layers count nothing
   void reset_tallies();
+  // Seconds in the segments of kBlockSegments, all blocks, forward and backward, since reset_tallies().
+  const std::array<double, 4>& segment_seconds() const { return segment_seconds_; }
 
  private:
   BlockContext context(int layer);
@@ -73,6 +76,7 @@ class Pass {
   Arena arena_;
   std::vector<BlockParams> block_params_;
   std::vector<RoutingTally> tallies_;
+  std::array<double, 4> segment_seconds_{};
   std::vector<BlockSlot> slots_;
   BlockStash stash_;
   BlockWork work_;

@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "lib/base/stopwatch.h"
 #include "lib/model/model.h"
 
 namespace moe {
@@ -72,6 +73,7 @@ Pass::Pass(Model& model, const PassOptions& options, Env env)
 
 void Pass::reset_tallies() {
   for (int i : model_.moe_layers()) tallies_[static_cast<std::size_t>(i)].reset(model_.config().num_experts);
+  segment_seconds_.fill(0);
 }
 
 BlockContext Pass::context(int layer) {
@@ -99,7 +101,11 @@ Mat Pass::block_output(int layer) const {
 void Pass::forward_block(const MicroBatch& batch, int layer) {
   const BlockContext block = context(layer);
   const SegmentArgs args{block, batch, slots_[static_cast<std::size_t>(layer)], block_output(layer), dx_TD_};
-  for (const Segment* segment : kBlockSegments) segment->forward(args);
+  Stopwatch watch;
+  for (std::size_t s = 0; s < 4; ++s) {
+    kBlockSegments[s]->forward(args);
+    segment_seconds_[s] += watch.lap();
+  }
 }
 
 void Pass::backward_block(const MicroBatch& batch, int layer) {
@@ -110,8 +116,15 @@ void Pass::backward_block(const MicroBatch& batch, int layer) {
   }
   const BlockContext block = context(layer);
   const SegmentArgs args{block, batch, slots_[static_cast<std::size_t>(layer)], block_output(layer), dx_TD_};
-  for (int s = 3; s >= 0; --s) kBlockSegments[s]->backward_input(args);
-  for (int s = 3; s >= 0; --s) kBlockSegments[s]->backward_weight(args);
+  Stopwatch watch;
+  for (std::size_t s = 4; s-- > 0;) {
+    kBlockSegments[s]->backward_input(args);
+    segment_seconds_[s] += watch.lap();
+  }
+  for (std::size_t s = 4; s-- > 0;) {
+    kBlockSegments[s]->backward_weight(args);
+    segment_seconds_[s] += watch.lap();
+  }
 }
 
 double Pass::head_forward(const MicroBatch& batch) {

@@ -12,7 +12,7 @@
 #include "lib/base/error.h"
 #include "lib/base/provenance.h"
 #include "lib/run/peak.h"
-#include "lib/run/stopwatch.h"
+#include "lib/base/stopwatch.h"
 
 namespace moe {
 

@@ -11,7 +11,7 @@
 #include "lib/base/rng.h"
 #include "lib/model/block.h"
 #include "lib/run/bench_table.h"
-#include "lib/run/stopwatch.h"
+#include "lib/base/stopwatch.h"
 
 namespace moe {
 

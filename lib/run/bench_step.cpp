@@ -18,7 +18,7 @@
 #include "lib/run/bench_measure.h"
 #include "lib/run/peak.h"
 #include "lib/run/result.h"
-#include "lib/run/stopwatch.h"
+#include "lib/base/stopwatch.h"
 
 namespace moe {
 namespace {

@@ -7,7 +7,7 @@
 #include "lib/base/error.h"
 #include "lib/base/rng.h"
 #include "lib/run/data_order.h"
-#include "lib/run/stopwatch.h"
+#include "lib/base/stopwatch.h"
 
 namespace moe {
 

@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "lib/run/stopwatch.h"
+#include "lib/base/stopwatch.h"
 
 namespace moe {
 

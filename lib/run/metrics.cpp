@@ -66,6 +66,8 @@ nlohmann::json metrics_row(const StepResult& r, const RateBase& base, double run
                         {"forward_ms", 1e3 * r.forward_seconds},
                         {"backward_ms", 1e3 * r.backward_seconds},
                         {"optimizer_ms", 1e3 * r.optimizer_seconds},
+                        {"experts_ms", 1e3 * r.experts_seconds},
+                        {"exchange_ms", 1e3 * r.exchange_seconds},
                         {"peak_memory_gib", peak_memory_gib()},
                         {"updated", r.updated},
                         {"seconds", run_seconds}};

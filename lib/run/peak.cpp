@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "lib/base/rng.h"
-#include "lib/run/stopwatch.h"
+#include "lib/base/stopwatch.h"
 
 namespace moe {
 

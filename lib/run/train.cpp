@@ -11,7 +11,7 @@
 #include "lib/run/run_output.h"
 #include "lib/run/schedule.h"
 #include "lib/run/stop_signal.h"
-#include "lib/run/stopwatch.h"
+#include "lib/base/stopwatch.h"
 #include "lib/run/summary.h"
 #include "lib/run/unigram.h"
 
@@ -232,7 +232,9 @@ class TrainRun {
     c.seconds = seconds();
     counters_.seconds = c.seconds;
     clock_ = Stopwatch();
+    const Stopwatch watch;
     checkpoint_ = output_->save(*model_, c);
+    output_->write_event({{"event", "checkpoint"}, {"step", c.step}, {"checkpoint_ms", 1e3 * watch.seconds()}});
     saved_step_ = counters_.step;
     return checkpoint_;
   }

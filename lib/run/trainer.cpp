@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "lib/run/stopwatch.h"
+#include "lib/base/stopwatch.h"
 
 namespace moe {
 
@@ -82,6 +82,9 @@ void Trainer::update(StepResult& result) {
 }
 
 void Trainer::collect(StepResult& result) {
+  const auto& [pre, dispatch, experts, combine] = pass_.segment_seconds();
+  result.experts_seconds = experts;
+  result.exchange_seconds = dispatch + combine;
   for (int layer : model_.moe_layers()) {
     const RoutingTally& tally = pass_.tallies()[static_cast<std::size_t>(layer)];
     LayerResult r{

@@ -26,6 +26,7 @@ struct StepResult {
   double aux = 0, seq_aux = 0, global_aux = 0, z = 0;  // balance losses, summed over layers
   double grad_norm = 0, lr = 0;
   double seconds = 0, data_seconds = 0, forward_seconds = 0, backward_seconds = 0, optimizer_seconds = 0;
+  double experts_seconds = 0, exchange_seconds = 0;  // of forward and backward: expert segments; dispatch and combine
   bool updated = true;  // false: not finite, skipped
   std::vector<LayerResult> layers;
 };
