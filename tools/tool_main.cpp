@@ -13,6 +13,7 @@
 #include <system_error>
 
 #include "kernels/cuda_status.h"
+#include "kernels/kernels.h"
 #include "lib/base/log.h"
 
 namespace moe {
@@ -42,6 +43,11 @@ void check_common(const CommonOptions& common) {
     throw Error(Exit::kUsage, "--verbose and --quiet: expected at most one of them, found both");
   if (common.threads < 0)
     throw Error(Exit::kUsage, "--threads: expected 0 or more, found " + std::to_string(common.threads));
+  // A wish for kernels that cannot be had must not end in others without a word.
+  if (const char* isa = std::getenv("MOE_ISA"); isa != nullptr && cpu_kernels_by_isa(isa) == nullptr)
+    throw Error(Exit::kUnavailable,
+                std::string("MOE_ISA: expected avx512, avx2 or generic, as far as this processor has them, found ") + isa,
+                "unset it: the widest is taken");
   if (common.device == DeviceChoice::kCuda)
     throw Error(Exit::kUnavailable,
                 "--device cuda: expected CUDA kernels, found none in this version (" + cuda_status().text + ")",
