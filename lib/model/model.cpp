@@ -5,20 +5,20 @@
 namespace moe {
 namespace {
 
-std::size_t param_bytes(const ModelConfig& config, DType dtype, bool training) {
+std::size_t param_bytes(const ModelConfig& config, DType dtype, bool training, const ParamLayout& layout) {
   Arena measuring(0);
-  ParamStore store(measuring, parameter_specs(config), dtype, training);
+  ParamStore store(measuring, parameter_specs(config), dtype, training, layout);
   return measuring.used_bytes();
 }
 
 }  // namespace
 
-Model::Model(const ModelConfig& config, DType dtype, bool training)
+Model::Model(const ModelConfig& config, DType dtype, bool training, const ParamLayout& layout)
     : config_(config),
       dtype_(dtype),
       training_(training),
-      arena_(param_bytes(config, dtype, training)),
-      params_(arena_, parameter_specs(config), dtype, training),
+      arena_(param_bytes(config, dtype, training, layout)),
+      params_(arena_, parameter_specs(config), dtype, training, layout),
       router_bias_(static_cast<std::size_t>(config.num_layers)) {
   if (!config.router_bias) return;
   for (int i : moe_layers()) router_bias(i).assign(static_cast<std::size_t>(config.num_experts), 0.0f);

@@ -12,8 +12,11 @@ namespace moe {
 
 class Model {
  public:
-  // Takes the memory; values are zero until initialize() or a checkpoint fills them.
-  Model(const ModelConfig& config, DType dtype, bool training);
+  // Takes the memory of what `layout` gives this rank (all of it for one process); values are zero until initialize() or a
+  // checkpoint fills them.
+  Model(const ModelConfig& config, DType dtype, bool training, const ParamLayout& layout);
+  Model(const ModelConfig& config, DType dtype, bool training)
+      : Model(config, dtype, training, ParamLayout::whole(config.num_experts)) {}
 
   // Initial values: a pure function of (seed, name of the parameter, element index).
   void initialize(std::uint64_t seed) { params_.initialize(seed); }

@@ -1,25 +1,72 @@
 #include "lib/tensor/param.h"
 
+#include <algorithm>
 #include <numeric>
 #include <stdexcept>
 
 #include "lib/base/rng.h"
 
 namespace moe {
+namespace {
+
+// Name, local shape and cut; memory comes after.
+Param describe(const ParamSpec& spec, DType dtype, const ParamLayout& layout) {
+  Param p{.spec = spec};
+  const Cut& cut = spec.is_expert ? layout.expert : layout.dense;
+  std::int64_t rows = spec.num_rows(), cut_rows = spec.shape[0];
+  if (spec.is_expert) rows = cut_rows = spec.shape[1] * static_cast<std::int64_t>(layout.experts.size());
+  p.weight = {nullptr, dtype, rows, spec.num_cols(), spec.num_cols()};
+  p.grad = {nullptr, DType::kF32, rows, spec.num_cols(), spec.num_cols()};
+  p.is_cut = cut.count > 1;
+  p.shard_begin = cut.begin(cut_rows);
+  p.shard_rows = cut.end(cut_rows) - p.shard_begin;
+  p.shard_cols = cut_rows > 0 ? p.num_local() / cut_rows : spec.num_cols();
+  return p;
+}
+
+void* offset(void* base, std::int64_t elements, DType dtype) {
+  return base ? static_cast<std::byte*>(base) + static_cast<std::size_t>(elements) * size_of(dtype) : nullptr;
+}
+
+}  // namespace
 
 std::int64_t ParamSpec::num_elements() const {
   return std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
 }
 
-ParamStore::ParamStore(Arena& arena, const std::vector<ParamSpec>& specs, DType dtype, bool training) {
+ParamLayout ParamLayout::whole(int num_experts) {
+  ParamLayout layout;
+  layout.experts.resize(static_cast<std::size_t>(num_experts));
+  std::iota(layout.experts.begin(), layout.experts.end(), 0);
+  return layout;
+}
+
+ParamStore::ParamStore(Arena& arena, const std::vector<ParamSpec>& specs, DType dtype, bool training,
+                       const ParamLayout& layout)
+    : layout_(layout), dtype_(dtype), training_(training) {
+  for (const ParamSpec& spec : specs) params_.push_back(describe(spec, dtype, layout));
   // One kind of state after the other, so that the weights lie together.
-  for (const ParamSpec& spec : specs) params_.push_back({spec, arena.matrix(dtype, spec.num_rows(), spec.num_cols())});
+  for (Param& p : params_) {
+    if (p.is_cut && layout.zero == 3) {
+      p.weight_shard = arena.take(static_cast<std::size_t>(p.shard_size()) * size_of(dtype));
+    } else {
+      p.weight.data = arena.take(static_cast<std::size_t>(p.num_local()) * size_of(dtype));
+      p.weight_shard = offset(p.weight.data, p.shard_begin * p.shard_cols, dtype);
+    }
+  }
   if (!training) return;
-  for (Param& p : params_)
-    p.master = dtype == DType::kF32 ? p.weight.f32() : arena.vector<float>(p.spec.num_elements()).data();
-  for (Param& p : params_) p.grad = arena.matrix(DType::kF32, p.spec.num_rows(), p.spec.num_cols());
-  for (Param& p : params_) p.m = arena.vector<float>(p.spec.num_elements()).data();
-  for (Param& p : params_) p.v = arena.vector<float>(p.spec.num_elements()).data();
+  const auto floats = [&](std::int64_t n) { return arena.vector<float>(n).data(); };
+  for (Param& p : params_) p.master = dtype == DType::kF32 ? static_cast<float*>(p.weight_shard) : floats(p.shard_size());
+  for (Param& p : params_) {
+    if (p.is_cut && layout.zero >= 2) {
+      p.grad_shard = floats(p.shard_size());
+    } else {
+      p.grad.data = floats(p.num_local());
+      p.grad_shard = static_cast<float*>(offset(p.grad.data, p.shard_begin * p.shard_cols, DType::kF32));
+    }
+  }
+  for (Param& p : params_) p.m = floats(p.shard_size());
+  for (Param& p : params_) p.v = floats(p.shard_size());
 }
 
 const Param& ParamStore::find(const std::string& name) const {
@@ -28,38 +75,60 @@ const Param& ParamStore::find(const std::string& name) const {
   throw std::out_of_range("no parameter is named " + name);
 }
 
+std::vector<ShardRun> ParamStore::runs(const Param& p) const {
+  if (p.shard_size() == 0) return {};
+  if (!p.spec.is_expert) return {{0, p.shard_begin * p.shard_cols, p.shard_size()}};
+  std::vector<ShardRun> list;
+  const std::int64_t rows_per_expert = p.spec.shape[1], end = p.shard_begin + p.shard_rows;
+  for (std::int64_t row = p.shard_begin; row < end;) {
+    const std::int64_t place = row / rows_per_expert, next = std::min(end, (place + 1) * rows_per_expert);
+    const std::int64_t global_row =
+        layout_.experts[static_cast<std::size_t>(place)] * rows_per_expert + row % rows_per_expert;
+    const ShardRun run{(row - p.shard_begin) * p.shard_cols, global_row * p.shard_cols, (next - row) * p.shard_cols};
+    if (!list.empty() && list.back().global + list.back().count == run.global)
+      list.back().count += run.count;
+    else
+      list.push_back(run);
+    row = next;
+  }
+  return list;
+}
+
 void ParamStore::initialize(std::uint64_t seed) {
   for (Param& p : params_) {
     const Rng rng(seed, p.spec.name);
-    const std::int64_t n = p.spec.num_elements();
+    for (const ShardRun& run : runs(p)) {
 #pragma omp parallel for schedule(static)
-    for (std::int64_t i = 0; i < n; ++i) {
-      const float value = p.spec.init_std == 0 ? 1.0f : p.spec.init_std * rng.normal(static_cast<std::uint64_t>(i));
-      if (p.master) p.master[i] = value;
-      if (p.weight.dtype == DType::kF32)
-        p.weight.f32()[i] = value;
-      else
-        p.weight.bf16()[i] = to_bf16(value);
+      for (std::int64_t i = 0; i < run.count; ++i) {
+        const auto global = static_cast<std::uint64_t>(run.global + i);
+        const float value = p.spec.init_std == 0 ? 1.0f : p.spec.init_std * rng.normal(global);
+        if (p.master) p.master[run.at + i] = value;
+        if (dtype_ == DType::kF32)
+          static_cast<float*>(p.weight_shard)[run.at + i] = value;
+        else
+          static_cast<BF16*>(p.weight_shard)[run.at + i] = to_bf16(value);
+      }
     }
   }
 }
 
 void ParamStore::round_masters() {
+  if (dtype_ != DType::kBF16) return;
   for (Param& p : params_)
-    if (p.weight.dtype == DType::kBF16)
-      for (std::int64_t i = 0; i < p.spec.num_elements(); ++i) p.weight.bf16()[i] = to_bf16(p.master[i]);
+    for (std::int64_t i = 0; i < p.shard_size(); ++i) static_cast<BF16*>(p.weight_shard)[i] = to_bf16(p.master[i]);
 }
 
 std::vector<AdamWTensor> ParamStore::adamw_tensors(float decay) {
   std::vector<AdamWTensor> list;
   for (Param& p : params_)
-    list.push_back({.w = p.master,
-                    .w_bf16 = p.weight.dtype == DType::kBF16 ? p.weight.bf16() : nullptr,
-                    .g = p.grad.f32(),
-                    .m = p.m,
-                    .v = p.v,
-                    .n = p.spec.num_elements(),
-                    .decay = p.spec.decays() ? decay : 0});
+    if (p.shard_size() > 0)
+      list.push_back({.w = p.master,
+                      .w_bf16 = dtype_ == DType::kBF16 ? static_cast<BF16*>(p.weight_shard) : nullptr,
+                      .g = p.grad_shard,
+                      .m = p.m,
+                      .v = p.v,
+                      .n = p.shard_size(),
+                      .decay = p.spec.decays() ? decay : 0});
   return list;
 }
 

@@ -1,8 +1,10 @@
-// Parameters: what they are (ParamSpec, the only list of them is lib/model/params.cpp) and where they live (ParamStore).
-// Not here: files (lib/run/train_state.cpp makes the slices), sharding.
+// Parameters: what they are (ParamSpec, the only list of them is lib/model/params.cpp), which part of them a rank holds
+// (ParamLayout), and where they live (ParamStore).
+// Not here: files (lib/run/train_state.cpp makes the slices), messages (lib/parallel/units.h gathers and reduces).
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -24,33 +26,75 @@ struct ParamSpec {
   std::int64_t num_cols() const { return shape.back(); }
 };
 
-// One parameter with its training state. In fp32 the weight is its own master.
+// The index-th of `count` cuts of n rows, sizes that differ by at most one.
+struct Cut {
+  int index = 0, count = 1;
+  std::int64_t begin(std::int64_t n) const { return n * index / count; }
+  std::int64_t end(std::int64_t n) const { return n * (index + 1) / count; }
+};
+
+// What a rank holds of a model. Experts come whole to their expert-parallel rank and are cut further by `expert`; everything
+// else is cut by `dense`. Dense tensors are cut along dimension 0 (a vector: by element), the experts of a rank along the
+// rows [experts x dimension 1] of its own experts in their order.
+struct ParamLayout {
+  std::vector<int> experts;  // logical ids in the order of their places here; may be empty
+  Cut dense, expert;
+  int zero = 3;  // what is sharded: 1 masters and moments, 2 gradients too, 3 weights too
+
+  static ParamLayout whole(int num_experts);
+};
+
+// One parameter with its training state. `weight` and `grad` are what kernels read and add to: the whole dense tensor, or
+// the experts of this rank, as the matrix [rows, last dimension]. Their data is nullptr while a unit is not gathered. The
+// shard is what this rank owns: rows [shard_begin, shard_begin + shard_rows) of shard_cols elements each. Where the cut has
+// one part the shard is the whole and shares its memory; in fp32 the weight is its own master.
 struct Param {
   ParamSpec spec;
-  Mat weight;               // fp32 or bf16, what kernels read
-  float* master = nullptr;  // fp32
-  Mat grad;                 // f32
-  float* m = nullptr;       // AdamW moments, f32
+  Mat weight;           // fp32 or bf16
+  Mat grad;             // f32
+  bool is_cut = false;  // the shard is not the whole
+  std::int64_t shard_begin = 0, shard_rows = 0, shard_cols = 0;
+  void* weight_shard = nullptr;  // of the dtype of weight
+  float* master = nullptr;       // the shard's, fp32
+  float* grad_shard = nullptr;
+  float* m = nullptr;  // AdamW moments, f32
   float* v = nullptr;
+
+  std::int64_t num_local() const { return weight.rows * weight.cols; }
+  std::int64_t shard_size() const { return shard_rows * shard_cols; }
+};
+
+// A run of neighbouring elements of a shard that are neighbours in the whole tensor too.
+struct ShardRun {
+  std::int64_t at;      // in the shard
+  std::int64_t global;  // in the logical tensor, row-major
+  std::int64_t count;
 };
 
 class ParamStore {
  public:
-  // Takes the memory of all parameters; without `training` only the weights.
-  ParamStore(Arena& arena, const std::vector<ParamSpec>& specs, DType dtype, bool training);
+  // Takes the memory of what the layout gives this rank; without `training` only the weights.
+  ParamStore(Arena& arena, const std::vector<ParamSpec>& specs, DType dtype, bool training, const ParamLayout& layout);
 
+  const ParamLayout& layout() const { return layout_; }
+  DType dtype() const { return dtype_; }
+  bool training() const { return training_; }
   std::vector<Param>& all() { return params_; }
   const std::vector<Param>& all() const { return params_; }
   const Param& find(const std::string& name) const;  // throws std::out_of_range with the name
+  std::vector<ShardRun> runs(const Param& param) const;
 
-  // Initial values: a pure function of (seed, name, element index).
+  // Initial values of the shards: a pure function of (seed, name, global element index).
   void initialize(std::uint64_t seed);
-  // weight = rounded master (bf16 only).
+  // weight_shard = rounded master (bf16 only).
   void round_masters();
-  // For AdamW; `decay` for the tensors that decay.
+  // The shards, for AdamW; `decay` for the tensors that decay. Empty shards are left out.
   std::vector<AdamWTensor> adamw_tensors(float decay);
 
  private:
+  ParamLayout layout_;
+  DType dtype_;
+  bool training_;
   std::vector<Param> params_;
 };
 

@@ -1,0 +1,119 @@
+#include "lib/comm/lane.h"
+
+#include <condition_variable>
+#include <deque>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include "lib/base/stopwatch.h"
+
+namespace moe {
+namespace {
+
+struct Task {
+  const char* name;
+  std::function<void()> run;
+};
+
+}  // namespace
+
+struct CommLane::State {
+  std::mutex mutex;
+  std::condition_variable work, done;
+  std::deque<Task> queue;
+  Ticket submitted = 0, finished = 0;
+  const char* running = "";
+  std::exception_ptr failure;
+  bool stopping = false;
+  std::atomic<int> num_waiting{0};
+  std::map<std::string, LaneTime> times;
+  std::thread thread;
+
+  // A task after a failed one is passed over: its peers are not where it thinks they are.
+  void run_all() {
+    std::unique_lock lock(mutex);
+    while (true) {
+      work.wait(lock, [&] { return stopping || !queue.empty(); });
+      if (queue.empty()) return;
+      const Task task = std::move(queue.front());
+      queue.pop_front();
+      running = task.name;
+      const bool skip = failure != nullptr;
+      lock.unlock();
+      const Stopwatch watch;
+      std::exception_ptr thrown;
+      if (!skip) try {
+          task.run();
+        } catch (...) {
+          thrown = std::current_exception();
+        }
+      const double seconds = watch.seconds();
+      lock.lock();
+      if (thrown) failure = thrown;
+      times[task.name].busy += seconds;
+      ++finished;
+      done.notify_all();
+    }
+  }
+};
+
+CommLane::CommLane(bool threaded) : state_(std::make_unique<State>()) {
+  if (threaded) state_->thread = std::thread([s = state_.get()] { s->run_all(); });
+}
+
+CommLane::~CommLane() {
+  if (!threaded()) return;
+  {
+    const std::lock_guard lock(state_->mutex);
+    state_->stopping = true;
+  }
+  state_->work.notify_all();
+  state_->thread.join();
+}
+
+bool CommLane::threaded() const { return state_->thread.joinable(); }
+
+CommLane::Ticket CommLane::submit(const char* name, std::function<void()> task) {
+  State& s = *state_;
+  if (!threaded()) {
+    const Stopwatch watch;
+    task();
+    s.times[name].busy += watch.seconds();
+    s.times[name].exposed += watch.seconds();
+    return ++s.submitted;
+  }
+  const std::lock_guard lock(s.mutex);
+  s.queue.push_back({name, std::move(task)});
+  s.work.notify_one();
+  return ++s.submitted;
+}
+
+// The wait is booked to the tasks that run meanwhile.
+void CommLane::wait(Ticket ticket) {
+  State& s = *state_;
+  if (!threaded()) return;
+  std::unique_lock lock(s.mutex);
+  ++s.num_waiting;
+  while (s.finished < ticket && !s.failure) {
+    const Stopwatch watch;
+    const Ticket before = s.finished;
+    const char* name = s.queue.empty() || s.finished + s.queue.size() < s.submitted ? s.running : s.queue.front().name;
+    s.done.wait(lock, [&] { return s.finished != before || s.failure; });
+    s.times[name].exposed += watch.seconds();
+  }
+  --s.num_waiting;
+  if (s.failure) std::rethrow_exception(s.failure);
+}
+
+void CommLane::wait_all() { wait(state_->submitted); }
+
+const std::atomic<int>& CommLane::num_waiting() const { return state_->num_waiting; }
+
+std::map<std::string, LaneTime> CommLane::take_times() {
+  const std::lock_guard lock(state_->mutex);
+  return std::exchange(state_->times, {});
+}
+
+}  // namespace moe

@@ -1,0 +1,51 @@
+// The communication lane: a thread that runs tasks one after the other, in the order of their submission, while the caller
+// computes. All communication of a rank goes through its lane, so every rank must submit the same collectives in the same
+// order; that order is the proof that nothing waits for itself. This is how progress is real under MPI: the lane's thread
+// is inside the collective, testing its messages, all the time; it sleeps between tests while the caller computes, and
+// tests without pause when the caller waits. (On a GPU the lane is a stream.)
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+
+namespace moe {
+
+// Seconds that tasks of one name took, and how much of it the caller stood waiting.
+struct LaneTime {
+  double busy = 0, exposed = 0;
+};
+
+class CommLane {
+ public:
+  using Ticket = std::uint64_t;
+
+  // Without a thread every task runs inside submit(), for one process.
+  explicit CommLane(bool threaded);
+  ~CommLane();
+  CommLane(const CommLane&) = delete;
+  CommLane& operator=(const CommLane&) = delete;
+
+  bool threaded() const;
+  // `name`: a string literal, the key of times().
+  Ticket submit(const char* name, std::function<void()> task);
+  // Returns when that task and all before it are done. Throws what one of them threw; after that every wait throws it.
+  void wait(Ticket ticket);
+  void wait_all();
+  // submit and wait
+  void call(const char* name, std::function<void()> task) { wait(submit(name, std::move(task))); }
+
+  // Number of threads inside wait(): what polls may sleep while it is 0.
+  const std::atomic<int>& num_waiting() const;
+  // Since the last call.
+  std::map<std::string, LaneTime> take_times();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace moe

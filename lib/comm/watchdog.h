@@ -1,0 +1,35 @@
+// Ends what hangs. A thread looks at what this rank waits for; after `seconds` in one collective it prints one line (this
+// rank and host, step, collective, and the ranks it waits for) and ends the process with exit code 124, which makes the
+// launcher end the job. Ranks print in the order of their numbers, so that one line comes out. It also says, once, what this
+// rank was waiting for when a SIGTERM of a dying job arrives.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace moe {
+
+class Watchdog {
+ public:
+  Watchdog();
+  ~Watchdog();
+  Watchdog(const Watchdog&) = delete;
+  Watchdog& operator=(const Watchdog&) = delete;
+
+  // seconds 0: off. `self`: "rank 3 (host h1)".
+  void start(double seconds, const std::string& self, int rank);
+  void set_step(std::int64_t step);
+  // Called by communicators around every wait. `pending` is asked for the names of the peers that are missing; it is called
+  // by the watchdog's thread while the wait lasts.
+  void enter(const char* what, std::function<std::vector<std::string>()> pending);
+  void leave();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace moe
