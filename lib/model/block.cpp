@@ -43,19 +43,52 @@ void pre_backward_weight(const SegmentArgs& a) {
   attention_backward_weight(a);
 }
 
-// dispatch: rows to their experts; its transpose adds the rows' gradients up in the order of k.
+// dispatch: rows to their experts, wherever they are; its transpose adds the rows' gradients up in the order of k.
+void plan_rows(const SegmentArgs& a) {
+  const auto& [b, s] = std::tie(a.block, a.slot);
+  RoutePlan& plan = s.plan;
+  if (!b.dispatcher) {
+    plan.num_rows = plan.num_kept;
+    plan.psum_rows_L1 = plan.psum_rows_E1;
+    for (std::size_t r = 0; r < static_cast<std::size_t>(plan.num_rows); ++r)
+      s.gate_R[r] = s.gate_TK[static_cast<std::size_t>(plan.row2slot_N[r])];
+    return;
+  }
+  std::vector<std::int32_t> idx(s.idx_TK.begin(), s.idx_TK.end());
+  if (plan.num_dropped > 0)
+    for (std::size_t i = 0; i < idx.size(); ++i)
+      if (plan.slot2row_N[i] < 0) idx[i] = -1;
+  b.dispatcher->plan(idx, s.gate_TK, b.config.top_k, *plan.route, s.gate_R);
+  plan.num_rows = plan.route->num_rows;
+  plan.psum_rows_L1 = plan.route->psum_rows_L1;
+}
+
 void dispatch_forward(const SegmentArgs& a) {
-  if (a.block.is_dense) return;
-  a.block.env.kernels.permute.gather(a.block.env.stream, a.slot.n2_TD, a.slot.plan.row2slot_R(), a.block.config.top_k,
-                                     rows(a, a.slot.x_RD));
+  const auto& [b, s] = std::tie(a.block, a.slot);
+  if (b.is_dense) return;
+  plan_rows(a);
+  if (b.dispatcher)
+    b.dispatcher->dispatch(*s.plan.route, s.n2_TD, rows(a, s.x_RD));
+  else
+    b.env.kernels.permute.gather(b.env.stream, s.n2_TD, s.plan.row2slot(), b.config.top_k, rows(a, s.x_RD));
 }
 
 // dn2 already holds the gradient through the shared experts, if there are any.
 void dispatch_backward_input(const SegmentArgs& a) {
-  const BlockContext& b = a.block;
+  const auto& [b, s] = std::tie(a.block, a.slot);
   if (b.is_dense) return;
-  b.env.kernels.permute.combine(b.env.stream, rows(a, b.work.y_RD), a.slot.plan.slot2row_N, b.config.top_k, b.stash.dn2_TD,
-                                b.plain_ffn() > 0 ? Store::kAdd : Store::kAssign);
+  const BlockWork& w = b.work;
+  const Store store = b.plain_ffn() > 0 ? Store::kAdd : Store::kAssign;
+  if (b.dispatcher) {
+    b.dispatcher->combine(*s.plan.route, rows(a, w.y_RD), b.stash.dn2_TD, store);
+    b.dispatcher->return_gates(*s.plan.route, w.dgate_R.first(static_cast<std::size_t>(s.plan.num_rows)), w.dgate_TK);
+    return;
+  }
+  b.env.kernels.permute.combine(b.env.stream, rows(a, w.y_RD), s.plan.slot2row_N, b.config.top_k, b.stash.dn2_TD, store);
+  for (std::size_t i = 0; i < s.plan.slot2row_N.size(); ++i) {
+    const std::int32_t row = s.plan.slot2row_N[i];
+    w.dgate_TK[i] = row < 0 ? 0 : w.dgate_R[static_cast<std::size_t>(row)];
+  }
 }
 
 // The SwiGLU that every token passes: shared experts, or the whole feed-forward of a dense block.
@@ -93,30 +126,38 @@ void activate_experts(const SegmentArgs& a) {
   a.block.env.kernels.swiglu.forward(a.block.env.stream, rows(a, a.slot.gu_R2F), a.slot.gate_R.data(), rows(a, a.slot.h_RF));
 }
 
+void plain_forward(const SegmentArgs& a) {
+  copy(a.x2_TD, a.slot.x1_TD);
+  if (a.block.plain_ffn() > 0) Plain{a}.forward();
+}
+
 void experts_forward(const SegmentArgs& a) {
   const auto& [b, s] = std::tie(a.block, a.slot);
   const auto& [stream, k] = b.env;
-  copy(a.x2_TD, s.x1_TD);
-  if (b.plain_ffn() > 0) Plain{a}.forward();
-  if (b.is_dense) return;
-  k.grouped_gemm.forward(stream, rows(a, s.x_RD), b.params.expert_gate_up->weight, s.plan.psum_rows_E1, rows(a, s.gu_R2F),
+  if (b.is_dense || s.plan.num_rows == 0) return;
+  k.grouped_gemm.forward(stream, rows(a, s.x_RD), b.params.expert_gate_up->weight, s.plan.psum_rows_L1, rows(a, s.gu_R2F),
                          Store::kAssign);
   activate_experts(a);
-  k.grouped_gemm.forward(stream, rows(a, s.h_RF), b.params.expert_down->weight, s.plan.psum_rows_E1, rows(a, b.work.y_RD),
+  k.grouped_gemm.forward(stream, rows(a, s.h_RF), b.params.expert_down->weight, s.plan.psum_rows_L1, rows(a, b.work.y_RD),
                          Store::kAssign);
+}
+
+// Keeps the gradient of the block's output for W, which comes after dx_TD has moved on.
+void plain_backward_input(const SegmentArgs& a) {
+  copy(a.block.stash.dx2_TD, a.dx_TD);
+  if (a.block.plain_ffn() > 0) Plain{a}.backward_input();
 }
 
 // y_RD (=) gradient of the rows' inputs.
 void experts_backward_input(const SegmentArgs& a) {
   const auto& [b, s] = std::tie(a.block, a.slot);
   const auto& [stream, k] = b.env;
-  if (b.plain_ffn() > 0) Plain{a}.backward_input();
-  if (b.is_dense) return;
+  if (b.is_dense || s.plan.num_rows == 0) return;
   const Mat dgu = rows(a, b.stash.dgu_R2F), dh = rows(a, b.work.dh_RF);
-  k.grouped_gemm.backward_input(stream, rows(a, b.stash.dy_RD), b.params.expert_down->weight, s.plan.psum_rows_E1, dh,
+  k.grouped_gemm.backward_input(stream, rows(a, b.stash.dy_RD), b.params.expert_down->weight, s.plan.psum_rows_L1, dh,
                                 Store::kAssign);
   k.swiglu.backward_input(stream, dh, rows(a, s.gu_R2F), s.gate_R.data(), dgu, b.work.dgate_R.data());
-  k.grouped_gemm.backward_input(stream, dgu, b.params.expert_gate_up->weight, s.plan.psum_rows_E1, rows(a, b.work.y_RD),
+  k.grouped_gemm.backward_input(stream, dgu, b.params.expert_gate_up->weight, s.plan.psum_rows_L1, rows(a, b.work.y_RD),
                                 Store::kAssign);
 }
 
@@ -125,37 +166,43 @@ void experts_backward_weight(const SegmentArgs& a) {
   const auto& [stream, k] = b.env;
   if (b.recompute == Recompute::kLight) norm2_forward(a);
   if (b.plain_ffn() > 0) Plain{a}.backward_weight();
-  if (b.is_dense) return;
+  if (b.is_dense || s.plan.num_rows == 0) return;
   if (b.recompute == Recompute::kLight) activate_experts(a);
-  k.grouped_gemm.backward_weight(stream, rows(a, b.stash.dy_RD), rows(a, s.h_RF), s.plan.psum_rows_E1,
+  k.grouped_gemm.backward_weight(stream, rows(a, b.stash.dy_RD), rows(a, s.h_RF), s.plan.psum_rows_L1,
                                  b.params.expert_down->grad);
-  k.grouped_gemm.backward_weight(stream, rows(a, b.stash.dgu_R2F), rows(a, s.x_RD), s.plan.psum_rows_E1,
+  k.grouped_gemm.backward_weight(stream, rows(a, b.stash.dgu_R2F), rows(a, s.x_RD), s.plan.psum_rows_L1,
                                  b.params.expert_gate_up->grad);
 }
 
 // combine: x2 += sum over k, in the order of k; its transpose hands each row the gradient of its token.
 void combine_forward(const SegmentArgs& a) {
-  const BlockContext& b = a.block;
+  const auto& [b, s] = std::tie(a.block, a.slot);
   if (b.is_dense) return;
-  b.env.kernels.permute.combine(b.env.stream, rows(a, b.work.y_RD), a.slot.plan.slot2row_N, b.config.top_k, a.x2_TD,
-                                Store::kAdd);
+  if (b.dispatcher)
+    b.dispatcher->combine(*s.plan.route, rows(a, b.work.y_RD), a.x2_TD, Store::kAdd);
+  else
+    b.env.kernels.permute.combine(b.env.stream, rows(a, b.work.y_RD), s.plan.slot2row_N, b.config.top_k, a.x2_TD,
+                                  Store::kAdd);
 }
 
 void combine_backward_input(const SegmentArgs& a) {
-  const BlockContext& b = a.block;
-  copy(b.stash.dx2_TD, a.dx_TD);
+  const auto& [b, s] = std::tie(a.block, a.slot);
   if (b.is_dense) return;
-  b.env.kernels.permute.gather(b.env.stream, b.stash.dx2_TD, a.slot.plan.row2slot_R(), b.config.top_k,
-                               rows(a, b.stash.dy_RD));
+  if (b.dispatcher)
+    b.dispatcher->dispatch(*s.plan.route, a.dx_TD, rows(a, b.stash.dy_RD));
+  else
+    b.env.kernels.permute.gather(b.env.stream, a.dx_TD, s.plan.row2slot(), b.config.top_k, rows(a, b.stash.dy_RD));
 }
 
-void no_weight(const SegmentArgs&) {}
+void nothing(const SegmentArgs&) {}
 
 }  // namespace
 
-const Segment kPre = {"pre", Lane::kCompute, pre_forward, pre_backward_input, pre_backward_weight};
-const Segment kDispatch = {"dispatch", Lane::kComm, dispatch_forward, dispatch_backward_input, no_weight};
-const Segment kExperts = {"experts", Lane::kCompute, experts_forward, experts_backward_input, experts_backward_weight};
-const Segment kCombine = {"combine", Lane::kComm, combine_forward, combine_backward_input, no_weight};
+const Segment kPre = {"pre", Lane::kCompute, pre_forward, pre_backward_input, pre_backward_weight, nothing, nothing};
+const Segment kDispatch = {"dispatch", Lane::kComm, dispatch_forward, dispatch_backward_input, nothing, nothing, nothing};
+const Segment kExperts = {
+    "experts",     Lane::kCompute,      experts_forward, experts_backward_input, experts_backward_weight,
+    plain_forward, plain_backward_input};
+const Segment kCombine = {"combine", Lane::kComm, combine_forward, combine_backward_input, nothing, nothing, nothing};
 
 }  // namespace moe

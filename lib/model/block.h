@@ -1,6 +1,6 @@
 // A decoder block as a list of segments {pre, dispatch, experts, combine}, each with forward, backward_input and
-// backward_weight (DESIGN 2 and 5). The lanes alternate compute and communication; with one process the two
-// communication segments only reorder rows. F fills the slot; I writes activation gradients (=; the residual stream +=)
+// backward_weight (DESIGN 2 and 5). The lanes alternate compute and communication; where all experts are here the
+// two communication segments only reorder rows. F fills the slot; I writes activation gradients (=; the residual stream +=)
 // and stashes what W needs; W adds parameter gradients (+=) and needs nobody else.
 // Not here: the mathematics (kernels/), memory (slot.h), the order of blocks (model.h).
 #pragma once
@@ -25,13 +25,18 @@ struct RopeTables {
   std::span<std::int32_t> pos_T;
 };
 
-// What the router of one MoE layer did since the last reset.
+// What the router of one MoE layer did with the tokens of this rank since the last reset.
 struct RoutingTally {
   std::vector<std::int64_t> counts_E;         // routed slots per expert
   std::vector<std::int64_t> coactivation_EE;  // tokens that chose both
   std::int64_t num_tokens = 0, num_dropped = 0;
-  double entropy_sum = 0;                              // over tokens, of the normalised scores, in nats
-  double aux = 0, seq_aux = 0, global_aux = 0, z = 0;  // loss terms, weighted by the micro-batch's share
+  double entropy_sum = 0;  // over tokens, of the normalised scores, in nats
+  double aux = 0, seq_aux = 0, global_aux = 0,
+         z = 0;  // loss terms, weighted by the micro-batch's share; known after backward
+  // For balance losses: slots per expert and, last, tokens, of all ranks; of this micro-batch (which may go through in
+  // parts), and of all micro-batches of the step so far.
+  std::vector<std::int64_t> micro_E1, so_far_E1;
+  void forget_micro_batch() { micro_E1.assign(micro_E1.size(), 0); }
   void reset(int num_experts);
 };
 
@@ -43,7 +48,8 @@ struct MicroBatch {
   double loss_scale = 1;                         // 1 / counted tokens of the global batch
   float share = 1;                               // of the global batch, for losses that are means over micro-batches
   bool with_gradient = true;
-  bool tally = true;  // count this forward (false for evaluation and recomputation)
+  bool tally = true;         // count this forward (false for evaluation and recomputation)
+  bool last_of_step = true;  // the gradients are complete after it
 };
 
 struct BlockContext {
@@ -57,7 +63,8 @@ struct BlockContext {
   std::span<const float> router_bias_E;  // empty without router_bias
   BlockWork& work;
   BlockStash& stash;
-  RoutingTally* tally;  // nullptr in dense blocks
+  RoutingTally* tally;     // nullptr in dense blocks
+  Dispatcher* dispatcher;  // nullptr: all experts are here
 
   AttentionShape attention_shape(const BatchShape& shape) const;
   int plain_ffn() const { return is_dense ? config.dense_ffn : config.num_shared_experts * config.expert_ffn; }
@@ -80,6 +87,9 @@ struct Segment {
   void (*forward)(const SegmentArgs&);
   void (*backward_input)(const SegmentArgs&);
   void (*backward_weight)(const SegmentArgs&);
+  // What may run before the communication in front of the segment is done: the SwiGLU that every token passes.
+  void (*forward_ahead)(const SegmentArgs&);
+  void (*backward_input_ahead)(const SegmentArgs&);
 };
 
 extern const Segment kPre, kDispatch, kExperts, kCombine;
@@ -92,7 +102,8 @@ void attention_backward_weight(const SegmentArgs&);
 
 // The router half of `pre`: n2 = norm(x1), scores, choice, plan.
 void router_forward(const SegmentArgs&);
-void router_backward_input(const SegmentArgs&);  // work.dgate_TK -> stash.dlogits; stash.dn2 +=
+void router_backward_input(
+    const SegmentArgs&);  // work.dgate_TK -> stash.dlogits; stash.dn2 +=; balance losses into the tally
 void router_backward_weight(const SegmentArgs&);
 
 }  // namespace moe

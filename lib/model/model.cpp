@@ -3,28 +3,42 @@
 #include <numeric>
 
 namespace moe {
-namespace {
 
-std::size_t param_bytes(const ModelConfig& config, DType dtype, bool training, const ParamLayout& layout) {
-  Arena measuring(0);
-  ParamStore store(measuring, parameter_specs(config), dtype, training, layout);
-  return measuring.used_bytes();
-}
-
-}  // namespace
-
-Model::Model(const ModelConfig& config, DType dtype, bool training, const ParamLayout& layout)
+Model::Model(const ModelConfig& config, DType dtype, bool training, MeshContext& mesh)
     : config_(config),
       dtype_(dtype),
       training_(training),
-      arena_(param_bytes(config, dtype, training, layout)),
-      params_(arena_, parameter_specs(config), dtype, training, layout),
+      mesh_(&mesh),
       router_bias_(static_cast<std::size_t>(config.num_layers)) {
-  if (!config.router_bias) return;
-  for (int i : moe_layers()) router_bias(i).assign(static_cast<std::size_t>(config.num_experts), 0.0f);
+  take_memory();
 }
 
-const Param& Model::head() const { return params_.find(config_.tied_embeddings ? "embedding.weight" : "head.weight"); }
+Model::Model(const ModelConfig& config, DType dtype, bool training)
+    : config_(config),
+      dtype_(dtype),
+      training_(training),
+      own_world_(std::make_unique<World>()),
+      own_mesh_(std::make_unique<MeshContext>(*own_world_, MeshOptions{}, config.num_experts, cpu_kernels())),
+      mesh_(own_mesh_.get()),
+      router_bias_(static_cast<std::size_t>(config.num_layers)) {
+  take_memory();
+}
+
+void Model::take_memory() {
+  const std::vector<ParamSpec> specs = parameter_specs(config_);
+  const auto take = [&](Arena& arena) {
+    return std::make_unique<ParamStore>(arena, specs, dtype_, training_, mesh_->layout());
+  };
+  Arena measuring(0);
+  take(measuring);
+  arena_ = std::make_unique<Arena>(measuring.used_bytes());
+  params_ = take(*arena_);
+  units_ = std::make_unique<Units>(*params_, mesh_->unit_comms(), mesh_->lane(), training_);
+  if (!config_.router_bias) return;
+  for (int i : moe_layers()) router_bias(i).assign(static_cast<std::size_t>(config_.num_experts), 0.0f);
+}
+
+const Param& Model::head() const { return params_->find(config_.tied_embeddings ? "embedding.weight" : "head.weight"); }
 
 std::vector<int> Model::moe_layers() const {
   std::vector<int> list(static_cast<std::size_t>(config_.num_moe_layers()));
@@ -40,19 +54,6 @@ void update_router_bias(std::span<float> bias_E, std::span<const std::int64_t> c
     if (below_mean > 0) bias_E[e] += speed;
     if (below_mean < 0) bias_E[e] -= speed;
   }
-}
-
-ModelMemory predict_memory(const ModelConfig& config, DType dtype, const PassOptions& pass) {
-  std::size_t n = 0;
-  for (const ParamSpec& s : parameter_specs(config)) n += static_cast<std::size_t>(s.num_elements());
-  ModelMemory m;
-  m.weights = n * size_of(dtype);
-  m.activations = activation_bytes(config, dtype, pass);
-  if (!pass.training) return m;
-  m.masters = dtype == DType::kF32 ? 0 : 4 * n;
-  m.grads = 4 * n;
-  m.moments = 8 * n;
-  return m;
 }
 
 }  // namespace moe

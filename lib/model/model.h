@@ -1,42 +1,50 @@
-// A model (parameters and router biases) and a Pass (the memory of micro-batches of one shape, forward and backward).
-// One model may have several passes: training, evaluation, sampling. One process.
-// Not here: files, the optimizer's schedule, what a step is (lib/run).
+// A model (parameters and router biases, as far as this rank holds them) and a Pass (the memory of micro-batches of one
+// shape, forward and backward). One model may have several passes: training, evaluation, sampling. Every rank of a mesh
+// makes the same calls. Not here: files, the optimizer's schedule, what a step is (lib/run).
 #pragma once
 
 #include <array>
+#include <memory>
 #include <vector>
 
 #include "lib/model/block.h"
+#include "lib/model/mesh_context.h"
 
 namespace moe {
 
 class Model {
  public:
-  // Takes the memory of what `layout` gives this rank (all of it for one process); values are zero until initialize() or a
-  // checkpoint fills them.
-  Model(const ModelConfig& config, DType dtype, bool training, const ParamLayout& layout);
-  Model(const ModelConfig& config, DType dtype, bool training)
-      : Model(config, dtype, training, ParamLayout::whole(config.num_experts)) {}
+  // Takes the memory of this rank's part; values are zero until initialize() or a checkpoint fills them.
+  Model(const ModelConfig& config, DType dtype, bool training, MeshContext& mesh);
+  Model(const ModelConfig& config, DType dtype, bool training);  // all of it in one process
 
   // Initial values: a pure function of (seed, name of the parameter, element index).
-  void initialize(std::uint64_t seed) { params_.initialize(seed); }
+  void initialize(std::uint64_t seed) { params_->initialize(seed); }
 
   const ModelConfig& config() const { return config_; }
   DType dtype() const { return dtype_; }
   bool training() const { return training_; }
-  ParamStore& params() { return params_; }
-  const ParamStore& params() const { return params_; }
-  // [E], empty without router_bias and in dense layers.
+  MeshContext& mesh() { return *mesh_; }
+  ParamStore& params() { return *params_; }
+  const ParamStore& params() const { return *params_; }
+  Units& units() { return *units_; }
+  // [E], empty without router_bias and in dense layers. The same on every rank.
   std::vector<float>& router_bias(int layer) { return router_bias_[static_cast<std::size_t>(layer)]; }
   const Param& head() const;
   std::vector<int> moe_layers() const;
 
  private:
+  void take_memory();
+
   ModelConfig config_;
   DType dtype_;
   bool training_;
-  Arena arena_;
-  ParamStore params_;
+  std::unique_ptr<World> own_world_;  // of one process
+  std::unique_ptr<MeshContext> own_mesh_;
+  MeshContext* mesh_;
+  std::unique_ptr<Arena> arena_;
+  std::unique_ptr<ParamStore> params_;
+  std::unique_ptr<Units> units_;
   std::vector<std::vector<float>> router_bias_;
 };
 
@@ -47,56 +55,70 @@ struct PassOptions {
   bool training = true;
 };
 
+struct Track;
+
+// A micro-batch goes through in one track, or in two halves in turn: while one computes, rows of the other are on their way
+// (DeepSeek-V3 report 3.2.1, without the pipeline). Halving needs other ranks' experts, overlap and two sequences.
 class Pass {
  public:
   Pass(Model& model, const PassOptions& options, Env env);
+  ~Pass();
+  Pass(const Pass&) = delete;
+  Pass& operator=(const Pass&) = delete;
 
   const BatchShape& shape() const { return options_.shape; }
-  // Sum of the cross-entropy over counted tokens, in nats; the batch has this pass's shape. With batch.with_gradient the
-  // head keeps the gradient of loss_scale * sum; backward() then adds all parameter gradients (+=), those of the
-  // balance losses included.
+  int num_tracks() const { return static_cast<int>(tracks_.size()); }
+  // Sum of the cross-entropy over counted tokens here, in nats; the batch has this pass's shape or fewer sequences, 0 too.
+  // With batch.with_gradient the head keeps the gradient of loss_scale * sum; backward() then adds all parameter gradients
+  // (+=), those of the balance losses included.
   double forward(const MicroBatch& batch);
   void backward(const MicroBatch& batch);
-  // After a forward without gradient: logits [T, V] (f32). After any forward: each token's loss.
-  Mat logits() const { return logits_TV_; }
-  std::span<const float> token_losses() const { return loss_T_; }
+  // After a forward without gradient: logits [T, V] (f32), of the first track.
+  Mat logits() const;
   std::vector<RoutingTally>& tallies() { return tallies_; }  // one per layer; dense layers count nothing
   void reset_tallies();
-  // Seconds in the segments of kBlockSegments, all blocks, forward and backward, since reset_tallies().
+  // Seconds that this rank computed in the segments of kBlockSegments, all blocks, forward and backward, since
+  // reset_tallies(); of dispatch and combine only what this thread did itself (the lane keeps its own times).
   const std::array<double, 4>& segment_seconds() const { return segment_seconds_; }
 
  private:
-  BlockContext context(int layer);
-  Mat block_output(int layer) const;
-  void forward_block(const MicroBatch& batch, int layer);
-  void backward_block(const MicroBatch& batch, int layer);
-  double head_forward(const MicroBatch& batch);
-  void head_backward();
+  void split(const MicroBatch& batch);
+  using Part = void (*)(const SegmentArgs&);
+  void run(Track& track, int layer, std::size_t segment, Part part);
+  void communicate(Track& track, int layer, std::size_t segment, Part part);
+  void await(Track& track);
+  void forward_pre(int layer);
+  void forward_experts(int layer);
+  void backward_layer(int layer, bool last_of_step);
+  void reduce_counts(int layer);
+  double head_forward();
+  void head_backward(bool last_of_step);
+  void embedding_backward(bool last_of_step);
 
   Model& model_;
   PassOptions options_;
   Env env_;
-  Arena arena_;
+  std::unique_ptr<Arena> arena_;
   std::vector<BlockParams> block_params_;
+  std::vector<std::unique_ptr<Track>> tracks_;
+  RopeTables rope_;
   std::vector<RoutingTally> tallies_;
   std::array<double, 4> segment_seconds_{};
-  std::vector<BlockSlot> slots_;
-  BlockStash stash_;
-  BlockWork work_;
-  RopeTables rope_;
-  Mat x_TD_, n_TD_, dn_TD_, dx_TD_, logits_TV_;  // head: its input, the normed input, their gradients
-  std::span<float> rstd_T_, loss_T_;
+  CommLane::Ticket counts_reduced_ = 0;
 };
 
-// Bytes that a pass takes.
-std::size_t activation_bytes(const ModelConfig& config, DType dtype, const PassOptions& options);
+// Tracks that a pass has on a mesh.
+int num_tracks(const PassOptions& pass, const MeshOptions& mesh);
 
-// Bytes by purpose: what --dry-run prints is counted by the code that allocates.
+// Bytes by purpose on one rank: what --dry-run prints is counted by the code that allocates. Rows are counted as balanced
+// routing gives them; room for all of them is reserved, and used when they come.
 struct ModelMemory {
   std::size_t weights = 0, masters = 0, grads = 0, moments = 0, activations = 0;
-  std::size_t total() const { return weights + masters + grads + moments + activations; }
+  std::size_t buffers = 0;  // gathered weights, gradients on their way
+  std::size_t total() const { return weights + masters + grads + moments + activations + buffers; }
 };
-ModelMemory predict_memory(const ModelConfig& config, DType dtype, const PassOptions& pass);
+ModelMemory predict_memory(const ModelConfig& config, DType dtype, const PassOptions& pass, const MeshOptions& mesh = {},
+                           const MeshPlace& place = {});
 
 // b_i += speed * sign(mean - counts_i), sign(0) = 0 (arXiv 2408.15664, algorithm 1), after a global batch.
 void update_router_bias(std::span<float> bias_E, std::span<const std::int64_t> counts_E, float speed);

@@ -1,163 +1,248 @@
-#include <cmath>
+// The order of things in a micro-batch: blocks, tracks, what is gathered and reduced when. The lane works in the order of
+// submission, and every rank submits in this order: gathers and reductions of units, exchanges of tracks. Not here: memory
+// (pass_memory.cpp, track.cpp), the segments (block.cpp).
+#include <utility>
 
 #include "lib/base/stopwatch.h"
-#include "lib/model/model.h"
+#include "lib/comm/collectives.h"
+#include "lib/model/track.h"
 
 namespace moe {
 namespace {
 
-// Everything of a pass that lives in its arena.
-struct PassMemory {
-  std::vector<BlockSlot> slots;
-  BlockStash stash;
-  BlockWork work;
-  RopeTables rope;
-  Mat x_TD, n_TD, dn_TD, dx_TD, logits_TV;
-  std::span<float> rstd_T, loss_T;
-};
+enum : std::size_t { kPreAt, kDispatchAt, kExpertsAt, kCombineAt };  // in kBlockSegments
 
-PassMemory take_memory(Arena& arena, const ModelConfig& c, DType dtype, const PassOptions& o) {
-  const std::int64_t T = o.shape.num_tokens(), D = c.d_model, P = o.shape.seq_len, half = c.head_dim / 2;
-  PassMemory m;
-  m.slots = take_slots(arena, c, o.shape, dtype, o.recompute, o.training);
-  m.work = take_work(arena, c, o.shape, dtype);
-  m.rope = {arena.vector<float>(P * half), arena.vector<float>(P * half), arena.vector<std::int32_t>(T)};
-  m.x_TD = arena.matrix(dtype, T, D);
-  m.n_TD = arena.matrix(dtype, T, D);
-  m.logits_TV = arena.matrix(DType::kF32, T, c.vocab_size);
-  m.rstd_T = arena.vector<float>(T);
-  m.loss_T = arena.vector<float>(T);
-  if (!o.training) return m;
-  m.stash = take_stash(arena, c, o.shape, dtype);
-  m.dn_TD = arena.matrix(dtype, T, D);
-  m.dx_TD = arena.matrix(dtype, T, D);
-  return m;
+BlockContext block_context(Model& model, const PassOptions& o, const Env& env, const BlockParams& params,
+                           const RopeTables& rope, RoutingTally& tally, Track& track, int layer) {
+  const bool dense = model.config().is_dense_layer(layer);
+  return {.env = env,
+          .config = model.config(),
+          .balance = o.balance,
+          .params = params,
+          .is_dense = dense,
+          .recompute = o.recompute,
+          .rope = {rope.cos_PS2, rope.sin_PS2, rope.pos_T.first(static_cast<std::size_t>(track.batch.shape.num_tokens()))},
+          .router_bias_E = model.router_bias(layer),
+          .work = track.work,
+          .stash = track.stash,
+          .tally = dense ? nullptr : &tally,
+          .dispatcher = model.mesh().dispatcher()};
 }
 
-// Angles in double: pos * theta^(-2i/S).
-void fill_rope(const RopeTables& rope, const ModelConfig& c, const BatchShape& shape) {
-  const auto half = static_cast<std::size_t>(c.head_dim / 2), P = static_cast<std::size_t>(shape.seq_len);
-  for (std::size_t p = 0; p < P; ++p)
-    for (std::size_t i = 0; i < half; ++i) {
-      const double exponent = -2.0 * static_cast<double>(i) / c.head_dim;
-      const double angle = static_cast<double>(p) * std::pow(static_cast<double>(c.rope_theta), exponent);
-      rope.cos_PS2[p * half + i] = static_cast<float>(std::cos(angle));
-      rope.sin_PS2[p * half + i] = static_cast<float>(std::sin(angle));
-    }
-  for (std::size_t t = 0; t < rope.pos_T.size(); ++t) rope.pos_T[t] = static_cast<std::int32_t>(t % P);
+// Sequences [first, first + n) of a micro-batch.
+MicroBatch part_of(const MicroBatch& whole, int first, const BatchShape& shape) {
+  const auto S = static_cast<std::size_t>(shape.seq_len), at = static_cast<std::size_t>(first) * S;
+  const auto T = static_cast<std::size_t>(shape.num_tokens());
+  MicroBatch part = whole;
+  part.shape = shape;
+  part.id_T = whole.id_T.subspan(at, T);
+  part.target_T = whole.target_T.subspan(at, T);
+  if (whole.doc_start_T) part.doc_start_T = whole.doc_start_T + at;
+  part.share = whole.shape.num_seqs == 0
+                   ? 0
+                   : whole.share * static_cast<float>(shape.num_seqs) / static_cast<float>(whole.shape.num_seqs);
+  return part;
 }
 
 }  // namespace
-
-std::size_t activation_bytes(const ModelConfig& config, DType dtype, const PassOptions& options) {
-  Arena measuring(0);
-  take_memory(measuring, config, dtype, options);
-  return measuring.used_bytes();
-}
-
-Pass::Pass(Model& model, const PassOptions& options, Env env)
-    : model_(model),
-      options_(options),
-      env_(env),
-      arena_(activation_bytes(model.config(), model.dtype(), options)),
-      tallies_(static_cast<std::size_t>(model.config().num_layers)) {
-  PassMemory m = take_memory(arena_, model.config(), model.dtype(), options);
-  slots_ = std::move(m.slots);
-  stash_ = m.stash, work_ = m.work, rope_ = m.rope;
-  x_TD_ = m.x_TD, n_TD_ = m.n_TD, dn_TD_ = m.dn_TD, dx_TD_ = m.dx_TD, logits_TV_ = m.logits_TV;
-  rstd_T_ = m.rstd_T, loss_T_ = m.loss_T;
-  fill_rope(rope_, model.config(), options.shape);
-  for (int i = 0; i < model.config().num_layers; ++i) block_params_.push_back(block_params(model.params(), i));
-  reset_tallies();
-}
 
 void Pass::reset_tallies() {
   for (int i : model_.moe_layers()) tallies_[static_cast<std::size_t>(i)].reset(model_.config().num_experts);
   segment_seconds_.fill(0);
 }
 
-BlockContext Pass::context(int layer) {
+Mat Pass::logits() const { return tracks_.front()->logits_TV; }
+
+// One part of a segment, now, by this thread.
+void Pass::run(Track& track, int layer, std::size_t segment, Part part) {
   const auto i = static_cast<std::size_t>(layer);
-  const bool dense = model_.config().is_dense_layer(layer);
-  return {.env = env_,
-          .config = model_.config(),
-          .balance = options_.balance,
-          .params = block_params_[i],
-          .is_dense = dense,
-          .recompute = options_.recompute,
-          .rope = rope_,
-          .router_bias_E = model_.router_bias(layer),
-          .work = work_,
-          .stash = stash_,
-          .tally = dense ? nullptr : &tallies_[i]};
+  const BlockContext block = block_context(model_, options_, env_, block_params_[i], rope_, tallies_[i], track, layer);
+  const Stopwatch watch;
+  part({block, track.batch, track.slots[i], track.block_output(layer), track.dx_TD});
+  segment_seconds_[segment] += watch.seconds();
 }
 
-// The next block's input, or the head's.
-Mat Pass::block_output(int layer) const {
-  const auto next = static_cast<std::size_t>(layer) + 1;
-  return next < slots_.size() ? slots_[next].x0_TD : x_TD_;
+// A communication segment: on the lane, unless all experts are here.
+void Pass::communicate(Track& track, int layer, std::size_t segment, Part part) {
+  const auto i = static_cast<std::size_t>(layer);
+  if (model_.config().is_dense_layer(layer)) return;
+  if (!model_.mesh().dispatcher()) return run(track, layer, segment, part);
+  track.on_its_way = model_.mesh().lane().submit(kBlockSegments[segment]->name, [this, &track, i, layer, part] {
+    const BlockContext block = block_context(model_, options_, env_, block_params_[i], rope_, tallies_[i], track, layer);
+    part({block, track.batch, track.slots[i], track.block_output(layer), track.dx_TD});
+  });
+  if (!model_.mesh().options().overlap) await(track);
 }
 
-void Pass::forward_block(const MicroBatch& batch, int layer) {
-  const BlockContext block = context(layer);
-  const SegmentArgs args{block, batch, slots_[static_cast<std::size_t>(layer)], block_output(layer), dx_TD_};
-  Stopwatch watch;
-  for (std::size_t s = 0; s < 4; ++s) {
-    kBlockSegments[s]->forward(args);
-    segment_seconds_[s] += watch.lap();
+void Pass::await(Track& track) {
+  if (track.on_its_way > 0) model_.mesh().lane().wait(std::exchange(track.on_its_way, 0));
+}
+
+void Pass::forward_pre(int layer) {
+  Units& units = model_.units();
+  units.use(units.dense(layer));
+  units.prefetch(units.experts(layer));
+  for (const auto& track : tracks_) {
+    await(*track);  // its combine of the block before
+    run(*track, layer, kPreAt, kPre.forward);
+    communicate(*track, layer, kDispatchAt, kDispatch.forward);
   }
 }
 
-void Pass::backward_block(const MicroBatch& batch, int layer) {
-  if (options_.recompute == Recompute::kFull) {
-    MicroBatch again = batch;
-    again.tally = false;
-    forward_block(again, layer);
+void Pass::forward_experts(int layer) {
+  Units& units = model_.units();
+  units.use(units.experts(layer));
+  for (const auto& track : tracks_) {
+    run(*track, layer, kExpertsAt, kExperts.forward_ahead);
+    await(*track);
+    run(*track, layer, kExpertsAt, kExperts.forward);
+    communicate(*track, layer, kCombineAt, kCombine.forward);
   }
-  const BlockContext block = context(layer);
-  const SegmentArgs args{block, batch, slots_[static_cast<std::size_t>(layer)], block_output(layer), dx_TD_};
-  Stopwatch watch;
-  for (std::size_t s = 4; s-- > 0;) {
-    kBlockSegments[s]->backward_input(args);
-    segment_seconds_[s] += watch.lap();
-  }
-  for (std::size_t s = 4; s-- > 0;) {
-    kBlockSegments[s]->backward_weight(args);
-    segment_seconds_[s] += watch.lap();
-  }
+  units.release(units.experts(layer));
+  units.release(units.dense(layer));
 }
 
-double Pass::head_forward(const MicroBatch& batch) {
+// Slots per expert and tokens of all ranks, for the balance losses of the backward pass.
+void Pass::reduce_counts(int layer) {
+  RoutingTally& tally = tallies_[static_cast<std::size_t>(layer)];
+  World& world = model_.mesh().world();
+  counts_reduced_ = world.lane().submit("balance counts", [&tally, &world] {
+    if (!world.alone()) all_reduce_sum(world.comm(), "balance counts", tally.micro_E1);
+    for (std::size_t e = 0; e < tally.micro_E1.size(); ++e) tally.so_far_E1[e] += tally.micro_E1[e];
+  });
+}
+
+double Pass::head_forward() {
   const auto& [stream, k] = env_;
-  k.rmsnorm.forward(stream, x_TD_, model_.params().find("final_norm.weight").weight, 1, model_.config().norm_eps, n_TD_,
-                    rstd_T_.data());
-  k.gemm.forward(stream, n_TD_, model_.head().weight, logits_TV_, Store::kAssign);
-  const float grad_scale = batch.with_gradient ? static_cast<float>(batch.loss_scale) : 0.0f;
-  return k.cross_entropy.forward(stream, logits_TV_, batch.target_T, grad_scale, loss_T_.data());
+  Units& units = model_.units();
+  units.use(units.head());
+  if (model_.config().tied_embeddings) units.use(units.embedding());
+  double total = 0;
+  for (const auto& t : tracks_) {
+    await(*t);
+    k.rmsnorm.forward(stream, t->x_TD, model_.params().find("final_norm.weight").weight, 1, model_.config().norm_eps,
+                      t->n_TD, t->rstd_T.data());
+    k.gemm.forward(stream, t->n_TD, model_.head().weight, t->logits_TV, Store::kAssign);
+    const float grad_scale = t->batch.with_gradient ? static_cast<float>(t->batch.loss_scale) : 0.0f;
+    total += k.cross_entropy.forward(stream, t->logits_TV, t->batch.target_T, grad_scale, t->loss_T.data());
+  }
+  return total;
 }
 
 // dx_TD (=) gradient of the head's input; the head's and the final norm's gradients +=.
-void Pass::head_backward() {
+void Pass::head_backward(bool last_of_step) {
   const auto& [stream, k] = env_;
+  Units& units = model_.units();
+  const bool tied = model_.config().tied_embeddings;
+  units.begin_gradients(units.head());
+  if (tied) units.begin_gradients(units.embedding());
   const Param& norm = model_.params().find("final_norm.weight");
   const Param& head = model_.head();
-  k.gemm.backward_input(stream, logits_TV_, head.weight, dn_TD_, Store::kAssign);
-  k.rmsnorm.backward_input(stream, dn_TD_, x_TD_, norm.weight, 1, rstd_T_.data(), dx_TD_, Store::kAssign);
-  k.gemm.backward_weight(stream, logits_TV_, n_TD_, head.grad);
-  k.rmsnorm.backward_weight(stream, dn_TD_, x_TD_, 1, rstd_T_.data(), norm.grad.f32());
+  for (const auto& t : tracks_) {
+    k.gemm.backward_input(stream, t->logits_TV, head.weight, t->dn_TD, Store::kAssign);
+    k.rmsnorm.backward_input(stream, t->dn_TD, t->x_TD, norm.weight, 1, t->rstd_T.data(), t->dx_TD, Store::kAssign);
+    k.gemm.backward_weight(stream, t->logits_TV, t->n_TD, head.grad);
+    k.rmsnorm.backward_weight(stream, t->dn_TD, t->x_TD, 1, t->rstd_T.data(), norm.grad.f32());
+  }
+  units.reduce_gradients(units.head(), last_of_step);
+  if (tied) units.reduce_gradients(units.embedding(), false);
+}
+
+void Pass::embedding_backward(bool last_of_step) {
+  Units& units = model_.units();
+  units.begin_gradients(units.embedding());
+  for (const auto& t : tracks_)
+    env_.kernels.embedding.backward_weight(env_.stream, t->batch.id_T, t->dx_TD,
+                                           model_.params().find("embedding.weight").grad);
+  units.reduce_gradients(units.embedding(), last_of_step);
 }
 
 double Pass::forward(const MicroBatch& batch) {
-  const Mat embedding = model_.params().find("embedding.weight").weight;
-  env_.kernels.embedding.forward(env_.stream, batch.id_T, embedding, slots_.front().x0_TD);
-  for (int i = 0; i < model_.config().num_layers; ++i) forward_block(batch, i);
-  return head_forward(batch);
+  Units& units = model_.units();
+  int first = 0;
+  for (std::size_t i = 0; i < tracks_.size(); ++i) {
+    const BatchShape shape = track_shape(batch.shape, num_tracks(), static_cast<int>(i));
+    put_into(*tracks_[i], part_of(batch, first, shape));
+    first += shape.num_seqs;
+  }
+  units.use(units.embedding());
+  units.prefetch(units.dense(0));
+  for (const auto& t : tracks_)
+    env_.kernels.embedding.forward(env_.stream, t->batch.id_T, model_.params().find("embedding.weight").weight,
+                                   t->slots.front().x0_TD);
+  units.release(units.embedding());
+  const bool balance = batch.tally && (options_.balance.aux > 0 || options_.balance.global_aux > 0);
+  const int last = model_.config().num_layers - 1;
+  for (int i = 0; i <= last; ++i) {
+    const bool counted = balance && !model_.config().is_dense_layer(i);
+    if (counted) tallies_[static_cast<std::size_t>(i)].forget_micro_batch();
+    forward_pre(i);
+    units.prefetch(i < last ? units.dense(i + 1) : units.head());
+    forward_experts(i);
+    if (counted) reduce_counts(i);
+  }
+  const double total = head_forward();
+  if (batch.with_gradient) return total;
+  units.release(units.head());
+  if (model_.config().tied_embeddings) units.release(units.embedding());
+  return total;
+}
+
+// Gradients of the block's output in every dx_TD become those of its input. Exchanges of one track run under the other's
+// experts, and under the weight gradients, which need nobody.
+void Pass::backward_layer(int layer, bool last_of_step) {
+  Units& units = model_.units();
+  units.use(units.dense(layer));
+  units.use(units.experts(layer));
+  if (options_.recompute == Recompute::kFull)
+    for (const auto& t : tracks_) {
+      const bool tally = std::exchange(t->batch.tally, false);
+      run(*t, layer, kPreAt, kPre.forward);
+      communicate(*t, layer, kDispatchAt, kDispatch.forward);
+      run(*t, layer, kExpertsAt, kExperts.forward_ahead);
+      await(*t);
+      run(*t, layer, kExpertsAt, kExperts.forward);
+      t->batch.tally = tally;
+    }
+  for (const auto& t : tracks_)
+    if (!std::exchange(t->is_sent, false)) communicate(*t, layer, kCombineAt, kCombine.backward_input);
+  units.begin_gradients(units.experts(layer));
+  units.begin_gradients(units.dense(layer));
+  if (layer > 0) units.prefetch(units.dense(layer - 1));
+  for (const auto& t : tracks_) {
+    run(*t, layer, kExpertsAt, kExperts.backward_input_ahead);
+    await(*t);
+    run(*t, layer, kExpertsAt, kExperts.backward_input);
+    communicate(*t, layer, kDispatchAt, kDispatch.backward_input);
+    run(*t, layer, kExpertsAt, kExperts.backward_weight);
+  }
+  units.release(units.experts(layer));
+  units.reduce_gradients(units.experts(layer), last_of_step);
+  if (layer > 0) units.prefetch(units.experts(layer - 1));
+  // Under kFull the block below has no rows yet: they are computed again first.
+  const bool go_on = layer > 0 && options_.recompute != Recompute::kFull;
+  for (const auto& t : tracks_) {
+    await(*t);
+    run(*t, layer, kPreAt, kPre.backward_input);
+    if (go_on) communicate(*t, layer - 1, kCombineAt, kCombine.backward_input);
+    t->is_sent = go_on;
+    run(*t, layer, kPreAt, kPre.backward_weight);
+  }
+  units.release(units.dense(layer));
+  units.reduce_gradients(units.dense(layer), last_of_step);
 }
 
 void Pass::backward(const MicroBatch& batch) {
-  head_backward();
-  for (int i = model_.config().num_layers - 1; i >= 0; --i) backward_block(batch, i);
-  env_.kernels.embedding.backward_weight(env_.stream, batch.id_T, dx_TD_, model_.params().find("embedding.weight").grad);
+  Units& units = model_.units();
+  const int last = model_.config().num_layers - 1;
+  units.prefetch(units.dense(last));
+  units.prefetch(units.experts(last));
+  model_.mesh().lane().wait(counts_reduced_);
+  head_backward(batch.last_of_step);
+  units.release(units.head());
+  if (model_.config().tied_embeddings) units.release(units.embedding());
+  for (int i = last; i >= 0; --i) backward_layer(i, batch.last_of_step);
+  embedding_backward(batch.last_of_step);
 }
 
 }  // namespace moe

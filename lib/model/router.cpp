@@ -64,6 +64,8 @@ void tally_routing(const SegmentArgs& a) {
   for (std::size_t e = 0; e < counts.size(); ++e) tally.counts_E[e] += counts[e];
   count_coactivation(c, a.slot.idx_TK, tally.coactivation_EE);
   tally.num_tokens += T;
+  for (std::size_t e = 0; e < counts.size(); ++e) tally.micro_E1[e] += counts[e];
+  tally.micro_E1.back() += T;
   tally.num_dropped += a.slot.plan.num_dropped;
   tally.entropy_sum += entropy_sum(c, a.slot.scores_TE, T);
 }
@@ -75,19 +77,16 @@ struct BalanceTerms {
   std::int64_t T = a.batch.shape.num_tokens();
   RouterShape shape = b.config.router_shape();
 
-  double one_segment(std::span<const std::int64_t> counts, std::int64_t counted_tokens, float alpha, float* dscores) const {
-    const auto f = b.work.f_GE.first(counts.size());
-    fractions_from_counts(b.config, counts, counted_tokens, f);
+  // P is the mean over the tokens here, f over those that counts_E1 counts: the loss is linear in P, so the shares of all
+  // ranks add up to the loss of the whole.
+  double one_segment(std::span<const std::int64_t> counts_E1, float alpha, float* dscores) const {
+    const auto f = b.work.f_GE.first(counts_E1.size() - 1);
+    fractions_from_counts(b.config, counts_E1.first(f.size()), counts_E1.back(), f);
     return b.env.kernels.router.balance_loss(b.env.stream, shape, a.slot.scores_TE.data(), 1, T, f.data(), alpha,
                                              a.batch.share, dscores);
   }
-  double aux(float* dscores) const {
-    return one_segment(counts_of(a.slot.plan, b.config, a.slot.idx_TK), T, b.balance.aux, dscores);
-  }
-  // f over all micro-batches of this step so far, this one included.
-  double global_aux(float* dscores) const {
-    return one_segment(b.tally->counts_E, b.tally->num_tokens, b.balance.global_aux, dscores);
-  }
+  double aux(float* dscores) const { return one_segment(b.tally->micro_E1, b.balance.aux, dscores); }
+  double global_aux(float* dscores) const { return one_segment(b.tally->so_far_E1, b.balance.global_aux, dscores); }
   double seq_aux(float* dscores) const {
     const auto& [G, S] = a.batch.shape;
     const RouterKernels& k = b.env.kernels.router;
@@ -102,23 +101,6 @@ struct BalanceTerms {
   }
 };
 
-void tally_losses(const SegmentArgs& a) {
-  const BalanceTerms terms{a};
-  const BalanceOptions& on = a.block.balance;
-  RoutingTally& tally = *a.block.tally;
-  if (on.aux > 0) tally.aux += a.batch.share * terms.aux(nullptr);
-  if (on.seq_aux > 0) tally.seq_aux += a.batch.share * terms.seq_aux(nullptr);
-  if (on.global_aux > 0) tally.global_aux += a.batch.share * terms.global_aux(nullptr);
-  if (on.z > 0) tally.z += a.batch.share * terms.z(nullptr);
-}
-
-void gather_gates(const SegmentArgs& a) {
-  const RoutePlan& plan = a.slot.plan;
-  for (std::int64_t r = 0; r < plan.num_rows; ++r)
-    a.slot.gate_R[static_cast<std::size_t>(r)] =
-        a.slot.gate_TK[static_cast<std::size_t>(plan.row2slot_N[static_cast<std::size_t>(r)])];
-}
-
 Mat router_logits(std::span<float> logits_TE, const ModelConfig& c, std::int64_t T) {
   return mat(logits_TE.data(), T, c.num_experts);
 }
@@ -129,6 +111,8 @@ void RoutingTally::reset(int num_experts) {
   const auto E = static_cast<std::size_t>(num_experts);
   counts_E.assign(E, 0);
   coactivation_EE.assign(E * E, 0);
+  micro_E1.assign(E + 1, 0);
+  so_far_E1.assign(E + 1, 0);
   num_tokens = num_dropped = 0;
   entropy_sum = aux = seq_aux = global_aux = z = 0;
 }
@@ -143,30 +127,26 @@ void router_forward(const SegmentArgs& a) {
                    s.gate_TK.data());
   s.plan.num_dropped = k.permute.plan(stream, s.idx_TK, b.config.num_experts, capacity_of(b, T), s.plan.psum_rows_E1.data(),
                                       s.plan.slot2row_N.data(), s.plan.row2slot_N.data());
-  s.plan.num_rows = s.plan.psum_rows_E1.back();
-  gather_gates(a);
-  if (!a.batch.tally) return;
-  tally_routing(a);
-  tally_losses(a);
+  s.plan.num_kept = s.plan.psum_rows_E1.back();
+  if (a.batch.tally) tally_routing(a);
 }
 
 void router_backward_input(const SegmentArgs& a) {
   const auto& [b, s] = std::tie(a.block, a.slot);
   const auto& [stream, k] = b.env;
   const std::int64_t T = a.batch.shape.num_tokens();
+  if (T == 0) return;
   const RouterShape shape = b.config.router_shape();
   const BalanceTerms terms{a};
+  RoutingTally& tally = *b.tally;
   float* d = b.stash.dlogits_TE.data();
-  for (std::size_t i = 0; i < s.plan.slot2row_N.size(); ++i) {
-    const std::int32_t row = s.plan.slot2row_N[i];
-    b.work.dgate_TK[i] = row < 0 ? 0 : b.work.dgate_R[static_cast<std::size_t>(row)];
-  }
   k.router.backward_gates(stream, shape, s.scores_TE.data(), T, s.idx_TK.data(), b.work.dgate_TK.data(), d);
-  if (b.balance.aux > 0) terms.aux(d);
-  if (b.balance.seq_aux > 0) terms.seq_aux(d);
-  if (b.balance.global_aux > 0) terms.global_aux(d);
+  const double share = a.batch.share;
+  if (b.balance.aux > 0) tally.aux += share * terms.aux(d);
+  if (b.balance.seq_aux > 0) tally.seq_aux += share * terms.seq_aux(d);
+  if (b.balance.global_aux > 0) tally.global_aux += share * terms.global_aux(d);
   k.router.backward_scores(stream, shape, s.scores_TE.data(), T, d, d);
-  if (b.balance.z > 0) terms.z(d);
+  if (b.balance.z > 0) tally.z += share * terms.z(d);
   k.gemm.backward_input(stream, router_logits(b.stash.dlogits_TE, b.config, T), b.params.router->weight, b.stash.dn2_TD,
                         Store::kAdd);
 }

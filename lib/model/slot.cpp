@@ -13,16 +13,15 @@ std::int64_t max_plain_ffn(const ModelConfig& c) {
 
 struct Taker {
   Arena& arena;
-  const ModelConfig& c;
-  const BatchShape& shape;
-  DType dtype;
-  std::int64_t T = shape.num_tokens(), D = c.d_model, N = T * c.top_k;
+  const SlotRoom& room;
+  const ModelConfig& c = room.config;
+  DType dtype = room.dtype;
+  std::int64_t T = room.shape.num_tokens(), D = c.d_model, N = T * c.top_k, R = c.num_moe_layers() > 0 ? room.max_rows : 0;
 
   Mat tokens(std::int64_t cols) { return arena.matrix(dtype, T, cols); }
-  Mat rows(std::int64_t cols) { return arena.matrix(dtype, c.num_moe_layers() > 0 ? N : 0, cols); }
   // Operands of matrix products that nothing copies as a whole.
   Mat padded_tokens(std::int64_t cols) { return arena.padded_matrix(dtype, T, cols); }
-  Mat padded_rows(std::int64_t cols) { return arena.padded_matrix(dtype, c.num_moe_layers() > 0 ? N : 0, cols); }
+  Mat padded_rows(std::int64_t cols) { return arena.padded_matrix(dtype, R, cols); }
 
   // What the light policy computes again.
   void take_cheap(BlockSlot& s) {
@@ -51,7 +50,7 @@ struct Taker {
     s.plan.psum_rows_E1 = arena.vector<std::int64_t>(c.num_experts + 1);
     s.plan.slot2row_N = arena.vector<std::int32_t>(N);
     s.plan.row2slot_N = arena.vector<std::int32_t>(N);
-    s.gate_R = arena.vector<float>(N);
+    s.gate_R = arena.vector<float>(R);
     s.x_RD = padded_rows(D);
     s.gu_R2F = padded_rows(2 * c.expert_ffn);
   }
@@ -72,8 +71,9 @@ void copy_cheap(const BlockSlot& from, BlockSlot& to) {
 
 }  // namespace
 
-BlockStash take_stash(Arena& arena, const ModelConfig& c, const BatchShape& shape, DType dtype) {
-  Taker take{arena, c, shape, dtype};
+BlockStash take_stash(Arena& arena, const SlotRoom& room) {
+  Taker take{arena, room};
+  const ModelConfig& c = room.config;
   BlockStash s;
   s.dx2_TD = take.tokens(take.D);
   s.dx1_TD = take.tokens(take.D);
@@ -88,23 +88,24 @@ BlockStash take_stash(Arena& arena, const ModelConfig& c, const BatchShape& shap
   return s;
 }
 
-BlockWork take_work(Arena& arena, const ModelConfig& c, const BatchShape& shape, DType dtype) {
-  Taker take{arena, c, shape, dtype};
+BlockWork take_work(Arena& arena, const SlotRoom& room) {
+  Taker take{arena, room};
+  const ModelConfig& c = room.config;
   BlockWork w;
   w.y_RD = take.padded_rows(take.D);
   w.dh_RF = take.padded_rows(c.expert_ffn);
   w.dh_TF = take.padded_tokens(max_plain_ffn(c));
   w.do_TC = take.padded_tokens(std::int64_t{c.num_heads} * c.head_dim);
-  w.dgate_R = arena.vector<float>(take.N);
+  w.dgate_R = arena.vector<float>(take.R);
   w.dgate_TK = arena.vector<float>(take.N);
-  w.f_GE = arena.vector<float>(std::int64_t{shape.num_seqs} * c.num_experts);
-  w.counts_GE = arena.vector<std::int64_t>(std::int64_t{shape.num_seqs} * c.num_experts);
+  w.f_GE = arena.vector<float>(std::int64_t{room.shape.num_seqs} * c.num_experts);
+  w.counts_GE = arena.vector<std::int64_t>(std::int64_t{room.shape.num_seqs} * c.num_experts);
   return w;
 }
 
-std::vector<BlockSlot> take_slots(Arena& arena, const ModelConfig& c, const BatchShape& shape, DType dtype,
-                                  Recompute recompute, bool training) {
-  Taker take{arena, c, shape, dtype};
+std::vector<BlockSlot> take_slots(Arena& arena, const SlotRoom& room, Recompute recompute, bool training) {
+  Taker take{arena, room};
+  const ModelConfig& c = room.config;
   const bool share_all = !training || recompute == Recompute::kFull;
   const bool share_cheap = share_all || recompute == Recompute::kLight;
   BlockSlot shared, shared_dense, shared_moe;
@@ -128,6 +129,47 @@ std::vector<BlockSlot> take_slots(Arena& arena, const ModelConfig& c, const Batc
     s.x0_TD = training || i < 2 ? take.tokens(take.D) : slots[static_cast<std::size_t>(i - 2)].x0_TD;
   }
   return slots;
+}
+
+namespace {
+
+// Views by token of a room for `room_tokens`: rows of matrices, and vectors of a fixed number of elements a token.
+struct Fit {
+  std::int64_t room_tokens, num_tokens;
+  void operator()(Mat& m) const {
+    if (m.rows > 0) m.rows = num_tokens;
+  }
+  template <class T>
+  void operator()(std::span<T>& v) const {
+    if (room_tokens > 0)
+      v = v.first(v.size() / static_cast<std::size_t>(room_tokens) * static_cast<std::size_t>(num_tokens));
+  }
+  template <class... Views>
+  void all(Views&... views) const {
+    ((*this)(views), ...);
+  }
+};
+
+}  // namespace
+
+BlockSlot fitted(BlockSlot s, std::int64_t room_tokens, std::int64_t num_tokens) {
+  const Fit fit{room_tokens, num_tokens};
+  fit.all(s.x0_TD, s.x1_TD, s.n1_TD, s.qkv_TC, s.qk_TC, s.o_TC, s.n2_TD, s.gu_T2F, s.h_TF);
+  fit.all(s.rstd1_T, s.rstd_q, s.rstd_k, s.lse_TH, s.rstd2_T, s.logits_TE, s.scores_TE, s.gate_TK, s.idx_TK);
+  fit.all(s.plan.slot2row_N, s.plan.row2slot_N);
+  return s;
+}
+
+BlockStash fitted(BlockStash s, std::int64_t room_tokens, std::int64_t num_tokens) {
+  const Fit fit{room_tokens, num_tokens};
+  fit.all(s.dx2_TD, s.dx1_TD, s.dn2_TD, s.dn1_TD, s.dqkv_TC, s.dqk_TC, s.dgu_T2F, s.dlogits_TE);
+  return s;
+}
+
+BlockWork fitted(BlockWork w, std::int64_t room_tokens, std::int64_t num_tokens) {
+  const Fit fit{room_tokens, num_tokens};
+  fit.all(w.dh_TF, w.do_TC, w.dgate_TK);
+  return w;
 }
 
 }  // namespace moe

@@ -5,6 +5,7 @@
 
 #include <vector>
 
+#include "lib/comm/dispatch.h"
 #include "lib/model/config.h"
 #include "lib/tensor/arena.h"
 
@@ -16,13 +17,18 @@ enum class Recompute : std::uint8_t {
   kFull,   // keep the input of each block only and run its forward again: one third more work
 };
 
-// Routing decided once per micro-batch; dispatch and combine, forward and backward, read it.
+// Routing decided once per micro-batch; dispatch and combine, forward and backward, read it. Rows of tokens of this rank,
+// and rows that its experts work on; the same ones where all experts are here.
 struct RoutePlan {
-  std::int64_t num_rows = 0;  // R: routed rows that are not dropped
-  std::int64_t num_dropped = 0;
-  std::span<std::int64_t> psum_rows_E1;
-  std::span<std::int32_t> slot2row_N, row2slot_N;  // of row2slot_N the first num_rows count
-  std::span<const std::int32_t> row2slot_R() const { return row2slot_N.first(static_cast<std::size_t>(num_rows)); }
+  std::int64_t num_kept = 0;                       // slots of tokens here that are not dropped
+  std::int64_t num_dropped = 0;                    // of N
+  std::span<std::int64_t> psum_rows_E1;            // slots of tokens here, by expert
+  std::span<std::int32_t> slot2row_N, row2slot_N;  // of row2slot_N the first num_kept count
+  std::span<const std::int32_t> row2slot() const { return row2slot_N.first(static_cast<std::size_t>(num_kept)); }
+
+  std::int64_t num_rows = 0;                     // R: rows of the experts here
+  std::span<const std::int64_t> psum_rows_L1{};  // first row of each expert here
+  Route* route = nullptr;                        // nullptr: all experts are here
 };
 
 struct BlockSlot {
@@ -55,14 +61,25 @@ struct BlockWork {
 
 // Sizes of one micro-batch.
 struct BatchShape {
-  int num_seqs = 1, seq_len = 1;
+  int num_seqs = 0, seq_len = 1;
   std::int64_t num_tokens() const { return std::int64_t{num_seqs} * seq_len; }
 };
 
-BlockStash take_stash(Arena& arena, const ModelConfig& config, const BatchShape& shape, DType dtype);
-BlockWork take_work(Arena& arena, const ModelConfig& config, const BatchShape& shape, DType dtype);
+// Room for a micro-batch of a shape, or smaller, and for the rows that the experts here may get.
+struct SlotRoom {
+  const ModelConfig& config;
+  BatchShape shape;
+  DType dtype;
+  std::int64_t max_rows;
+};
+BlockStash take_stash(Arena& arena, const SlotRoom& room);
+BlockWork take_work(Arena& arena, const SlotRoom& room);
 // One slot per block. `training` false: all blocks share one slot (forward only).
-std::vector<BlockSlot> take_slots(Arena& arena, const ModelConfig& config, const BatchShape& shape, DType dtype,
-                                  Recompute recompute, bool training);
+std::vector<BlockSlot> take_slots(Arena& arena, const SlotRoom& room, Recompute recompute, bool training);
+
+// The same memory, seen by a micro-batch of num_tokens <= the room's tokens.
+BlockSlot fitted(BlockSlot slot, std::int64_t room_tokens, std::int64_t num_tokens);
+BlockStash fitted(BlockStash stash, std::int64_t room_tokens, std::int64_t num_tokens);
+BlockWork fitted(BlockWork work, std::int64_t room_tokens, std::int64_t num_tokens);
 
 }  // namespace moe

@@ -11,8 +11,8 @@
 
 #include "lib/base/error.h"
 #include "lib/base/provenance.h"
-#include "lib/run/peak.h"
 #include "lib/base/stopwatch.h"
+#include "lib/run/peak.h"
 
 namespace moe {
 

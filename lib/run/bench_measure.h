@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "lib/base/rng.h"
+#include "lib/base/stopwatch.h"
 #include "lib/model/block.h"
 #include "lib/run/bench_table.h"
-#include "lib/base/stopwatch.h"
 
 namespace moe {
 

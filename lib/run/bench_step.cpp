@@ -12,13 +12,13 @@
 
 #include "lib/base/provenance.h"
 #include "lib/base/rng.h"
+#include "lib/base/stopwatch.h"
 #include "lib/model/load_metrics.h"
 #include "lib/model/params.h"
 #include "lib/run/bench.h"
 #include "lib/run/bench_measure.h"
 #include "lib/run/peak.h"
 #include "lib/run/result.h"
-#include "lib/base/stopwatch.h"
 
 namespace moe {
 namespace {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "lib/run/global_batch.h"
+
 namespace moe {
 namespace {
 
@@ -66,21 +68,34 @@ std::string count_text(double n) {
   return text(u == 0 ? "%.0f%s" : "%.3f%s", n, units[u]);
 }
 
-PassOptions training_pass(const TrainOptions& o) {
-  return {.shape = {o.micro_batch, o.seq}, .recompute = o.recompute, .balance = o.balance, .training = true};
+namespace {
+
+int micro_batch_of(const TrainOptions& o, const MeshShape& mesh) {
+  return BatchCut{o.batch, o.micro_batch, o.seq, mesh.size()}.micro_batch_per_rank();
 }
 
-RunSummary summarize(const TrainOptions& o, std::int64_t data_tokens, std::int64_t samples_per_epoch, std::int64_t steps) {
+}  // namespace
+
+ModelMemory rank_memory(const TrainOptions& o, const MeshOptions& mesh, const MeshPlace& place) {
+  const PassOptions pass{.shape = {micro_batch_of(o, mesh.shape), o.seq}, .recompute = o.recompute, .balance = o.balance};
+  return predict_memory(o.model, o.dtype, pass, mesh, place);
+}
+
+RunSummary summarize(const TrainOptions& o, const MeshOptions& mesh, std::int64_t data_tokens,
+                     std::int64_t samples_per_epoch, std::int64_t steps) {
   RunSummary s;
   s.params = count_parameters(o.model);
   s.flop_per_token = flop_per_token(o.model, o.seq);
   s.flop_per_token_full_attention = flop_per_token(o.model, o.seq, false);
-  s.memory = predict_memory(o.model, o.dtype, training_pass(o));
+  s.mesh = mesh.shape;
+  s.micro_batch = micro_batch_of(o, mesh.shape);
+  s.memory = rank_memory(o, mesh, {});
   s.tokens_per_step = std::int64_t{o.batch} * o.seq;
   s.steps = steps;
   s.data_tokens = data_tokens;
   s.samples_per_epoch = samples_per_epoch;
-  s.checkpoint_bytes = static_cast<double>(s.memory.weights + s.memory.masters + s.memory.moments);
+  const std::size_t bytes_per_parameter = o.dtype == DType::kF32 ? 4 + 8 : 2 + 4 + 8;  // weights, masters, moments
+  s.checkpoint_bytes = static_cast<double>(s.params.total) * static_cast<double>(bytes_per_parameter);
   return s;
 }
 
@@ -109,15 +124,17 @@ std::string summary_box(const TrainOptions& o, const RunSummary& s, const std::s
        grouped(s.params.active) + " with the input embedding, " + grouped(s.params.active_no_embedding) + " without"},
       {"FLOP/token", text("%s causal, %s with full attention; forward and backward", count_text(s.flop_per_token).c_str(),
                           count_text(s.flop_per_token_full_attention).c_str())},
-      {"memory", bytes_text(static_cast<double>(s.memory.total())) + " = weights " +
-                     bytes_text(static_cast<double>(s.memory.weights)) +
-                     (s.memory.masters ? ", masters " + bytes_text(static_cast<double>(s.memory.masters)) : "") +
-                     ", gradients " + bytes_text(static_cast<double>(s.memory.grads)) + ", moments " +
-                     bytes_text(static_cast<double>(s.memory.moments)) + ", activations " +
-                     bytes_text(static_cast<double>(s.memory.activations))},
+      {s.mesh.size() > 1 ? "memory/rank" : "memory",
+       bytes_text(static_cast<double>(s.memory.total())) + " = weights " +
+           bytes_text(static_cast<double>(s.memory.weights)) +
+           (s.memory.masters ? ", masters " + bytes_text(static_cast<double>(s.memory.masters)) : "") + ", gradients " +
+           bytes_text(static_cast<double>(s.memory.grads)) + ", moments " +
+           bytes_text(static_cast<double>(s.memory.moments)) + ", activations " +
+           bytes_text(static_cast<double>(s.memory.activations)) +
+           (s.memory.buffers ? ", buffers " + bytes_text(static_cast<double>(s.memory.buffers)) : "")},
       {"checkpoint", bytes_text(s.checkpoint_bytes)},
-      {"batch", text("%d sequences of %d tokens = %lld tokens a step, %d at a time", o.batch, o.seq,
-                     static_cast<long long>(s.tokens_per_step), o.micro_batch)}};
+      {"batch", text("%d sequences of %d tokens = %lld tokens a step, %d at a time%s", o.batch, o.seq,
+                     static_cast<long long>(s.tokens_per_step), s.micro_batch, s.mesh.size() > 1 ? " on a rank" : "")}};
   if (c.num_dense_layers > 0)
     rows.insert(rows.begin() + 3, {"dense", text("first %d blocks, width %d", c.num_dense_layers, c.dense_ffn)});
   if (s.data_tokens > 0)
@@ -141,7 +158,9 @@ nlohmann::json summary_json(const RunSummary& s) {
             {"masters", s.memory.masters},
             {"gradients", s.memory.grads},
             {"moments", s.memory.moments},
-            {"activations", s.memory.activations}}},
+            {"activations", s.memory.activations},
+            {"buffers", s.memory.buffers}}},
+          {"mesh", {{"replicate", s.mesh.replicate}, {"shard", s.mesh.shard}, {"ep", s.mesh.ep}}},
           {"checkpoint_bytes", s.checkpoint_bytes},
           {"tokens_per_step", s.tokens_per_step},
           {"planned_steps", s.steps}};

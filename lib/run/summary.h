@@ -15,16 +15,19 @@ namespace moe {
 struct RunSummary {
   ParamCounts params;
   double flop_per_token = 0, flop_per_token_full_attention = 0;
-  ModelMemory memory;
+  MeshShape mesh;
+  int micro_batch = 0;  // sequences of one rank at a time
+  ModelMemory memory;   // of rank 0
   std::int64_t tokens_per_step = 0;
   std::int64_t steps = 0;                               // 0: until the time limit
   std::int64_t data_tokens = 0, samples_per_epoch = 0;  // 0: no data given
   double checkpoint_bytes = 0;
 };
 
-PassOptions training_pass(const TrainOptions& options);
-RunSummary summarize(const TrainOptions& options, std::int64_t data_tokens, std::int64_t samples_per_epoch,
-                     std::int64_t steps);
+RunSummary summarize(const TrainOptions& options, const MeshOptions& mesh, std::int64_t data_tokens,
+                     std::int64_t samples_per_epoch, std::int64_t steps);
+// Memory of the rank at `place`, as predicted.
+ModelMemory rank_memory(const TrainOptions& options, const MeshOptions& mesh, const MeshPlace& place);
 
 // Lines of a box: title on top, "label  value" rows inside.
 std::string boxed(const std::string& title, const std::vector<std::pair<std::string, std::string>>& rows);

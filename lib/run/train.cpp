@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "lib/base/log.h"
+#include "lib/base/stopwatch.h"
 #include "lib/io/files.h"
 #include "lib/run/evaluate.h"
 #include "lib/run/peak.h"
@@ -11,7 +12,6 @@
 #include "lib/run/run_output.h"
 #include "lib/run/schedule.h"
 #include "lib/run/stop_signal.h"
-#include "lib/base/stopwatch.h"
 #include "lib/run/summary.h"
 #include "lib/run/unigram.h"
 

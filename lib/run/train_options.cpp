@@ -20,8 +20,9 @@ void add_data_options(Options& o, TrainOptions& t) {
 
 void add_batch_options(Options& o, TrainOptions& t) {
   o.group("Batch");
-  o.add("batch", t.batch, "sequences of a step");
-  o.add("micro-batch", t.micro_batch, "sequences computed at a time; 0 takes --batch (gradients accumulate)");
+  o.add("batch", t.batch, "sequences of a step, of all ranks");
+  o.add("micro-batch", t.micro_batch,
+        "sequences that a rank computes at a time; 0 takes its whole share of --batch (gradients accumulate)");
   o.add("seq", t.seq, "tokens of a sequence");
 }
 
@@ -70,7 +71,7 @@ void need(bool ok, const std::string& option, const std::string& expected, const
 
 void check_run(const Options& o, const TrainOptions& t) {
   need(t.batch >= 1, "batch", "at least 1", o);
-  need(t.micro_batch >= 1 && t.batch % t.micro_batch == 0, "micro-batch", "a divisor of --batch", o);
+  need(t.micro_batch >= 0, "micro-batch", "at least 1, or 0 for the whole share", o);
   need(t.seq >= 1, "seq", "at least 1", o);
   need(t.steps >= 0, "steps", "at least 0", o);
   need(t.time_limit >= 0, "time-limit", "at least 0 seconds", o);
@@ -125,7 +126,7 @@ void finish_train_options(Options& options, TrainOptions& train) {
     train.steps = 0;
   // So do epochs: --epochs 20 means twenty, though the preset has fewer steps.
   if (train.epochs > 0 && options.find("steps").origin <= Origin::kPreset) train.steps = 0;
-  if (train.micro_batch == 0) train.micro_batch = train.batch;
+  check_rank_options(options, train.ranks);
   check_run(options, train);
 }
 
@@ -149,6 +150,7 @@ Options train_options(TrainOptions& train) {
   add_balance_options(o, train.balance);
   add_data_options(o, train);
   add_batch_options(o, train);
+  add_rank_options(o, train.ranks);
   add_training_options(o, train);
   add_output_options(o, train);
   add_common_options(o, train.common);

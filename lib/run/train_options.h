@@ -7,6 +7,7 @@
 #include "lib/io/checkpoint.h"
 #include "lib/model/config.h"
 #include "lib/model/slot.h"
+#include "lib/run/mesh_options.h"
 
 namespace moe {
 
@@ -18,6 +19,7 @@ struct TrainOptions {
   std::string preset = "tiny";
   ModelConfig model;
   BalanceOptions balance;
+  RankOptions ranks;
 
   std::string data, eval_data;
   int epochs = 0;  // 0: as many as the steps need
@@ -26,7 +28,7 @@ struct TrainOptions {
 
   std::int64_t steps = 0;
   double time_limit = 0;            // seconds of wall time; the schedule runs over it
-  int batch = 16, micro_batch = 0;  // sequences; micro_batch 0 = batch
+  int batch = 16, micro_batch = 0;  // sequences; of one rank at a time, 0: its whole share of the batch
   int seq = 128;
   Schedule schedule = Schedule::kCosine;
   float lr = 3e-3f, min_lr = 0.1f;  // min_lr as a fraction of lr

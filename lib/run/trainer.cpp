@@ -2,79 +2,109 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "lib/base/stopwatch.h"
+#include "lib/comm/collectives.h"
 
 namespace moe {
+namespace {
+
+BatchCut cut_of(const TrainOptions& o, const MeshContext& mesh) {
+  return {o.batch, o.micro_batch, o.seq, mesh.num_ranks(), mesh.world().rank()};
+}
+
+PassOptions pass_options(const TrainOptions& o, const MeshContext& mesh) {
+  return {.shape = {cut_of(o, mesh).micro_batch_per_rank(), o.seq},
+          .recompute = o.recompute,
+          .balance = o.balance,
+          .training = true};
+}
+
+}  // namespace
 
 Trainer::Trainer(const TrainOptions& options, Model& model, const TokenSource& data, Env env)
     : options_(options),
       model_(model),
       env_(env),
       order_(data, options.common.seed, options.seq, options.document_mask),
-      pass_(model,
-            {.shape = {options.micro_batch, options.seq},
-             .recompute = options.recompute,
-             .balance = options.balance,
-             .training = true},
-            env) {
-  const auto tokens = static_cast<std::size_t>(options.batch) * static_cast<std::size_t>(options.seq);
-  id_BT_.resize(tokens);
-  target_BT_.resize(tokens);
-  doc_start_BT_.resize(tokens);
+      pass_(model, pass_options(options, model.mesh()), env),
+      batch_(cut_of(options, model.mesh()), options.document_mask) {
+  const auto E = static_cast<std::size_t>(model.config().num_experts);
+  coactivation_LEE_.resize(static_cast<std::size_t>(model.config().num_moe_layers()) * E * E);
 }
 
 void Trainer::load_batch() {
-  const auto S = static_cast<std::size_t>(options_.seq);
-  for (int b = 0; b < options_.batch; ++b) {
-    const std::size_t at = static_cast<std::size_t>(b) * S;
-    order_.fill(consumed_samples + b, std::span(id_BT_).subspan(at, S), std::span(target_BT_).subspan(at, S),
-                std::span(doc_start_BT_).subspan(at, S));
-  }
+  batch_.load(order_, consumed_samples);
   consumed_samples += options_.batch;
-  counted_tokens_ = std::count_if(target_BT_.begin(), target_BT_.end(), [](std::int32_t t) { return t >= 0; });
+  counted_tokens_ = batch_.num_counted();
+  World& world = model_.mesh().world();
+  if (world.alone()) return;
+  world.lane().call("token count", [&] { all_reduce_sum(world.comm(), "token count", std::span(&counted_tokens_, 1)); });
 }
 
-void Trainer::gradients(StepResult& result) {
+// Returns the sum of the loss over the counted tokens of this rank.
+double Trainer::gradients(StepResult& result) {
   pass_.reset_tallies();
-  const auto T = static_cast<std::size_t>(pass_.shape().num_tokens());
   double total = 0;
-  for (std::size_t at = 0; at < id_BT_.size(); at += T) {
-    const MicroBatch batch{.shape = pass_.shape(),
-                           .id_T = std::span<const std::int32_t>(id_BT_).subspan(at, T),
-                           .target_T = std::span<const std::int32_t>(target_BT_).subspan(at, T),
-                           .doc_start_T = options_.document_mask ? doc_start_BT_.data() + at : nullptr,
-                           .loss_scale = 1.0 / static_cast<double>(std::max<std::int64_t>(1, counted_tokens_)),
-                           .share = static_cast<float>(T) / static_cast<float>(id_BT_.size())};
+  for (int i = 0; i < batch_.cut().num_micro_batches(); ++i) {
+    const MicroBatch batch = batch_.micro_batch(i, 1.0 / static_cast<double>(std::max<std::int64_t>(1, counted_tokens_)));
     Stopwatch watch;
     total += pass_.forward(batch);
     result.forward_seconds += watch.lap();
     pass_.backward(batch);
     result.backward_seconds += watch.lap();
   }
-  result.loss = total / static_cast<double>(std::max<std::int64_t>(1, counted_tokens_));
+  model_.units().finish_gradients();
+  return total;
+}
+
+// One sum over all ranks of what is counted in double, and one of what is counted in integers.
+void Trainer::agree(StepResult& result, double loss_sum, const StepNews& news) {
+  World& world = model_.mesh().world();
+  double squares = 0;  // shards of one replica hold each element once
+  for (const AdamWTensor& t : model_.params().adamw_tensors(0))
+    squares += env_.kernels.adamw.sum_of_squares(env_.stream, {t.g, static_cast<std::size_t>(t.n)});
+  std::vector<double> sums = {loss_sum, squares / model_.mesh().options().shape.replicate, news.stop ? 1.0 : 0.0,
+                              world.rank() == 0 ? news.run_seconds : 0.0};
+  std::vector<std::int64_t> counts;
+  for (int layer : model_.moe_layers()) {
+    RoutingTally& t = pass_.tallies()[static_cast<std::size_t>(layer)];
+    sums.insert(sums.end(), {t.aux, t.seq_aux, t.global_aux, t.z, t.entropy_sum});
+    counts.insert(counts.end(), t.counts_E.begin(), t.counts_E.end());
+    counts.insert(counts.end(), {t.num_tokens, t.num_dropped});
+  }
+  if (!world.alone())
+    world.lane().call("step totals", [&] {
+      all_reduce_sum(world.comm(), "step totals", std::span(sums));
+      if (!counts.empty()) all_reduce_sum(world.comm(), "step totals", std::span(counts));
+    });
+  result.loss = sums[0] / static_cast<double>(std::max<std::int64_t>(1, counted_tokens_));
+  result.grad_norm = std::sqrt(sums[1]);
+  result.updated = std::isfinite(sums[1]) && std::isfinite(result.loss);
+  result.stop = sums[2] > 0;
+  result.run_seconds = sums[3];
+  const double* sum = sums.data() + 4;
+  const std::int64_t* count = counts.data();
+  for (int layer : model_.moe_layers()) {
+    RoutingTally& t = pass_.tallies()[static_cast<std::size_t>(layer)];
+    t.aux = *sum++, t.seq_aux = *sum++, t.global_aux = *sum++, t.z = *sum++, t.entropy_sum = *sum++;
+    for (std::int64_t& c : t.counts_E) c = *count++;
+    t.num_tokens = *count++, t.num_dropped = *count++;
+  }
 }
 
 void Trainer::update(StepResult& result) {
-  const std::vector<AdamWTensor> tensors = model_.params().adamw_tensors(options_.weight_decay);
-  double squares = 0;
-  for (const AdamWTensor& t : tensors)
-    squares += env_.kernels.adamw.sum_of_squares(env_.stream, {t.g, static_cast<std::size_t>(t.n)});
-  result.grad_norm = std::sqrt(squares);
-  result.updated = std::isfinite(squares) && std::isfinite(result.loss);
-  if (!result.updated) {
-    for (const AdamWTensor& t : tensors) std::memset(t.g, 0, sizeof(float) * static_cast<std::size_t>(t.n));
-    return;
-  }
+  if (!result.updated) return model_.units().clear_gradients();
   const bool clip = options_.grad_clip > 0 && result.grad_norm > options_.grad_clip;
-  env_.kernels.adamw.step(env_.stream, tensors,
+  env_.kernels.adamw.step(env_.stream, model_.params().adamw_tensors(options_.weight_decay),
                           {.lr = static_cast<float>(result.lr),
                            .beta1 = options_.beta1,
                            .beta2 = options_.beta2,
                            .eps = options_.adam_eps,
                            .step = ++updates_done,
                            .grad_scale = clip ? static_cast<float>(options_.grad_clip / result.grad_norm) : 1.0f});
+  model_.units().weights_changed();
+  if (model_.params().layout().zero == 1) model_.units().clear_gradients();  // AdamW cleared the shards
   if (!model_.config().router_bias) return;
   for (int layer : model_.moe_layers())
     update_router_bias(model_.router_bias(layer), pass_.tallies()[static_cast<std::size_t>(layer)].counts_E,
@@ -83,10 +113,14 @@ void Trainer::update(StepResult& result) {
 
 void Trainer::collect(StepResult& result) {
   const auto& [pre, dispatch, experts, combine] = pass_.segment_seconds();
+  result.lane = model_.mesh().lane().take_times();
   result.experts_seconds = experts;
-  result.exchange_seconds = dispatch + combine;
+  result.exchange_seconds = dispatch + combine + result.lane["dispatch"].busy + result.lane["combine"].busy;
+  for (const auto& [name, time] : result.lane) result.exposed_seconds += time.exposed;
+  auto pairs = coactivation_LEE_.begin();
   for (int layer : model_.moe_layers()) {
     const RoutingTally& tally = pass_.tallies()[static_cast<std::size_t>(layer)];
+    pairs = std::transform(tally.coactivation_EE.begin(), tally.coactivation_EE.end(), pairs, pairs, std::plus<>());
     LayerResult r{
         .layer = layer, .load = load_metrics(tally.counts_E), .dropped = tally.num_dropped, .counts_E = tally.counts_E};
     r.entropy = tally.entropy_sum / static_cast<double>(std::max<std::int64_t>(1, tally.num_tokens));
@@ -100,18 +134,29 @@ void Trainer::collect(StepResult& result) {
   }
 }
 
-StepResult Trainer::step(double lr) {
+StepResult Trainer::step(double lr, const StepNews& news) {
   StepResult result{.step = ++steps_done, .lr = lr};
+  model_.mesh().world().watchdog().set_step(result.step);
   Stopwatch whole, part;
   load_batch();
   result.data_seconds = part.lap();
-  gradients(result);
+  const double loss_sum = gradients(result);
+  agree(result, loss_sum, news);
   part.lap();
   update(result);
   result.optimizer_seconds = part.lap();
   collect(result);
   result.seconds = whole.lap();
   return result;
+}
+
+std::vector<std::int64_t> Trainer::take_coactivation() {
+  std::vector<std::int64_t> sum = coactivation_LEE_;
+  std::fill(coactivation_LEE_.begin(), coactivation_LEE_.end(), 0);
+  World& world = model_.mesh().world();
+  if (!world.alone() && !sum.empty())
+    world.lane().call("co-activation", [&] { all_reduce_sum(world.comm(), "co-activation", std::span(sum)); });
+  return sum;
 }
 
 }  // namespace moe

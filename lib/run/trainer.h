@@ -1,12 +1,14 @@
-// One optimizer step: gradients of the global batch, micro-batch by micro-batch, the finite check, clipping, AdamW, the
-// router bias. Not here: when to stop, save, evaluate or log (lib/run/train.cpp).
+// One optimizer step on all ranks: gradients of the global batch, micro-batch by micro-batch, the finite check, clipping,
+// AdamW, the router bias. What a step tells (loss, norm, loads) is of the global batch and the same on every rank; times are
+// this rank's. Not here: when to stop, save, evaluate or log (lib/run/train.cpp).
 #pragma once
 
+#include <map>
 #include <vector>
 
 #include "lib/model/load_metrics.h"
 #include "lib/model/model.h"
-#include "lib/run/data_order.h"
+#include "lib/run/global_batch.h"
 #include "lib/run/train_options.h"
 
 namespace moe {
@@ -27,27 +29,38 @@ struct StepResult {
   double grad_norm = 0, lr = 0;
   double seconds = 0, data_seconds = 0, forward_seconds = 0, backward_seconds = 0, optimizer_seconds = 0;
   double experts_seconds = 0, exchange_seconds = 0;  // of forward and backward: expert segments; dispatch and combine
-  bool updated = true;  // false: not finite, skipped
+  double exposed_seconds = 0;                        // of all communication: what nothing was computed under
+  std::map<std::string, LaneTime> lane;              // communication by name
+  bool stop = false;                                 // some rank was asked to stop
+  double run_seconds = 0;                            // rank 0's clock when the step began
+  bool updated = true;                               // false: not finite, skipped
   std::vector<LayerResult> layers;
+};
+
+// What a rank brings to a step for all to agree on: its own clock says nothing to the others.
+struct StepNews {
+  double run_seconds = 0;
+  bool stop = false;
 };
 
 class Trainer {
  public:
   Trainer(const TrainOptions& options, Model& model, const TokenSource& data, Env env);
 
-  // The step after steps_done(). Not finite: no parameter changes, the samples count as consumed.
-  StepResult step(double lr);
+  // The step after steps_done(). Not finite on any rank: no parameter changes anywhere, the samples count as consumed.
+  StepResult step(double lr, const StepNews& news = {});
 
   std::int64_t steps_done = 0;        // calls of step() that count, skipped ones included
   std::int64_t updates_done = 0;      // AdamW updates: the exponent of its bias correction
   std::int64_t consumed_samples = 0;  // the next sample of the data order
   const DataOrder& order() const { return order_; }
-  // Tokens that chose both experts, per MoE layer, since the start; taken over by the routing recorder.
-  const std::vector<RoutingTally>& last_tallies() { return pass_.tallies(); }
+  // Tokens that chose both experts, [MoE layers, E, E], since the last call, of all ranks. A collective call.
+  std::vector<std::int64_t> take_coactivation();
 
  private:
   void load_batch();
-  void gradients(StepResult& result);
+  double gradients(StepResult& result);
+  void agree(StepResult& result, double loss_sum, const StepNews& news);
   void update(StepResult& result);
   void collect(StepResult& result);
 
@@ -56,8 +69,9 @@ class Trainer {
   Env env_;
   DataOrder order_;
   Pass pass_;
-  std::vector<std::int32_t> id_BT_, target_BT_, doc_start_BT_;  // the global batch
-  std::int64_t counted_tokens_ = 0;
+  GlobalBatch batch_;
+  std::int64_t counted_tokens_ = 0;  // of all ranks
+  std::vector<std::int64_t> coactivation_LEE_;
 };
 
 }  // namespace moe

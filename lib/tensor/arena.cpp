@@ -8,7 +8,7 @@ namespace moe {
 
 Arena::Arena(std::size_t capacity_bytes) : capacity_(capacity_bytes) {
   if (capacity_bytes == 0) return;
-  void* p = mmap(nullptr, capacity_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* p = mmap(nullptr, capacity_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (p == MAP_FAILED) throw std::bad_alloc();
   madvise(p, capacity_bytes, MADV_HUGEPAGE);  // refusal costs only time
   base_ = static_cast<std::byte*>(p);

@@ -1,5 +1,5 @@
 // Memory that is taken once and kept: one mapping with large pages, handed out in order, never given back while a run
-// lasts (fresh pages are slow). A measuring arena hands out nothing and only counts, so that the code that allocates a
+// lasts (fresh pages are slow). Pages that nobody touches cost nothing, so rooms may be as large as the worst case. A measuring arena hands out nothing and only counts, so that the code that allocates a
 // model is also the code that predicts its memory.
 #pragma once
 

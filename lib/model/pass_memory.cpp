@@ -1,0 +1,101 @@
+// The memory of a pass: tracks, tables of the rotary embedding; and the prediction of all memory of a rank.
+// Not here: what is done with it (pass.cpp).
+#include <cmath>
+
+#include "lib/model/track.h"
+
+namespace moe {
+namespace {
+
+// Rows of the experts here in one track: at most, or as balanced routing gives them.
+std::int64_t max_rows(const ModelConfig& c, const MeshShape& shape, int num_experts_here, std::int64_t tokens) {
+  return Dispatcher::max_rows(tokens * shape.ep, c.top_k, num_experts_here);
+}
+std::int64_t balanced_rows(const ModelConfig& c, const MeshShape& shape, int num_experts_here, std::int64_t tokens) {
+  return (tokens * shape.ep * c.top_k * num_experts_here + c.num_experts - 1) / c.num_experts;
+}
+
+struct PassMemory {
+  std::vector<std::unique_ptr<Track>> tracks;
+  RopeTables rope;
+};
+
+PassMemory take_memory(Arena& arena, const ModelConfig& c, DType dtype, const PassOptions& o, const MeshOptions& mesh,
+                       int num_experts_here, decltype(max_rows) rows) {
+  const int n = num_tracks(o, mesh);
+  const std::int64_t P = o.shape.seq_len, half = c.head_dim / 2;
+  PassMemory m;
+  for (int i = 0; i < n; ++i) {
+    const BatchShape shape = track_shape(o.shape, n, i);
+    m.tracks.push_back(take_track(arena, {c, shape, dtype, rows(c, mesh.shape, num_experts_here, shape.num_tokens())}, o));
+  }
+  m.rope = {arena.vector<float>(P * half), arena.vector<float>(P * half), arena.vector<std::int32_t>(o.shape.num_tokens())};
+  return m;
+}
+
+// Angles in double: pos * theta^(-2i/S).
+void fill_rope(const RopeTables& rope, const ModelConfig& c, const BatchShape& shape) {
+  const auto half = static_cast<std::size_t>(c.head_dim / 2), P = static_cast<std::size_t>(shape.seq_len);
+  for (std::size_t p = 0; p < P; ++p)
+    for (std::size_t i = 0; i < half; ++i) {
+      const double exponent = -2.0 * static_cast<double>(i) / c.head_dim;
+      const double angle = static_cast<double>(p) * std::pow(static_cast<double>(c.rope_theta), exponent);
+      rope.cos_PS2[p * half + i] = static_cast<float>(std::cos(angle));
+      rope.sin_PS2[p * half + i] = static_cast<float>(std::sin(angle));
+    }
+  for (std::size_t t = 0; t < rope.pos_T.size(); ++t) rope.pos_T[t] = static_cast<std::int32_t>(t % P);
+}
+
+}  // namespace
+
+int num_tracks(const PassOptions& pass, const MeshOptions& mesh) {
+  return pass.training && mesh.overlap && mesh.shape.ep > 1 && pass.shape.num_seqs > 1 ? 2 : 1;
+}
+
+Pass::Pass(Model& model, const PassOptions& options, Env env)
+    : model_(model), options_(options), env_(env), tallies_(static_cast<std::size_t>(model.config().num_layers)) {
+  const ModelConfig& c = model.config();
+  const int num_experts_here = static_cast<int>(model.params().layout().experts.size());
+  const auto take = [&](Arena& arena) {
+    return take_memory(arena, c, model.dtype(), options, model.mesh().options(), num_experts_here, max_rows);
+  };
+  Arena measuring(0);
+  take(measuring);
+  arena_ = std::make_unique<Arena>(measuring.used_bytes());
+  PassMemory memory = take(*arena_);
+  tracks_ = std::move(memory.tracks);
+  rope_ = memory.rope;
+  fill_rope(rope_, c, options.shape);
+  for (int i = 0; i < c.num_layers; ++i) block_params_.push_back(block_params(model.params(), i));
+  reset_tallies();
+}
+
+// What is on its way reads this memory.
+Pass::~Pass() {
+  try {
+    model_.mesh().lane().wait_all();
+  } catch (...) {  // told where it was waited for
+  }
+}
+
+ModelMemory predict_memory(const ModelConfig& config, DType dtype, const PassOptions& pass, const MeshOptions& mesh,
+                           const MeshPlace& place) {
+  const ParamLayout layout = layout_of(mesh, place, config.num_experts);
+  Arena measuring(0), activations(0);
+  const ParamStore store(measuring, parameter_specs(config), dtype, pass.training, layout);
+  ModelMemory m;
+  for (const Param& p : store.all()) {
+    const auto shard = static_cast<std::size_t>(p.shard_size()), all = static_cast<std::size_t>(p.num_local());
+    m.weights += size_of(dtype) * (layout.zero == 3 ? shard : all);
+    if (!pass.training) continue;
+    m.masters += dtype == DType::kF32 ? 0 : 4 * shard;
+    m.grads += 4 * (layout.zero >= 2 ? shard : all);
+    m.moments += 8 * shard;
+  }
+  take_memory(activations, config, dtype, pass, mesh, static_cast<int>(layout.experts.size()), balanced_rows);
+  m.activations = activations.used_bytes();
+  m.buffers = Units::buffer_bytes(store, pass.training);
+  return m;
+}
+
+}  // namespace moe

@@ -1,0 +1,44 @@
+#include "lib/model/track.h"
+
+namespace moe {
+
+std::unique_ptr<Track> take_track(Arena& arena, const SlotRoom& room, const PassOptions& o) {
+  const std::int64_t T = room.shape.num_tokens(), D = room.config.d_model;
+  auto t = std::make_unique<Track>();
+  t->room = room.shape;
+  t->slot_rooms = take_slots(arena, room, o.recompute, o.training);
+  t->work_room = take_work(arena, room);
+  t->x_room = arena.matrix(room.dtype, T, D);
+  t->n_room = arena.matrix(room.dtype, T, D);
+  t->logits_room = arena.matrix(DType::kF32, T, room.config.vocab_size);
+  t->rstd_T = arena.vector<float>(T);
+  t->loss_T = arena.vector<float>(T);
+  t->routes.resize(t->slot_rooms.size());
+  if (!o.training) return t;
+  t->stash_room = take_stash(arena, room);
+  t->dn_room = arena.matrix(room.dtype, T, D);
+  t->dx_room = arena.matrix(room.dtype, T, D);
+  return t;
+}
+
+void put_into(Track& t, const MicroBatch& batch) {
+  const std::int64_t room = t.room.num_tokens(), T = batch.shape.num_tokens();
+  t.batch = batch;
+  t.slots.clear();
+  for (std::size_t i = 0; i < t.slot_rooms.size(); ++i) {
+    t.slots.push_back(fitted(t.slot_rooms[i], room, T));
+    t.slots.back().plan.route = &t.routes[i];
+  }
+  t.stash = fitted(t.stash_room, room, T);
+  t.work = fitted(t.work_room, room, T);
+  const auto rows = [T](Mat m) { return m.slice_rows(0, m.data ? T : 0); };
+  t.x_TD = rows(t.x_room), t.n_TD = rows(t.n_room), t.logits_TV = rows(t.logits_room);
+  t.dn_TD = rows(t.dn_room), t.dx_TD = rows(t.dx_room);
+}
+
+BatchShape track_shape(const BatchShape& shape, int num_tracks, int track) {
+  const int first = (shape.num_seqs + num_tracks - 1) / num_tracks;
+  return {track == 0 ? first : shape.num_seqs - first, shape.seq_len};
+}
+
+}  // namespace moe
