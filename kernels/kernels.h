@@ -97,10 +97,19 @@ struct RouterShape {
   int num_groups = 1,
       num_groups_kept = 1;  // E experts in equal contiguous groups; only experts of the kept groups may be chosen
   GroupScore group_score = GroupScore::kTop2Sum;  // V3: sum of the two largest selection scores; V2: the largest
+  // Node limit (DeepSeek-V3 section 2.1.2), after the group limit: a token's experts lie on at most num_nodes_kept nodes.
+  // expert2node: [E], in [0, num_nodes), in any order and number; nullptr: no node limit. A node's score is the sum of
+  // its ceil(K / num_nodes_kept) largest selection scores that the group limit leaves (of all of them where there are
+  // fewer). Nodes are kept in order of falling score, ties to the lowest node, until num_nodes_kept are kept or none with
+  // an allowed expert is left; all other experts are out. A token whose kept nodes hold fewer than K allowed experts is
+  // std::invalid_argument, thrown after all tokens; it cannot happen where any num_nodes_kept nodes hold K experts of any
+  // num_groups_kept groups. num_nodes_kept = num_nodes changes nothing.
+  const std::int32_t* expert2node = nullptr;
+  int num_nodes = 1, num_nodes_kept = 1;
 };
 struct RouterKernels {
   // scores_TE (=) softmax or sigmoid of logits; selection = scores + bias_E (bias may be nullptr); idx_TK (=) the K
-  // experts of largest selection score inside the kept groups, in order of falling selection score; gate_TK (=)
+  // experts of largest selection score inside the kept groups and nodes, in order of falling selection score; gate_TK (=)
   // scale * s or scale * s / (sum of the chosen s + 1e-20), from the scores without bias.
   void (*forward)(Stream&, const RouterShape&, const float* logits_TE, std::int64_t num_tokens, const float* bias_E,
                   float* scores_TE, std::int32_t* idx_TK, float* gate_TK);
@@ -110,7 +119,7 @@ struct RouterKernels {
   // ... then dlogits_TE (=) through softmax or sigmoid; may be dscores_TE itself.
   void (*backward_scores)(Stream&, const RouterShape&, const float* scores_TE, std::int64_t num_tokens,
                           const float* dscores_TE, float* dlogits_TE);
-  // counts_GE (=): how often expert e is among the K largest of the scores (no bias, no groups) of the tokens of
+  // counts_GE (=): how often expert e is among the K largest of the scores (no bias, groups or nodes) of the tokens of
   // segment g; T = num_segments * tokens_per_segment. The f_i of the sequence-wise balance loss.
   void (*count_top_k)(Stream&, const RouterShape&, const float* scores_TE, std::int64_t num_segments,
                       std::int64_t tokens_per_segment, std::int64_t* counts_GE);

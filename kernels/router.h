@@ -6,12 +6,13 @@
 
 namespace moe::MOE_ISA {
 
-inline constexpr i64 kMaxRoutedExperts = 65536;  // so that a thread's rows of keys fit its scratch memory
+inline constexpr i64 kMaxRoutedExperts = 65536;     // so that a thread's rows of keys fit its scratch memory
+inline constexpr float kLowest = -3.402823466e38f;  // the key of what cannot be ordered
 
 // key (=) score + bias, without what cannot be ordered: not-a-number and -inf become the lowest float, so that -inf is
 // free to mean "may not be taken". Keys go on as -inf to the end of the last vector. key may be score.
 static inline void make_keys(const float* score, const float* bias, i64 n, float* key) {
-  const vf lowest = splat(-3.402823466e38f);
+  const vf lowest = splat(kLowest);
   for_columns(n, [&](i64 j, auto lanes) {
     const vf z = bias ? load(score + j, lanes) + load(bias + j, lanes) : load(score + j, lanes);
     store(key + j,

@@ -112,7 +112,8 @@ Balance balance_of(const Pass& p, int layer) {
 Routing routing_of(const Pass& p, int layer, const Matrix& h) {
   const auto bias = p.in.router_bias.find("layers." + std::to_string(layer) + ".router.bias");
   return route(p.c, linear(h, p.weight(layer, "router.weight"), p.c.num_experts),
-               bias == p.in.router_bias.end() ? std::span<const double>() : bias->second);
+               bias == p.in.router_bias.end() ? std::span<const double>() : bias->second,
+               {p.in.expert2node, p.in.num_nodes_kept});
 }
 
 struct Ffn {

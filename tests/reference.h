@@ -15,12 +15,15 @@
 //     whole projection, weight [H*S] for q and [Hk*S] for k. Every norm uses norm_eps.
 //   * Experts of groups that are not kept have selection score -infinity. Ties go to the lowest index, for groups too.
 //     Gates come from the scores without bias: scale * s, or scale * s / (sum of the chosen s + 1e-20).
+//   * With a node limit (ReferenceInput::expert2node), after the groups: a node scores the sum of its
+//     ceil(K / num_nodes_kept) largest selection scores that are not -infinity; experts outside the num_nodes_kept best
+//     nodes have selection score -infinity.
 //   * Cross entropy is the mean over counted tokens (target >= 0) of all sequences; 0 if none counts.
 //   * total = cross entropy + sum over MoE layers (not a mean) of the four balance terms; each term below holds its
 //     coefficient already:
-//       aux         aux * E * sum_i f_i P_i, f_i = count_i / (T K) of the actual selection (bias and groups included)
+//       aux         aux * E * sum_i f_i P_i, f_i = count_i / (T K) of the actual selection (bias, groups and nodes included)
 //       seq_aux     seq_aux * mean over sequences of sum_i f_i P_i, f_i = E / (K T_s) * (how often expert i is among the K
-//                   largest scores of a token, without bias and groups)
+//                   largest scores of a token, without bias, groups and nodes)
 //       global_aux  as aux, with f_i given from outside (ReferenceInput::global_f)
 //       z           z * mean over tokens of logsumexp(router logits)^2
 //     P_i is the mean over the tokens (of the batch, or of the sequence) of s_ti / sum_j s_tj. f never has a gradient.
@@ -55,6 +58,8 @@ struct ReferenceInput {
   ReferenceParams router_bias;
   // [L][E], used where ReferenceLoss::global_aux is not 0; entries of dense layers are not read.
   std::vector<std::vector<double>> global_f;
+  std::vector<std::int32_t> expert2node;  // [E], the same in every layer; empty: no node limit
+  int num_nodes_kept = 1;
 };
 
 struct ReferenceTerms {

@@ -5,9 +5,12 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <stdexcept>
 
 namespace moe::reference {
 namespace {
+
+constexpr double kOut = -std::numeric_limits<double>::infinity();  // the selection score of what may not be chosen
 
 std::vector<double> row_of(const Matrix& m, std::int64_t t) { return m.row(t).v; }
 
@@ -35,8 +38,33 @@ std::vector<double> limit_to_groups(const ModelConfig& c, std::vector<double> se
     group_scores.push_back(score_of_group(c, {selection.begin() + g * width, selection.begin() + (g + 1) * width}));
   const std::vector<int> kept = largest(group_scores, c.num_groups_kept);
   for (int g = 0; g < c.num_expert_groups; ++g)
-    if (std::find(kept.begin(), kept.end(), g) == kept.end())
-      std::fill_n(selection.begin() + g * width, width, -std::numeric_limits<double>::infinity());
+    if (std::find(kept.begin(), kept.end(), g) == kept.end()) std::fill_n(selection.begin() + g * width, width, kOut);
+  return selection;
+}
+
+// The sum of the `count` largest allowed selection scores of a node's experts; a node without one is out.
+double score_of_node(std::span<const double> selection, const NodeLimit& limit, int node, int count) {
+  std::vector<double> members;
+  for (std::size_t e = 0; e < selection.size(); ++e)
+    if (limit.expert2node[e] == node && selection[e] != kOut) members.push_back(selection[e]);
+  if (members.empty()) return kOut;
+  std::sort(members.begin(), members.end(), std::greater<>());
+  members.resize(std::min(members.size(), static_cast<std::size_t>(count)));
+  return std::accumulate(members.begin(), members.end(), 0.0);
+}
+
+// Selection scores with the experts of all but the best nodes at -infinity. Nodes are numbered from 0.
+std::vector<double> limit_to_nodes(const ModelConfig& c, const NodeLimit& limit, std::vector<double> selection) {
+  if (limit.expert2node.empty()) return selection;
+  const int num_nodes = 1 + *std::max_element(limit.expert2node.begin(), limit.expert2node.end());
+  const int count = (c.top_k + limit.num_kept - 1) / limit.num_kept;
+  std::vector<double> node_scores;
+  for (int n = 0; n < num_nodes; ++n) node_scores.push_back(score_of_node(selection, limit, n, count));
+  const std::vector<int> kept = largest(node_scores, std::min(limit.num_kept, num_nodes));
+  for (std::size_t e = 0; e < selection.size(); ++e)
+    if (std::find(kept.begin(), kept.end(), limit.expert2node[e]) == kept.end()) selection[e] = kOut;
+  if (std::count(selection.begin(), selection.end(), kOut) > static_cast<std::ptrdiff_t>(selection.size()) - c.top_k)
+    throw std::invalid_argument("the nodes kept hold fewer than K allowed experts");
   return selection;
 }
 
@@ -167,7 +195,7 @@ std::vector<int> largest(std::span<const double> score, int K) {
   return order;
 }
 
-Routing route(const ModelConfig& c, const Matrix& logits_TE, std::span<const double> bias) {
+Routing route(const ModelConfig& c, const Matrix& logits_TE, std::span<const double> bias, const NodeLimit& limit) {
   Routing r;
   r.logits_TE = logits_TE;
   r.scores_TE = router_scores(c, logits_TE);
@@ -175,7 +203,7 @@ Routing route(const ModelConfig& c, const Matrix& logits_TE, std::span<const dou
   for (std::int64_t t = 0; t < logits_TE.rows; ++t) {
     std::vector<double> selection = row_of(r.scores_TE, t);
     for (std::size_t e = 0; e < bias.size(); ++e) selection[e] += bias[e];
-    r.experts.push_back(largest(limit_to_groups(c, selection), c.top_k));
+    r.experts.push_back(largest(limit_to_nodes(c, limit, limit_to_groups(c, selection)), c.top_k));
     for (const int e : r.experts.back()) ++r.counts[static_cast<std::size_t>(e)];
   }
   set_gates(c, r);

@@ -19,8 +19,13 @@ struct Routing {
   std::vector<std::int64_t> counts;  // [E]
 };
 
-// bias: [E] or empty.
-Routing route(const ModelConfig&, const Matrix& logits_TE, std::span<const double> bias);
+// At most num_kept nodes per token; expert2node: [E], or empty: no limit.
+struct NodeLimit {
+  std::span<const std::int32_t> expert2node;
+  int num_kept = 1;
+};
+// bias: [E] or empty. Throws std::invalid_argument where the nodes that a token keeps hold fewer than K allowed experts.
+Routing route(const ModelConfig&, const Matrix& logits_TE, std::span<const double> bias, const NodeLimit& = {});
 
 // The K largest of `score`, in falling order; equal scores in order of their index.
 std::vector<int> largest(std::span<const double> score, int K);

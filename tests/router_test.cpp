@@ -1,4 +1,5 @@
-// Routers: the choice by its definition (bias, groups, ties), gates and their gradients. Losses: router_losses_test.cpp.
+// Routers: the choice by its definition (bias, groups, ties), gates and their gradients. Node limits among the cases here,
+// and what is special about them in router_nodes_test.cpp. Losses: router_losses_test.cpp.
 #include <algorithm>
 #include <limits>
 #include <set>
@@ -12,6 +13,23 @@ struct Case {
   RouterShape shape;
   bool biased;
 };
+// Experts in blocks on 8 nodes; spread over 5 nodes of very different size.
+const std::int32_t* blocks_of_8() {
+  static const std::vector<std::int32_t> map = [] {
+    std::vector<std::int32_t> m(256);
+    for (int e = 0; e < 256; ++e) m[e] = e / 32;
+    return m;
+  }();
+  return map.data();
+}
+const std::int32_t* uneven_5() {
+  static const std::vector<std::int32_t> map = [] {
+    auto m = random_ints(37, 5, 0, 5);
+    for (int e = 10; e < 30; ++e) m[e] = 3;
+    return m;
+  }();
+  return map.data();
+}
 std::vector<Case> cases() {
   const auto S = Score::kSoftmax;
   const auto G = Score::kSigmoid;
@@ -23,7 +41,12 @@ std::vector<Case> cases() {
           {{160, 6, S, false, 16.0f, 8, 3, GroupScore::kMax}, false},
           {{256, 8, G, true, 2.5f, 8, 4, GroupScore::kTop2Sum}, true},
           {{12, 3, G, true, 1.0f, 12, 5, GroupScore::kTop2Sum}, true},  // groups of one expert
-          {{21, 6, G, false, 1.0f, 3, 2, GroupScore::kTop2Sum}, true}};
+          {{21, 6, G, false, 1.0f, 3, 2, GroupScore::kTop2Sum}, true},
+          {{256, 8, G, true, 2.5f, 1, 1, GroupScore::kTop2Sum, blocks_of_8(), 8, 4}, true},
+          {{256, 8, G, true, 2.5f, 8, 4, GroupScore::kTop2Sum, blocks_of_8(), 8, 3}, true},
+          {{256, 7, S, false, 1.0f, 4, 2, GroupScore::kMax, blocks_of_8(), 8, 1}, false},
+          {{37, 5, S, true, 1.0f, 1, 1, GroupScore::kTop2Sum, uneven_5(), 5, 3}, true},
+          {{37, 1, G, false, 1.0f, 1, 1, GroupScore::kTop2Sum, uneven_5(), 5, 2}, true}};
 }
 
 template <class R>
@@ -50,6 +73,23 @@ std::vector<int> largest(const std::vector<R>& key, int n) {
   return order;
 }
 
+// Keys of the experts outside the best nodes become -infinity.
+void keep_nodes(const RouterShape& s, std::vector<float>& key) {
+  const float out = -std::numeric_limits<float>::infinity();
+  std::vector<float> node_key(s.num_nodes, out);
+  for (int n = 0; n < s.num_nodes; ++n) {
+    std::vector<float> members;
+    for (int e = 0; e < s.num_experts; ++e)
+      if (s.expert2node[e] == n && key[e] != out) members.push_back(key[e]);
+    std::sort(members.rbegin(), members.rend());
+    for (std::size_t i = 0; i < members.size() && static_cast<int>(i) * s.num_nodes_kept < s.top_k; ++i)
+      node_key[n] = i == 0 ? members[0] : node_key[n] + members[i];
+  }
+  const auto kept = largest(node_key, s.num_nodes_kept);
+  for (int e = 0; e < s.num_experts; ++e)
+    if (std::find(kept.begin(), kept.end(), s.expert2node[e]) == kept.end()) key[e] = out;
+}
+
 // From the scores that the kernel itself gave, so that equality can be asked for.
 std::vector<int> choose(const RouterShape& s, const float* scores, const float* bias) {
   std::vector<float> key(scores, scores + s.num_experts);
@@ -64,6 +104,7 @@ std::vector<int> choose(const RouterShape& s, const float* scores, const float* 
   const auto kept = largest(group_key, s.num_groups_kept);
   for (int e = 0; e < s.num_experts; ++e)
     if (std::find(kept.begin(), kept.end(), e / width) == kept.end()) key[e] = -std::numeric_limits<float>::infinity();
+  if (s.expert2node) keep_nodes(s, key);
   return largest(key, s.top_k);
 }
 
@@ -112,9 +153,11 @@ TEST(Router, AgreesWithTheDefinition) {
         naive_scores.insert(naive_scores.end(), n.begin(), n.end()),
             true_scores.insert(true_scores.end(), d.begin(), d.end());
         naive_gate.insert(naive_gate.end(), ng.begin(), ng.end()), true_gate.insert(true_gate.end(), dg.begin(), dg.end());
-        std::set<int> groups;
+        std::set<int> groups, nodes;
         for (const int e : want) groups.insert(e / (s.num_experts / s.num_groups));
+        for (const int e : want) nodes.insert(s.expert2node ? s.expert2node[e] : 0);
         EXPECT_LE(static_cast<int>(groups.size()), s.num_groups_kept);
+        EXPECT_LE(static_cast<int>(nodes.size()), s.num_nodes_kept);
       }
       EXPECT_TRUE(as_good_as_naive(r.scores, naive_scores, true_scores));
       EXPECT_TRUE(as_good_as_naive(r.gate, naive_gate, true_gate));
