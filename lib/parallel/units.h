@@ -52,12 +52,12 @@ class Units {
   void finish_gradients();
   // The optimizer has changed the shards: gathered weights are old.
   void weights_changed();
-  // grad_shard (and whole gradients under zero 1) = 0.
+  // grad_shard (and whole gradients under zero 1) = 0. For a step that is dropped: AdamW leaves zeros itself.
   void clear_gradients();
 
   // Bytes of the buffers above the shards: gathered weights, gradients on their way, staging.
   // `store` may be one that a measuring arena made.
-  static std::size_t buffer_bytes(const ParamStore& store, bool training);
+  static std::size_t buffer_bytes(const ParamStore& store, bool training, int num_replicas = 1);
 
  private:
   struct State;
