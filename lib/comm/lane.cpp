@@ -37,7 +37,7 @@ struct CommLane::State {
     while (true) {
       work.wait(lock, [&] { return stopping || !queue.empty(); });
       if (queue.empty()) return;
-      const Task task = std::move(queue.front());
+      Task task = std::move(queue.front());
       queue.pop_front();
       running = task.name;
       const bool skip = failure != nullptr;
@@ -50,6 +50,7 @@ struct CommLane::State {
           thrown = std::current_exception();
         }
       const double seconds = watch.seconds();
+      task.run = nullptr;  // what it holds ends before its ticket is done, and outside the lock
       lock.lock();
       if (thrown) failure = thrown;
       times[task.name].busy += seconds;

@@ -36,6 +36,11 @@ struct Job {
   void fail_if_broken() const {
     if (broken) throw Error(Exit::kInternal, "another rank failed");
   }
+  // From here on no message moves and every call throws.
+  void break_up() {
+    broken = true;
+    moved.notify_all();
+  }
 };
 
 class ThreadTransfer : public Transfer {
@@ -122,10 +127,12 @@ class ThreadComm : public Comm {
     }
     const Offer other = std::move(others.front());
     others.pop_front();
-    if (other.bytes != mine.bytes)
+    if (other.bytes != mine.bytes) {
+      job_->break_up();  // before memory of this batch's other pieces goes away
       throw Error(Exit::kInternal, std::string(what) + ": " + name_of(to) + " expected another number of bytes from " +
                                        name_of(from) + ", found " + std::to_string(sending ? mine.bytes : other.bytes) +
                                        " sent, " + std::to_string(sending ? other.bytes : mine.bytes) + " wanted");
+    }
     std::memcpy(sending ? other.to : mine.to, sending ? mine.from : other.from, mine.bytes);
     --*mine.left;
     --*other.left;
@@ -152,8 +159,7 @@ void run_thread_ranks(int num_ranks, const std::function<void(std::unique_ptr<Co
       } catch (...) {
         const std::lock_guard lock(job->mutex);
         if (!first) first = std::current_exception();
-        job->broken = true;
-        job->moved.notify_all();
+        job->break_up();
       }
     });
   for (std::thread& t : threads) t.join();

@@ -1,7 +1,7 @@
-// Ends what hangs. A thread looks at what this rank waits for; after `seconds` in one collective it prints one line (this
-// rank and host, step, collective, and the ranks it waits for) and ends the process with exit code 124, which makes the
-// launcher end the job. Ranks print in the order of their numbers, so that one line comes out. It also says, once, what this
-// rank was waiting for when a SIGTERM of a dying job arrives.
+// Ends what hangs. A thread (from start() on) looks at what this rank waits for; after `seconds` in one collective it prints
+// one line (this rank and host, step, collective, and the ranks it waits for) and ends the process with exit code 124, which
+// makes the launcher end the job. Ranks print in the order of their numbers, so that one line comes out. It also says, once,
+// what this rank was waiting for when a SIGTERM of a dying job arrives.
 #pragma once
 
 #include <cstdint>
@@ -14,6 +14,11 @@ namespace moe {
 
 class Watchdog {
  public:
+  struct Missing {
+    int rank;  // of the whole job
+    std::string name;
+  };
+
   Watchdog();
   ~Watchdog();
   Watchdog(const Watchdog&) = delete;
@@ -22,9 +27,12 @@ class Watchdog {
   // seconds 0: off. `self`: "rank 3 (host h1)".
   void start(double seconds, const std::string& self, int rank);
   void set_step(std::int64_t step);
-  // Called by communicators around every wait. `pending` is asked for the names of the peers that are missing; it is called
-  // by the watchdog's thread while the wait lasts.
-  void enter(const char* what, std::function<std::vector<std::string>()> pending);
+  // Asked for often, by the watchdog's thread: has this process been told to end (SIGTERM)? Before start(); what it looks at
+  // outlives the watchdog.
+  void watch_signal(std::function<bool()> signalled);
+  // Called by communicators around every wait, one at a time. `pending` is asked for the peers that are missing, each once;
+  // it is called by the watchdog's thread while the wait lasts.
+  void enter(const char* what, std::function<std::vector<Missing>()> pending);
   void leave();
 
  private:

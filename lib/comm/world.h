@@ -42,6 +42,8 @@ class World {
   // too.
   int default_threads() const;
   Watchdog& watchdog();
+  // Starts the watchdog in the name of this rank; nothing in a job of one rank.
+  void start_watchdog(double seconds);
 
   // Runs body and tells all ranks how it went: if it threw an Error on any rank, all throw AgreedError with the message of
   // the lowest such rank. Anything else that is thrown is not agreed on.
@@ -55,6 +57,7 @@ class World {
 
  private:
   struct State;
+  explicit World(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };
 
