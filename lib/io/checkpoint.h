@@ -1,6 +1,8 @@
 // Checkpoints: a directory step-00001000/ of HDF5 shard files and a manifest written last (DESIGN 7, man/moe-files.5).
 // Published atomically: temporary directory -> files fsynced -> manifest fsynced -> rename -> `latest`. Killed at any
-// instant, the newest complete checkpoint stays loadable. Not here: what the tensors mean (lib/run/train_state.h).
+// instant, the newest complete checkpoint stays loadable. Several processes write one checkpoint together, each a file of
+// its own, in three calls; texts pass between them. Not here: what the tensors mean (lib/run/train_state.h), how the texts
+// travel.
 #pragma once
 
 #include <cstdint>
@@ -13,8 +15,8 @@
 namespace moe {
 
 // One contiguous box of a logical tensor, in the memory of this process. Names are logical ("layers.3.experts.down");
-// dimension 0 of an expert tensor is the logical expert id. Several slices may make up one tensor; together they must
-// cover it exactly once.
+// dimension 0 of an expert tensor is the logical expert id. Several slices may make up one tensor; those of a save together,
+// of all processes, must cover it exactly once. A slice of extent 0 says only that the tensor is there.
 struct TensorSlice {
   std::string name;
   std::string role;  // weight, master, m, v, bias, counter
@@ -36,10 +38,40 @@ struct SavedCheckpoint {
   std::int64_t bytes = 0;
 };
 
-// Writes run_dir/step-NNNNNNNN and moves `latest`. `state` is stored in the manifest as it is (config, step, counters,
-// data position, options); `provenance` is the chain of DESIGN 7. Throws Error 73/74 (disk full, ...) after removing
-// its temporary directory; then older checkpoints are untouched. A complete directory of the same step with the same
-// digest is kept as it is; with another digest: Error 73 unless force.
+// A checkpoint that is being written: a temporary directory in the run directory. All that another process must know to
+// write a part of it.
+struct CheckpointDraft {
+  std::string run_dir, directory;
+  std::string nonce;  // of the save; in every file
+  std::int64_t step = 0;
+  int num_parts = 1;  // processes that write; each calls write_part once
+
+  std::string text() const;                               // JSON
+  static CheckpointDraft parse(const std::string& text);  // of text(); else Error(kInternal)
+};
+
+// Bytes of all tensors that the slices name, whole: the size of the checkpoint.
+std::int64_t total_bytes(const std::vector<TensorSlice>& slices);
+
+// 1. One process makes run_dir and the temporary directory in it. Error 74 if there is no room for total_bytes, 73 if it
+// cannot be made.
+CheckpointDraft begin_checkpoint(const std::string& run_dir, std::int64_t step, int num_parts, std::int64_t total_bytes);
+// 2. Each writer, part = 0 .. num_parts - 1, writes shard-NNNNN.h5 (none if its slices hold no element), syncs it and reads
+// it back. Returns a report for publish_checkpoint (JSON). Error 76 naming the first element that is not finite, before
+// anything is written; 73, 74 as usual. After an error on any writer: abandon_checkpoint.
+std::string write_part(const CheckpointDraft& draft, int part, const std::vector<TensorSlice>& slices);
+// 3. The process that began joins the reports, publishes run_dir/step-NNNNNNNN, moves `latest` and removes what `keep` does
+// not keep. `state` is stored in the manifest as it is (config, step, counters, data position, options); `provenance` is
+// the chain of DESIGN 7. A complete directory of the same step with the same digest is kept as it is; with another digest:
+// Error 73 unless force. Error(kInternal) naming the part that is missing, or the tensor that the parts do not hold exactly
+// once. The temporary directory is gone when it returns or throws.
+SavedCheckpoint publish_checkpoint(const CheckpointDraft& draft, const std::vector<std::string>& reports,
+                                   const nlohmann::json& state, const nlohmann::json& provenance, const KeepPolicy& keep,
+                                   bool force);
+// Removes the temporary directory; older checkpoints are untouched. Never throws.
+void abandon_checkpoint(const CheckpointDraft& draft) noexcept;
+
+// The three in one process. What is there with the same digest is kept without writing.
 SavedCheckpoint save_checkpoint(const std::string& run_dir, std::int64_t step, const nlohmann::json& state,
                                 const nlohmann::json& provenance, const std::vector<TensorSlice>& slices,
                                 const KeepPolicy& keep, bool force);
@@ -64,8 +96,10 @@ CheckpointInfo open_checkpoint(const std::string& path);
 // True if run_dir holds a complete checkpoint.
 bool has_checkpoint(const std::string& run_dir);
 
-// Fills every slice, checking digests and exact coverage in both directions: a tensor of the file that no slice wants
-// and a slice that the file does not fill are errors (65) naming all of both, unless its role is in `roles_to_ignore`.
+// Fills every slice, whole, checking digests. The slices may be any boxes: a process asks for what it holds and reads only
+// the files that have some of it. But it names every tensor of the model, if only by a slice of extent 0: a tensor of the
+// file that no slice names, one that the file does not have or has with another shape or dtype, and a slice that was not
+// filled are errors (65) naming all of them, unless its role is in `roles_to_ignore`.
 void load_checkpoint(const CheckpointInfo& info, const std::vector<TensorSlice>& slices,
                      const std::vector<std::string>& roles_to_ignore = {});
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <map>
 #include <optional>
+#include <set>
 
 #include "lib/base/error.h"
 #include "lib/base/log.h"
@@ -54,48 +55,110 @@ std::string shape_text(DType dtype, const std::vector<std::int64_t>& shape) {
   return std::string(name_of(dtype)) + " [" + joined(shape) + "]";
 }
 
-// Every wanted slice has a tensor of its shape and dtype, and every tensor is wanted; else Error 65 with all of both.
+std::string listed(const char* what, const std::set<std::string>& items) {
+  std::string text;
+  for (const std::string& item : items) text += (text.empty() ? "" : ", ") + item;
+  return text.empty() ? "" : std::string("; ") + what + ": " + text;
+}
+
+// Every slice has a tensor of its shape and dtype, and every tensor has a slice; else Error 65 with all of both.
 void check_names(const std::string& path, const std::map<Key, const ManifestTensor*>& tensors,
                  const std::vector<TensorSlice>& slices, const std::vector<std::string>& roles_to_ignore) {
   const auto ignored = [&](const std::string& role) {
     return std::find(roles_to_ignore.begin(), roles_to_ignore.end(), role) != roles_to_ignore.end();
   };
-  const auto append = [](std::string& list, const std::string& item) { list += (list.empty() ? "" : ", ") + item; };
-  std::map<Key, bool> wanted;
-  std::string missing, unexpected, different;
+  std::set<Key> named;
+  std::set<std::string> missing, unexpected, different;
   for (const TensorSlice& s : slices) {
-    if (!wanted.emplace(Key{s.name, s.role}, true).second) continue;
+    named.insert({s.name, s.role});
     const auto t = tensors.find({s.name, s.role});
     const std::string label = s.name + " (" + s.role + ")";
-    if (t == tensors.end() && !ignored(s.role)) append(missing, label);
+    if (t == tensors.end() && !ignored(s.role)) missing.insert(label);
     if (t != tensors.end() && (t->second->shape != s.shape || t->second->dtype != s.dtype))
-      append(different, label + " expected " + shape_text(s.dtype, s.shape) + ", found " +
-                            shape_text(t->second->dtype, t->second->shape));
+      different.insert(label + " expected " + shape_text(s.dtype, s.shape) + ", found " +
+                       shape_text(t->second->dtype, t->second->shape));
   }
   for (const auto& [key, t] : tensors)
-    if (!wanted.contains(key) && !ignored(key.second)) append(unexpected, t->label());
+    if (!named.contains(key) && !ignored(key.second)) unexpected.insert(t->label());
   if (missing.empty() && unexpected.empty() && different.empty()) return;
-  std::string message = path + ": expected exactly the tensors of this model";
-  if (!missing.empty()) message += "; missing: " + missing;
-  if (!unexpected.empty()) message += "; unexpected: " + unexpected;
-  if (!different.empty()) message += "; different: " + different;
-  throw Error(Exit::kBadInput, message, "the checkpoint is of another model or other options");
+  throw Error(Exit::kBadInput,
+              path + ": expected exactly the tensors of this model" + listed("missing", missing) +
+                  listed("unexpected", unexpected) + listed("different", different),
+              "the checkpoint is of another model or other options");
 }
 
-// Fills what the wanted boxes share with one slice of the file: in place if it is all of a wanted box, else through a
-// buffer.
-void fill(const H5Reader& shard, const ManifestTensor& t, const ManifestSlice& s, const std::string& path,
-          const std::vector<const TensorSlice*>& wanted) {
-  std::vector<const TensorSlice*> meeting;
-  for (const TensorSlice* w : wanted)
-    if (elements_of(w->extent) > 0 && boxes_meet({w->offset, w->extent}, s.box)) meeting.push_back(w);
-  if (meeting.empty()) return;
-  if (meeting.size() == 1 && meeting[0]->offset == s.box.offset && meeting[0]->extent == s.box.extent)
-    return read_slice(shard, t, s, path, meeting[0]->data);
-  std::vector<std::byte> buffer(static_cast<std::size_t>(elements_of(s.box.extent)) * size_of(t.dtype));
-  read_slice(shard, t, s, path, buffer.data());
-  for (const TensorSlice* w : meeting)
-    copy_common(buffer.data(), s.box, static_cast<std::byte*>(w->data), {w->offset, w->extent}, size_of(t.dtype));
+// A box that is wanted, and how many of its elements the files have given.
+struct Wanted {
+  const TensorSlice* slice;
+  Box box;
+  std::int64_t filled = 0;
+};
+
+using WantedByName = std::map<Key, std::vector<Wanted>>;
+
+WantedByName wanted_boxes(const std::vector<TensorSlice>& slices) {
+  WantedByName wanted;
+  for (const TensorSlice& s : slices) {
+    if (s.offset.size() != s.shape.size() || s.extent.size() != s.shape.size())
+      throw Error(Exit::kInternal, "tensor " + s.name + " (" + s.role + "): a slice has another rank than its tensor");
+    auto& list = wanted[{s.name, s.role}];
+    if (elements_of(s.extent) > 0) list.push_back({&s, {s.offset, s.extent}});
+  }
+  return wanted;
+}
+
+// One slice of a file and the boxes that want some of it.
+struct Job {
+  const ManifestTensor* tensor;
+  const ManifestSlice* slice;
+  std::vector<Wanted*> wanted;
+};
+
+// By file.
+std::vector<std::vector<Job>> jobs_of(const Manifest& m, WantedByName& wanted) {
+  std::vector<std::vector<Job>> jobs(m.files.size());
+  for (const ManifestTensor& t : m.tensors) {
+    const auto boxes = wanted.find({t.name, t.role});
+    if (boxes == wanted.end()) continue;
+    for (const ManifestSlice& s : t.slices) {
+      Job job{&t, &s, {}};
+      for (Wanted& w : boxes->second)
+        if (boxes_meet(w.box, s.box)) job.wanted.push_back(&w);
+      if (!job.wanted.empty()) jobs[s.file].push_back(std::move(job));
+    }
+  }
+  return jobs;
+}
+
+constexpr std::int64_t kBlockBytes = std::int64_t{16} << 20;
+
+// Fills what the wanted boxes share with the slice: in place if it is all of one wanted box, else through blocks. The slice
+// is read whole even if little of it is wanted: its digest is of all of it.
+void fill(const H5Reader& shard, const Job& job, const std::string& path) {
+  const ManifestTensor& t = *job.tensor;
+  const ManifestSlice& s = *job.slice;
+  Wanted& first = *job.wanted[0];
+  if (job.wanted.size() == 1 && first.box.offset == s.box.offset && first.box.extent == s.box.extent) {
+    read_slice(shard, t, s, path, first.slice->data);
+    first.filled += elements_of(s.box.extent);
+    return;
+  }
+  read_slice_in_blocks(shard, t, s, path, kBlockBytes, [&](const Box& block, const std::byte* elements) {
+    for (Wanted* w : job.wanted) {
+      if (!boxes_meet(w->box, block)) continue;
+      copy_common(elements, block, static_cast<std::byte*>(w->slice->data), w->box, size_of(t.dtype));
+      w->filled += elements_of(intersection(w->box, block).extent);
+    }
+  });
+}
+
+void check_filled(const WantedByName& wanted, const std::string& path) {
+  for (const auto& [key, list] : wanted)
+    for (const Wanted& w : list)
+      if (const std::int64_t all = elements_of(w.box.extent); w.filled != all)
+        throw Error(Exit::kBadInput, path + ": tensor " + key.first + " (" + key.second + "), box at [" +
+                                         joined(w.box.offset) + "]: expected " + std::to_string(all) + " elements, found " +
+                                         std::to_string(w.filled));
 }
 
 }  // namespace
@@ -131,17 +194,15 @@ void load_checkpoint(const CheckpointInfo& info, const std::vector<TensorSlice>&
   std::map<Key, const ManifestTensor*> tensors;
   for (const ManifestTensor& t : m.tensors) tensors[{t.name, t.role}] = &t;
   check_names(info.path, tensors, slices, roles_to_ignore);
-  std::map<Key, std::vector<const TensorSlice*>> wanted;
-  for (const TensorSlice& s : slices) wanted[{s.name, s.role}].push_back(&s);
-
+  WantedByName wanted = wanted_boxes(slices);
+  std::erase_if(wanted, [&](const auto& entry) { return !tensors.contains(entry.first); });  // of roles that are ignored
+  const std::vector<std::vector<Job>> jobs = jobs_of(m, wanted);
   for (std::size_t file = 0; file < m.files.size(); ++file) {
-    const std::string path = info.path + "/" + m.files[file].name;
+    if (jobs[file].empty()) continue;
     const H5Reader shard = open_shard(m, file, info.path);
-    for (const ManifestTensor& t : m.tensors)
-      if (const auto w = wanted.find({t.name, t.role}); w != wanted.end())
-        for (const ManifestSlice& s : t.slices)
-          if (s.file == file) fill(shard, t, s, path, w->second);
+    for (const Job& job : jobs[file]) fill(shard, job, info.path + "/" + m.files[file].name);
   }
+  check_filled(wanted, info.path);
 }
 
 }  // namespace moe

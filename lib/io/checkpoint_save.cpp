@@ -1,95 +1,59 @@
-// Saving checkpoints: digests, one shard file, manifest, publication. Not here: what may be kept (run_dir.cpp), reading
-// (checkpoint_load.cpp).
-#include <algorithm>
+// Saving checkpoints: temporary directory, shard files, manifest, publication. Not here: digests and the join of what
+// several processes wrote (checkpoint_part.cpp), what may be kept (run_dir.cpp), reading (checkpoint_load.cpp).
+#include <cstdio>
 #include <map>
 
 #include "lib/base/error.h"
 #include "lib/io/checkpoint.h"
-#include "lib/io/digest.h"
+#include "lib/io/checkpoint_part.h"
 #include "lib/io/files.h"
 #include "lib/io/h5.h"
-#include "lib/io/manifest.h"
 #include "lib/io/run_dir.h"
 #include "lib/io/verify.h"
 
 namespace moe {
 namespace {
 
-constexpr const char* kShardName = "shard-00000.h5";
+using nlohmann::json;
 
-// A directory that is removed, with all that is in it, unless it was published.
-struct TemporaryDirectory {
-  std::string path;
-  explicit TemporaryDirectory(std::string p) : path(std::move(p)) { make_directories(path); }
-  ~TemporaryDirectory() { remove_tree(path); }
+// The temporary directory is removed, with all that is in it, whatever happens.
+struct Removal {
+  const CheckpointDraft& draft;
+  ~Removal() { abandon_checkpoint(draft); }
 };
 
-std::size_t bytes_of(const TensorSlice& s) { return static_cast<std::size_t>(elements_of(s.extent)) * size_of(s.dtype); }
-std::span<const std::byte> memory_of(const TensorSlice& s) { return {static_cast<const std::byte*>(s.data), bytes_of(s)}; }
-
-std::string dataset_name(const TensorSlice& s) {
-  const bool whole = s.extent == s.shape;
-  return s.role + ":" + s.name + (whole ? "" : "@" + joined(s.offset));
+std::string shard_name(int part) {
+  char name[32];
+  std::snprintf(name, sizeof name, "shard-%05d.h5", part);
+  return name;
 }
 
-// += the elements of a slice, run by run.
-void add_elements(const TensorSlice& s, ElementSum& sum) {
-  std::size_t at = 0;
-  for_each_run(s.shape, {s.offset, s.extent}, [&](std::int64_t first, std::int64_t count) {
-    const auto n = static_cast<std::size_t>(count);
-    const auto from = static_cast<std::uint64_t>(first);
-    if (s.dtype == DType::kF32)
-      sum.add(from, std::span(static_cast<const std::uint32_t*>(s.data) + at, n));
-    else
-      sum.add(from, std::span(static_cast<const std::uint16_t*>(s.data) + at, n));
-    at += n;
-  });
-}
-
-// A slice with its place in the manifest.
-struct Placed {
-  const TensorSlice* slice;
-  std::size_t tensor, index;
-};
-
-// Tensors in the order of (name, role), each with its slices and digests; `placed` in the order of writing.
-std::vector<ManifestTensor> describe(const std::vector<TensorSlice>& slices, std::vector<Placed>& placed) {
-  std::map<std::pair<std::string, std::string>, std::vector<const TensorSlice*>> by_name;
-  for (const TensorSlice& s : slices) by_name[{s.name, s.role}].push_back(&s);
-  std::vector<ManifestTensor> tensors;
-  for (const auto& [key, parts] : by_name) {
-    ManifestTensor t{key.first, key.second, parts[0]->dtype, parts[0]->shape, "", {}};
-    ElementSum sum(t.identity());
-    std::vector<Box> boxes;
-    for (const TensorSlice* s : parts) {
-      if (s->shape != t.shape || s->dtype != t.dtype)
-        throw Error(Exit::kInternal, "tensor " + t.label() + ": its slices disagree about shape or dtype");
-      if (elements_of(s->extent) == 0) continue;
-      add_elements(*s, sum);
-      placed.push_back({s, tensors.size(), t.slices.size()});
-      t.slices.push_back({0, dataset_name(*s), {s->offset, s->extent}, xxh3(memory_of(*s)).hex()});
-      boxes.push_back(t.slices.back().box);
-    }
-    if (const std::string fault = coverage_fault(t.shape, boxes); !fault.empty())
-      throw Error(Exit::kInternal, "tensor " + t.label() + ": " + fault);
-    t.digest = sum.value().hex();
-    tensors.push_back(std::move(t));
-  }
-  return tensors;
-}
-
-void write_shard(const std::string& path, const Manifest& m, const std::vector<Placed>& placed) {
+void write_shard(const std::string& path, const CheckpointDraft& draft, const std::vector<PlacedSlice>& placed) {
   H5Writer h5(path, kShardKind, kCheckpointVersion);
-  h5.attribute("step", m.step);
-  h5.attribute("nonce", m.nonce);
-  for (const Placed& p : placed) {
-    const TensorSlice& s = *p.slice;
-    const std::string& name = m.tensors[p.tensor].slices[p.index].dataset;
-    const std::vector<std::int64_t> dims = s.extent.empty() ? std::vector<std::int64_t>{1} : s.extent;
-    h5.write(name, s.dtype == DType::kF32 ? H5Type::kF32 : H5Type::kU16, dims, s.data);
-    h5.attribute("dtype", name_of(s.dtype), name);
+  h5.attribute("step", draft.step);
+  h5.attribute("nonce", draft.nonce);
+  for (const auto& [slice, dataset] : placed) {
+    const std::vector<std::int64_t> dims = slice->extent.empty() ? std::vector<std::int64_t>{1} : slice->extent;
+    h5.write(dataset, slice->dtype == DType::kF32 ? H5Type::kF32 : H5Type::kU16, dims, slice->data);
+    h5.attribute("dtype", name_of(slice->dtype), dataset);
   }
   h5.finish();
+}
+
+// The shards are where the manifest will look for them. They are not if the processes do not share a file system.
+void check_visible(const Manifest& m, const std::string& directory) try {
+  check_files(m, directory);
+} catch (const Error& e) {
+  throw Error(Exit::kIo, std::string("files that other processes wrote: ") + e.what(),
+              "the run directory must be on a file system that all hosts share");
+}
+
+void write_manifest(const Manifest& m, const std::string& directory) {
+  const std::string path = directory + "/" + kManifestName;
+  const std::string text = manifest_text(m);
+  parse_manifest(text, path);  // what no reader would take is not published
+  write_text_file(path, text);
+  sync_directory(directory);
 }
 
 // One step makes `ready` the directory `target`; what was there, if anything, is then under the name of `ready`.
@@ -121,37 +85,100 @@ bool already_there(const std::string& target, const Manifest& m, bool force) {
               "--force replaces it, another -o keeps both");
 }
 
+// The checkpoint is there: `latest` leads to it, what is old goes.
+SavedCheckpoint settle(const std::string& run_dir, const Manifest& m, const KeepPolicy& keep) {
+  replace_text_file(run_dir + "/latest", step_name(m.step) + "\n");
+  remove_leftovers(run_dir);
+  remove_old(run_dir, keep, m.step);
+  SavedCheckpoint saved{run_dir + "/" + step_name(m.step), m.digest, 0};
+  for (const ManifestTensor& t : m.tensors)
+    saved.bytes += elements_of(t.shape) * static_cast<std::int64_t>(size_of(t.dtype));
+  return saved;
+}
+
+// What the slices of one process would be published as.
+Manifest manifest_of(std::int64_t step, const std::vector<TensorSlice>& slices) {
+  std::vector<PlacedSlice> placed;
+  return join_parts({.step = step}, {{.tensors = describe_slices(slices, placed)}});
+}
+
 }  // namespace
 
-SavedCheckpoint save_checkpoint(const std::string& run_dir, std::int64_t step, const nlohmann::json& state,
-                                const nlohmann::json& provenance, const std::vector<TensorSlice>& slices,
-                                const KeepPolicy& keep, bool force) {
-  Manifest m{.step = step, .nonce = unique_suffix(), .state = state, .provenance = provenance};
-  std::vector<Placed> placed;
-  m.tensors = describe(slices, placed);
-  m.digest = m.digest_of_tensors();
-  SavedCheckpoint saved{run_dir + "/" + step_name(step), m.digest, 0};
-  for (const TensorSlice& s : slices) saved.bytes += static_cast<std::int64_t>(bytes_of(s));
+std::string CheckpointDraft::text() const {
+  return json{{"run_dir", run_dir}, {"directory", directory}, {"nonce", nonce}, {"step", step}, {"num_parts", num_parts}}
+      .dump();
+}
 
+CheckpointDraft CheckpointDraft::parse(const std::string& text) try {
+  const json j = json::parse(text);
+  return {j.at("run_dir"), j.at("directory"), j.at("nonce"), j.at("step"), j.at("num_parts")};
+} catch (const json::exception& e) {
+  throw Error(Exit::kInternal, std::string("description of a checkpoint: ") + e.what());
+}
+
+std::int64_t total_bytes(const std::vector<TensorSlice>& slices) {
+  std::map<std::pair<std::string, std::string>, std::int64_t> bytes;
+  for (const TensorSlice& s : slices)
+    bytes[{s.name, s.role}] = elements_of(s.shape) * static_cast<std::int64_t>(size_of(s.dtype));
+  std::int64_t sum = 0;
+  for (const auto& [key, n] : bytes) sum += n;
+  return sum;
+}
+
+CheckpointDraft begin_checkpoint(const std::string& run_dir, std::int64_t step, int num_parts, std::int64_t total_bytes) {
+  CheckpointDraft draft{.run_dir = run_dir, .nonce = unique_suffix(), .step = step, .num_parts = num_parts};
+  draft.directory = run_dir + "/.tmp-" + step_name(step) + "-" + draft.nonce;
   make_directories(run_dir);
-  if (!already_there(saved.path, m, force)) {
-    require_free_space(run_dir, saved.bytes);
-    const TemporaryDirectory temporary(run_dir + "/.tmp-" + step_name(step) + "-" + unique_suffix());
-    const std::string shard = temporary.path + "/" + kShardName;
-    write_shard(shard, m, placed);
-    m.files = {{kShardName, File::open(shard).size(), file_digest(shard)}};
-    verify_slices(m, temporary.path);
-    const std::string manifest = temporary.path + "/" + kManifestName;
-    const std::string text = manifest_text(m);
-    parse_manifest(text, manifest);  // what no reader would take is not published
-    write_text_file(manifest, text);
-    sync_directory(temporary.path);
-    publish(temporary.path, saved.path);
+  require_free_space(run_dir, total_bytes);
+  make_directories(draft.directory);
+  return draft;
+}
+
+std::string write_part(const CheckpointDraft& draft, int part, const std::vector<TensorSlice>& slices) {
+  CheckpointPart report{.index = part, .nonce = draft.nonce};
+  std::vector<PlacedSlice> placed;
+  report.tensors = describe_slices(slices, placed);
+  if (placed.empty()) return part_text(report);
+  if (!is_directory(draft.directory))
+    throw Error(Exit::kCannotCreate, draft.directory + ": expected the directory that the first process made, found none",
+                "the run directory must be on a file system that all hosts share");
+  const std::string path = draft.directory + "/" + shard_name(part);
+  write_shard(path, draft, placed);
+  report.files = {{shard_name(part), File::open(path).size(), file_digest(path)}};
+  verify_slices({.step = draft.step, .nonce = draft.nonce, .files = report.files, .tensors = report.tensors},
+                draft.directory);
+  return part_text(report);
+}
+
+SavedCheckpoint publish_checkpoint(const CheckpointDraft& draft, const std::vector<std::string>& reports, const json& state,
+                                   const json& provenance, const KeepPolicy& keep, bool force) {
+  const Removal removal{draft};
+  std::vector<CheckpointPart> parts;
+  for (const std::string& text : reports) parts.push_back(parse_part(text));
+  Manifest m = join_parts(draft, parts);
+  m.state = state;
+  m.provenance = provenance;
+  const std::string target = draft.run_dir + "/" + step_name(draft.step);
+  if (!already_there(target, m, force)) {
+    check_visible(m, draft.directory);
+    write_manifest(m, draft.directory);
+    publish(draft.directory, target);
   }
-  replace_text_file(run_dir + "/latest", step_name(step) + "\n");
-  remove_leftovers(run_dir);
-  remove_old(run_dir, keep, step);
-  return saved;
+  return settle(draft.run_dir, m, keep);
+}
+
+void abandon_checkpoint(const CheckpointDraft& draft) noexcept {
+  if (!draft.directory.empty()) remove_tree(draft.directory);
+}
+
+SavedCheckpoint save_checkpoint(const std::string& run_dir, std::int64_t step, const json& state, const json& provenance,
+                                const std::vector<TensorSlice>& slices, const KeepPolicy& keep, bool force) {
+  const std::string target = run_dir + "/" + step_name(step);
+  if (path_exists(target))
+    if (const Manifest m = manifest_of(step, slices); already_there(target, m, force)) return settle(run_dir, m, keep);
+  const CheckpointDraft draft = begin_checkpoint(run_dir, step, 1, total_bytes(slices));
+  const Removal removal{draft};
+  return publish_checkpoint(draft, {write_part(draft, 0, slices)}, state, provenance, keep, force);
 }
 
 }  // namespace moe

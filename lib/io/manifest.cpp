@@ -69,35 +69,32 @@ class Fields {
   std::string where_;
 };
 
-ManifestSlice parse_slice(const json& object, const Manifest& m, const ManifestTensor& t, const std::string& where) {
+ManifestSlice parse_slice(const json& object, std::size_t num_files, const ManifestTensor& t, const std::string& where) {
   const Fields f(object, where);
   ManifestSlice s{static_cast<std::size_t>(f.count("file")),
                   f.name("dataset", 600),
                   {f.counts("offset"), f.counts("extent")},
                   f.text("digest")};
-  if (s.file >= m.files.size()) refuse(where, "slice of file " + std::to_string(s.file) + ": no such file in the list");
+  if (s.file >= num_files) refuse(where, "slice of file " + std::to_string(s.file) + ": no such file in the list");
   if (s.box.offset.size() != t.shape.size() || s.box.extent.size() != t.shape.size())
     refuse(where, "a slice has another rank than its tensor");
   return s;
 }
 
-ManifestTensor parse_tensor(const json& object, const Manifest& m, const std::string& path) {
+}  // namespace
+
+ManifestTensor parse_tensor(const json& object, std::size_t num_files, const std::string& path) {
   const Fields f(object, path);
   ManifestTensor t{f.name("name"), f.name("role"), DType::kF32, f.counts("shape"), f.text("digest"), {}};
   const std::string where = path + ": tensor " + t.label();
   const std::string dtype = f.text("dtype");
   if (dtype != "fp32" && dtype != "bf16") refuse(where, "expected dtype fp32 or bf16, found '" + dtype + "'");
   t.dtype = dtype == "fp32" ? DType::kF32 : DType::kBF16;
-  std::vector<Box> boxes;
-  for (const json& s : f.array("slices")) {
-    t.slices.push_back(parse_slice(s, m, t, where));
-    boxes.push_back(t.slices.back().box);
-  }
-  if (const std::string fault = coverage_fault(t.shape, std::move(boxes)); !fault.empty()) refuse(where, fault);
+  for (const json& s : f.array("slices")) t.slices.push_back(parse_slice(s, num_files, t, where));
   return t;
 }
 
-json to_json(const ManifestTensor& t) {
+json tensor_json(const ManifestTensor& t) {
   json slices = json::array();
   for (const ManifestSlice& s : t.slices)
     slices.push_back({{"file", s.file},
@@ -109,7 +106,11 @@ json to_json(const ManifestTensor& t) {
           {"shape", t.shape}, {"digest", t.digest}, {"slices", slices}};
 }
 
-}  // namespace
+std::string ManifestTensor::coverage_fault() const {
+  std::vector<Box> boxes;
+  for (const ManifestSlice& s : slices) boxes.push_back(s.box);
+  return moe::coverage_fault(shape, std::move(boxes));
+}
 
 std::string ManifestTensor::identity() const { return name + "\n" + role + "\n" + name_of(dtype) + "\n" + joined(shape); }
 
@@ -125,7 +126,7 @@ std::string Manifest::digest_of_tensors() const {
 std::string manifest_text(const Manifest& m) {
   json files = json::array(), tensors = json::array();
   for (const ManifestFile& f : m.files) files.push_back({{"name", f.name}, {"bytes", f.bytes}, {"digest", f.digest}});
-  for (const ManifestTensor& t : m.tensors) tensors.push_back(to_json(t));
+  for (const ManifestTensor& t : m.tensors) tensors.push_back(tensor_json(t));
   const json body = {{"kind", "moe-checkpoint"},
                      {"format_version", kCheckpointVersion},
                      {"step", m.step},
@@ -163,9 +164,10 @@ Manifest parse_manifest(const std::string& text, const std::string& path) {
   }
   std::set<std::pair<std::string, std::string>> seen;
   for (const json& tensor : f.array("tensors")) {
-    m.tensors.push_back(parse_tensor(tensor, m, path));
-    if (const auto& t = m.tensors.back(); !seen.insert({t.name, t.role}).second)
-      refuse(path, "tensor " + t.label() + " is listed twice");
+    m.tensors.push_back(parse_tensor(tensor, m.files.size(), path));
+    const ManifestTensor& t = m.tensors.back();
+    if (!seen.insert({t.name, t.role}).second) refuse(path, "tensor " + t.label() + " is listed twice");
+    if (const std::string fault = t.coverage_fault(); !fault.empty()) refuse(path + ": tensor " + t.label(), fault);
   }
   if (const std::string found = m.digest_of_tensors(); found != m.digest)
     refuse(path, "expected digest of tensors " + m.digest + ", found " + found);

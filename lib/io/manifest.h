@@ -40,6 +40,7 @@ struct ManifestTensor {
   std::string label() const { return name + " (" + role + ")"; }
   // What the digest is keyed with: "name\nrole\ndtype\n2,3,4".
   std::string identity() const;
+  std::string coverage_fault() const;  // "" if the slices hold each element exactly once, else what is wrong
 };
 
 struct Manifest {
@@ -61,6 +62,10 @@ Manifest parse_manifest(const std::string& text, const std::string& path);
 Manifest read_manifest(const std::string& directory);
 // Error 66 listing all missing files, 65 for a wrong size.
 void check_files(const Manifest& manifest, const std::string& directory);
+
+// One tensor as the manifest spells it. parse_tensor throws Error 65; whether the slices cover the tensor is not looked at.
+nlohmann::json tensor_json(const ManifestTensor& tensor);
+ManifestTensor parse_tensor(const nlohmann::json& object, std::size_t num_files, const std::string& path);
 
 // JSON of at most 256 MiB, nested at most 64 deep, valid UTF-8, without duplicate keys; else Error 65.
 nlohmann::json parse_strict_json(const std::string& text, const std::string& path);

@@ -90,4 +90,24 @@ void read_slice(const H5Reader& shard, const ManifestTensor& tensor, const Manif
   if (found != slice.digest) refuse_digest(label_of(path, tensor, slice), slice.digest, found);
 }
 
+void read_slice_in_blocks(const H5Reader& shard, const ManifestTensor& tensor, const ManifestSlice& slice,
+                          const std::string& path, std::int64_t block_bytes,
+                          const std::function<void(const Box&, const std::byte*)>& take) {
+  const H5Dataset d = checked_dataset(shard, tensor, slice, path);
+  const std::int64_t row_bytes = d.bytes() / d.dims[0];
+  const std::int64_t rows = std::clamp<std::int64_t>(block_bytes / row_bytes, 1, d.dims[0]);
+  std::vector<std::byte> block(static_cast<std::size_t>(rows * row_bytes));
+  Xxh3 digest;
+  for (std::int64_t begin = 0; begin < d.dims[0]; begin += rows) {
+    const std::int64_t count = std::min(rows, d.dims[0] - begin);
+    shard.read_rows(slice.dataset, begin, count, block.data());
+    digest.update(std::span(block).first(static_cast<std::size_t>(count * row_bytes)));
+    Box box = slice.box;
+    if (!box.extent.empty()) box.offset[0] += begin, box.extent[0] = count;  // else a scalar, stored as [1]
+    take(box, block.data());
+  }
+  if (const std::string found = digest.digest().hex(); found != slice.digest)
+    refuse_digest(label_of(path, tensor, slice), slice.digest, found);
+}
+
 }  // namespace moe

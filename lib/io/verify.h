@@ -1,6 +1,7 @@
 // Checks of a checkpoint that read its bytes. Not here: checks of the manifest alone (manifest.h).
 #pragma once
 
+#include <functional>
 #include <string>
 
 #include "lib/io/h5.h"
@@ -19,5 +20,10 @@ H5Reader open_shard(const Manifest& manifest, std::size_t file, const std::strin
 // Reads a slice whole into `out` and checks its digest (65).
 void read_slice(const H5Reader& shard, const ManifestTensor& tensor, const ManifestSlice& slice, const std::string& path,
                 void* out);
+// The same in blocks of whole rows (dimension 0) of at most block_bytes, at least one row: take(box, elements) for each, the
+// box in the coordinates of the tensor. The digest of all is checked after the last.
+void read_slice_in_blocks(const H5Reader& shard, const ManifestTensor& tensor, const ManifestSlice& slice,
+                          const std::string& path, std::int64_t block_bytes,
+                          const std::function<void(const Box&, const std::byte*)>& take);
 
 }  // namespace moe

@@ -5,13 +5,59 @@
 #include <cmath>
 
 #include "lib/base/error.h"
+#include "lib/io/box.h"
 
 namespace moe {
 namespace {
 
-TensorSlice whole(const std::string& name, const char* role, DType dtype, std::vector<std::int64_t> shape, void* data) {
-  std::vector<std::int64_t> offset(shape.size(), 0);
-  return {name, role, dtype, shape, std::move(offset), shape, data};
+// A box of a tensor that is contiguous in a shard from element `at`.
+struct ShardBox {
+  Box box;
+  std::int64_t at;
+};
+
+// [first, first + count) of dimension 0, all of the others.
+Box planes(const std::vector<std::int64_t>& shape, std::int64_t first, std::int64_t count) {
+  Box box{std::vector<std::int64_t>(shape.size(), 0), shape};
+  box.offset[0] = first;
+  box.extent[0] = count;
+  return box;
+}
+
+// Rows [begin, end) of the matrix [experts x dimension 1, rest] as boxes: what it has of its first expert, whole experts,
+// what it has of its last.
+void cut_expert_rows(const std::vector<std::int64_t>& shape, std::int64_t cols, std::int64_t begin, std::int64_t end,
+                     std::int64_t at, std::vector<ShardBox>& list) {
+  const std::int64_t rows_per_expert = shape[1];
+  for (std::int64_t row = begin, next = 0; row < end; row = next) {
+    const std::int64_t expert = row / rows_per_expert, within = row % rows_per_expert, left = end - row;
+    const bool whole = within == 0 && left >= rows_per_expert;
+    const std::int64_t count = whole ? left / rows_per_expert : 1;
+    next = whole ? row + count * rows_per_expert : std::min(end, row - within + rows_per_expert);
+    Box box = planes(shape, expert, count);
+    if (!whole) box.offset[1] = within, box.extent[1] = next - row;
+    list.push_back({std::move(box), at + (row - begin) * cols});
+  }
+}
+
+std::vector<ShardBox> shard_boxes(const ParamStore& store, const Param& p) {
+  std::vector<ShardBox> list;
+  for (const ShardRun& run : store.runs(p)) {
+    const std::int64_t row = run.global / p.shard_cols, rows = run.count / p.shard_cols;
+    if (p.spec.is_expert)
+      cut_expert_rows(p.spec.shape, p.shard_cols, row, row + rows, run.at, list);
+    else
+      list.push_back({planes(p.spec.shape, row, rows), run.at});
+  }
+  if (list.empty()) list.push_back({planes(p.spec.shape, 0, 0), 0});
+  return list;
+}
+
+void add_slices(const Param& p, const std::vector<ShardBox>& boxes, const char* role, DType dtype, void* shard,
+                std::vector<TensorSlice>& list) {
+  for (const ShardBox& b : boxes)
+    list.push_back({p.spec.name, role, dtype, p.spec.shape, b.box.offset, b.box.extent,
+                    static_cast<std::byte*>(shard) + static_cast<std::size_t>(b.at) * size_of(dtype)});
 }
 
 // Options that a checkpoint keeps, by group; of these, the model and what decides the order of the data may not change.
@@ -44,21 +90,28 @@ double number_or_nan(const nlohmann::json& value) { return value.is_null() ? std
 
 }  // namespace
 
-std::vector<TensorSlice> state_slices(Model& model, bool with_optimizer) {
+std::vector<TensorSlice> state_slices(Model& model, bool with_optimizer, bool owns_replicated) {
   std::vector<TensorSlice> list;
   const bool has_master = model.dtype() != DType::kF32;
-  for (Param& p : model.params().all()) {
-    const auto& [name, shape] = std::tie(p.spec.name, p.spec.shape);
-    list.push_back(whole(name, "weight", model.dtype(), shape, p.weight.data));
+  for (const Param& p : model.params().all()) {
+    const std::vector<ShardBox> boxes = shard_boxes(model.params(), p);
+    add_slices(p, boxes, "weight", model.dtype(), p.weight_shard, list);
     if (!with_optimizer) continue;
-    if (has_master) list.push_back(whole(name, "master", DType::kF32, shape, p.master));
-    list.push_back(whole(name, "m", DType::kF32, shape, p.m));
-    list.push_back(whole(name, "v", DType::kF32, shape, p.v));
+    if (has_master) add_slices(p, boxes, "master", DType::kF32, p.master, list);
+    add_slices(p, boxes, "m", DType::kF32, p.m, list);
+    add_slices(p, boxes, "v", DType::kF32, p.v, list);
   }
-  for (int layer : model.moe_layers())
-    if (std::vector<float>& bias = model.router_bias(layer); !bias.empty())
-      list.push_back(whole("layers." + std::to_string(layer) + ".router.bias", "bias", DType::kF32,
-                           {static_cast<std::int64_t>(bias.size())}, bias.data()));
+  for (const int layer : model.moe_layers())
+    if (std::vector<float>& bias = model.router_bias(layer); !bias.empty()) {
+      const auto n = static_cast<std::int64_t>(bias.size());
+      list.push_back({"layers." + std::to_string(layer) + ".router.bias",
+                      "bias",
+                      DType::kF32,
+                      {n},
+                      {0},
+                      {owns_replicated ? n : 0},
+                      bias.data()});
+    }
   return list;
 }
 

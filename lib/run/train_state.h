@@ -11,8 +11,11 @@
 
 namespace moe {
 
-// Slices of everything that `model` holds; without training state only weights and router biases.
-std::vector<TensorSlice> state_slices(Model& model, bool with_optimizer);
+// Slices of everything that this rank holds of `model`: its shards, cut into boxes of the logical tensors; a tensor of which
+// it holds nothing is a slice of extent 0. Without training state only weights and router biases. Router biases are on every
+// rank: all load them, one rank saves them (owns_replicated). What a load fills are the shards; weights that are also held
+// whole (zero 1 and 2) are gathered by the caller.
+std::vector<TensorSlice> state_slices(Model& model, bool with_optimizer, bool owns_replicated = true);
 
 struct RunCounters {
   std::int64_t step = 0, updates = 0, consumed_samples = 0;
