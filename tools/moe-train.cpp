@@ -5,6 +5,8 @@
 int main(int argc, char** argv) {
   moe::TrainOptions train;
   moe::Options options = moe::train_options(train);
-  return moe::tool_main(argc, argv, options, train.common,
-                        [&](const moe::Invocation& invocation) { return moe::train(train, invocation); });
+  return moe::tool_main(argc, argv, options, train.common, [&](const moe::Invocation& invocation) {
+    moe::World world;
+    return moe::train(train, invocation, world);
+  });
 }

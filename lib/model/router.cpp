@@ -59,6 +59,7 @@ double entropy_sum(const ModelConfig& c, std::span<const float> scores_TE, std::
 void tally_routing(const SegmentArgs& a) {
   const ModelConfig& c = a.block.config;
   const std::int64_t T = a.batch.shape.num_tokens();
+  if (T == 0) return;
   RoutingTally& tally = *a.block.tally;
   const std::vector<std::int64_t> counts = counts_of(a.slot.plan, c, a.slot.idx_TK);
   for (std::size_t e = 0; e < counts.size(); ++e) tally.counts_E[e] += counts[e];

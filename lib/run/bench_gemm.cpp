@@ -164,12 +164,12 @@ BenchCase grouped_case(Env env, Direction d, const Offsets& psum, std::int64_t N
           .error = error};
 }
 
-struct ExpertMap {
+struct ExpertLinear {
   const char* name;
   std::int64_t N, K;
 };
 
-BenchEntry grouped_entry(const BenchTarget& t, const ExpertMap& map, Direction d, ExpertLoad load, std::int64_t num_rows) {
+BenchEntry grouped_entry(const BenchTarget& t, const ExpertLinear& map, Direction d, ExpertLoad load, std::int64_t num_rows) {
   const Offsets psum = expert_rows(load, num_rows, t.config.num_experts);
   return {std::string("grouped/") + map.name + "/" + name_of(d) + "/" + name_of(load),
           dims({num_rows, map.N, map.K}) + ",E=" + std::to_string(t.config.num_experts),
@@ -197,7 +197,7 @@ std::vector<BenchEntry> gemm_entries(const BenchTarget& t) {
 
 std::vector<BenchEntry> grouped_entries(const BenchTarget& t) {
   const ModelConfig& c = t.config;
-  const ExpertMap gate_up{"gate_up", 2 * c.expert_ffn, c.d_model}, down{"down", c.d_model, c.expert_ffn};
+  const ExpertLinear gate_up{"gate_up", 2 * c.expert_ffn, c.d_model}, down{"down", c.d_model, c.expert_ffn};
   const std::int64_t whole = t.shape.num_tokens() * c.top_k;  // what a micro-batch routes
   std::vector<BenchEntry> list;
   for (const Direction d : kDirections) {

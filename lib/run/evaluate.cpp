@@ -7,6 +7,7 @@
 #include "lib/base/error.h"
 #include "lib/base/rng.h"
 #include "lib/base/stopwatch.h"
+#include "lib/comm/collectives.h"
 #include "lib/run/data_order.h"
 
 namespace moe {

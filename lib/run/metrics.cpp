@@ -68,6 +68,7 @@ nlohmann::json metrics_row(const StepResult& r, const RateBase& base, double run
                         {"optimizer_ms", 1e3 * r.optimizer_seconds},
                         {"experts_ms", 1e3 * r.experts_seconds},
                         {"exchange_ms", 1e3 * r.exchange_seconds},
+                        {"exposed_ms", 1e3 * r.exposed_seconds},
                         {"peak_memory_gib", peak_memory_gib()},
                         {"updated", r.updated},
                         {"seconds", run_seconds}};

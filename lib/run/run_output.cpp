@@ -8,6 +8,7 @@
 #include "lib/base/log.h"
 #include "lib/base/provenance.h"
 #include "lib/io/files.h"
+#include "lib/run/mesh_checkpoint.h"
 #include "lib/run/picture.h"
 
 namespace moe {
@@ -21,10 +22,11 @@ bool is_inside(const std::string& checkpoint, const std::string& run_dir) {
 
 }  // namespace
 
-RunOutput::RunOutput(const TrainOptions& options, const Invocation& invocation, const nlohmann::json& parent_provenance,
-                     const TokenFileInfo& data, std::int64_t resumed_step, const std::vector<int>& moe_layers)
-    : options_(options), invocation_(invocation), data_(data) {
-  if (!enabled()) return;
+RunOutput::RunOutput(const TrainOptions& options, const Invocation& invocation, bool is_first_rank,
+                     const nlohmann::json& parent_provenance, const TokenFileInfo& data, std::int64_t resumed_step,
+                     const std::vector<int>& moe_layers)
+    : options_(options), invocation_(invocation), is_first_rank_(is_first_rank), data_(data) {
+  if (!writes()) return;
   const bool resumed = resumed_step >= 0;
   const bool own = resumed && is_inside(options.resume_from->path, options.output);
   if (!own && has_checkpoint(options.output) && !options.common.force)
@@ -41,37 +43,36 @@ RunOutput::RunOutput(const TrainOptions& options, const Invocation& invocation, 
   if (own) routing_->resume(resumed_step);
 }
 
-void RunOutput::write_step(const StepResult& result, const RateBase& base, double run_seconds,
-                           const std::vector<RoutingTally>& tallies) {
-  if (!enabled()) return;
+void RunOutput::write_step(const StepResult& result, const RateBase& base, double run_seconds) {
+  if (!writes()) return;
   metrics_->write(metrics_row(result, base, run_seconds));
   if (!routing_) return;
-  std::vector<std::int64_t> counts_LE, pairs_LEE;
-  for (const LayerResult& layer : result.layers) {
-    const RoutingTally& tally = tallies[static_cast<std::size_t>(layer.layer)];
-    counts_LE.insert(counts_LE.end(), tally.counts_E.begin(), tally.counts_E.end());
-    pairs_LEE.insert(pairs_LEE.end(), tally.coactivation_EE.begin(), tally.coactivation_EE.end());
-  }
+  std::vector<std::int64_t> counts_LE;
+  for (const LayerResult& layer : result.layers)
+    counts_LE.insert(counts_LE.end(), layer.counts_E.begin(), layer.counts_E.end());
   routing_->add_step(result.step, counts_LE);
-  routing_->add_coactivation(pairs_LEE);
 }
 
 void RunOutput::write_event(const nlohmann::json& row) {
-  if (enabled()) metrics_->write(row);
+  if (writes()) metrics_->write(row);
 }
 
-std::string RunOutput::save(Model& model, const RunCounters& counters) {
+std::string RunOutput::save(Model& model, Trainer& trainer, const RunCounters& counters) {
   if (!enabled()) return "";
   const SavedCheckpoint saved =
-      save_checkpoint(options_.output, counters.step, make_state(invocation_.options, counters, data_), provenance_,
-                      state_slices(model, true), {options_.keep_last, options_.keep_every}, options_.common.force);
-  if (routing_) routing_->save();
+      save_on_mesh(model, options_.output, counters.step, make_state(invocation_.options, counters, data_), provenance_,
+                   {options_.keep_last, options_.keep_every}, options_.common.force);
+  const std::vector<std::int64_t> pairs_LEE = trainer.take_coactivation();
+  if (routing_) {
+    routing_->add_coactivation(pairs_LEE);
+    routing_->save();
+  }
   log_debug("saved " + saved.path + " digest " + saved.digest);
   return saved.path;
 }
 
 std::string RunOutput::draw(const std::vector<LayerResult>& layers, double unigram_entropy) const {
-  if (!enabled()) return "";
+  if (!writes()) return "";
   RunPicture picture{.title = "moe-train " + options_.preset, .subtitle = data_.path, .unigram_entropy = unigram_entropy};
   std::map<std::int64_t, RunPoint> points;
   for (const nlohmann::json& row : read_metrics(path("metrics.jsonl"))) {

@@ -1,4 +1,5 @@
-// The files of a run directory: checkpoints, metrics.jsonl, routing.h5, run.svg. Without --output nothing is written.
+// The files of a run directory: checkpoints, metrics.jsonl, routing.h5, run.svg. Without --output nothing is written. Rank 0
+// writes all of them but the checkpoints, which all ranks write together.
 #pragma once
 
 #include <memory>
@@ -16,23 +17,26 @@ namespace moe {
 class RunOutput {
  public:
   // resumed_step < 0: a new run. Makes the directory; refuses (73) one that holds another run's checkpoints, unless forced.
-  RunOutput(const TrainOptions& options, const Invocation& invocation, const nlohmann::json& parent_provenance,
-            const TokenFileInfo& data, std::int64_t resumed_step, const std::vector<int>& moe_layers);
+  RunOutput(const TrainOptions& options, const Invocation& invocation, bool is_first_rank,
+            const nlohmann::json& parent_provenance, const TokenFileInfo& data, std::int64_t resumed_step,
+            const std::vector<int>& moe_layers);
 
   bool enabled() const { return !options_.output.empty(); }
-  void write_step(const StepResult& result, const RateBase& base, double run_seconds,
-                  const std::vector<RoutingTally>& tallies);
+  void write_step(const StepResult& result, const RateBase& base, double run_seconds);
   void write_event(const nlohmann::json& row);
-  // Path of the checkpoint, "" without --output.
-  std::string save(Model& model, const RunCounters& counters);
+  // Path of the checkpoint, "" without --output. A collective call.
+  std::string save(Model& model, Trainer& trainer, const RunCounters& counters);
   // run.svg from metrics.jsonl and the load of the last step; its path.
   std::string draw(const std::vector<LayerResult>& layers, double unigram_entropy) const;
 
  private:
   std::string path(const char* name) const { return options_.output + "/" + name; }
 
+  bool writes() const { return enabled() && is_first_rank_; }
+
   const TrainOptions& options_;
   const Invocation& invocation_;
+  bool is_first_rank_;
   TokenFileInfo data_;
   nlohmann::json provenance_;
   std::unique_ptr<MetricsFile> metrics_;

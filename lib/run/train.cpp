@@ -5,8 +5,10 @@
 
 #include "lib/base/log.h"
 #include "lib/base/stopwatch.h"
+#include "lib/comm/collectives.h"
 #include "lib/io/files.h"
 #include "lib/run/evaluate.h"
+#include "lib/run/mesh_checkpoint.h"
 #include "lib/run/peak.h"
 #include "lib/run/result.h"
 #include "lib/run/run_output.h"
@@ -35,80 +37,105 @@ std::int64_t planned_steps(const TrainOptions& o, std::int64_t samples_per_epoch
   return o.steps == 0 ? by_epochs : std::min(o.steps, by_epochs);
 }
 
-std::string machine_text(const Stream& stream, const Kernels& kernels, double peak) {
-  char text[100];
-  std::snprintf(text, sizeof text, "cpu, %d threads, %s, GEMM peak %.0f GFLOP/s", stream.num_threads(), kernels.isa, peak);
+std::string machine_text(const World& world, const Stream& stream, const Kernels& kernels, double peak) {
+  char text[120];
+  const std::string ranks = world.alone() ? "" : std::to_string(world.size()) + " ranks of ";
+  std::snprintf(text, sizeof text, "cpu, %s%d %s, %s, GEMM peak %.0f GFLOP/s", ranks.c_str(), stream.num_threads(),
+                stream.num_threads() == 1 ? "thread" : "threads", kernels.isa, peak);
   return text;
 }
 
-// One run of moe-train: what it reads, the model, what it writes, and its counters.
+// All ranks at the same time, as in training.
+double peak_of_all(World& world, Env env) {
+  double peak = gemm_peak_gflops(env);
+  if (!world.alone()) world.lane().call("peak", [&] { all_reduce_sum(world.comm(), "peak", std::span(&peak, 1)); });
+  return peak;
+}
+
+// One run of moe-train on one rank: what it reads, the model, what it writes, and its counters. Every rank makes the same
+// calls; rank 0 tells.
 class TrainRun {
  public:
-  TrainRun(TrainOptions& options, const Invocation& invocation)
-      : o_(options), invocation_(invocation), stream_(options.common.threads), env_{stream_, cpu_kernels()} {
-    if (!o_.data.empty()) data_.emplace(TokenSource::open(o_.data));
-    if (!o_.eval_data.empty()) eval_.emplace(TokenSource::open(o_.eval_data));
-    fit_vocabulary(o_, data_ ? &*data_ : nullptr);
-    check_config(o_.model);
-    if (eval_ && eval_->info().num_tokens < 2)
-      throw Error(Exit::kBadInput,
-                  o_.eval_data + ": expected at least 2 tokens, found " + std::to_string(eval_->info().num_tokens));
-    if (eval_ && eval_->info().vocab_size > o_.model.vocab_size)
-      throw Error(Exit::kBadInput, o_.eval_data + ": vocabulary of " + std::to_string(eval_->info().vocab_size) +
-                                       " is larger than the model's " + std::to_string(o_.model.vocab_size));
+  TrainRun(TrainOptions& options, const Invocation& invocation, World& world)
+      : o_(options),
+        invocation_(invocation),
+        world_(world),
+        is_first_(world.rank() == 0),
+        stream_(options.common.threads),
+        env_{stream_, cpu_kernels()} {
+    world.watchdog().start(o_.ranks.watchdog, world.comm().name_of(world.rank()), world.rank());
+    world.require_same(facts());
+    world.agree([&] { open_inputs(); });
+    mesh_options_ = choose_mesh(o_.ranks, world, o_.model.num_experts, o_.common.dry_run);
   }
 
   void describe() {
     const std::int64_t per_epoch = data_ ? DataOrder(*data_, 0, o_.seq, false).samples_per_epoch() : 0;
     o_.steps = planned_steps(o_, per_epoch);
-    summary_ = summarize(o_, data_ ? data_->info().num_tokens : 0, per_epoch, o_.steps);
-    base_ = {summary_.flop_per_token, gemm_peak_gflops(env_), summary_.tokens_per_step};
-    const std::string box = summary_box(o_, summary_, machine_text(stream_, env_.kernels, base_.gemm_peak_gflops));
-    if (o_.common.dry_run && o_.common.json != "-")
-      std::printf("%s\n", box.c_str());
-    else
-      log_info(box);
+    summary_ = summarize(o_, mesh_options_, data_ ? data_->info().num_tokens : 0, per_epoch, o_.steps);
+    base_ = {summary_.flop_per_token, peak_of_all(world_, env_), summary_.tokens_per_step};
+    std::string text = summary_box(o_, summary_, machine_text(world_, stream_, env_.kernels, base_.gemm_peak_gflops));
+    if (mesh_options_.shape.size() > 1)
+      text += "\n" + mesh_picture(mesh_options_, rank_hosts(o_.ranks, world_, mesh_options_.shape), o_.model.num_experts,
+                                  [&](const MeshPlace& place) {
+                                    return static_cast<double>(rank_memory(o_, mesh_options_, place).total());
+                                  });
+    if (!o_.common.dry_run || o_.common.json == "-")
+      log_info(text);
+    else if (is_first_)
+      std::printf("%s\n", text.c_str());
   }
 
   void prepare() {
     if (!data_)
       throw Error(Exit::kUsage, "--data: expected a token file or a text, found none", "moe-train --data text.txt");
-    model_ = std::make_unique<Model>(o_.model, o_.dtype, true);
+    mesh_ = std::make_unique<MeshContext>(world_, mesh_options_, o_.model.num_experts, env_.kernels);
+    model_ = std::make_unique<Model>(o_.model, o_.dtype, true, *mesh_);
     trainer_ = std::make_unique<Trainer>(o_, *model_, *data_, env_);
     if (o_.resume_from)
       resume();
     else
       model_->initialize(o_.common.seed);
-    output_ = std::make_unique<RunOutput>(o_, invocation_, o_.resume_from ? o_.resume_from->provenance : nullptr,
-                                          data_->info(), o_.resume_from ? counters_.step : -1, model_->moe_layers());
+    world_.agree([&] {
+      output_ =
+          std::make_unique<RunOutput>(o_, invocation_, is_first_, o_.resume_from ? o_.resume_from->provenance : nullptr,
+                                      data_->info(), o_.resume_from ? counters_.step : -1, model_->moe_layers());
+    });
   }
 
-  // True if a signal ended it.
+  // True if a signal ended it, on whichever rank. Rank 0's clock decides for all.
   bool loop(const StopSignal& stop) {
     std::unique_ptr<ProgressBar> bar = std::make_unique<ProgressBar>("train");
-    double progress = run_progress(o_, counters_.step, counters_.seconds);
-    for (clock_ = Stopwatch(); progress < 1 && !stop.received(); progress = run_progress(o_, counters_.step, seconds())) {
-      one_step(progress);
-      const double now = run_progress(o_, counters_.step, seconds());
-      tell(*bar, now);
+    clock_ = Stopwatch();
+    run_seconds_ = counters_.seconds;
+    bool stopped = false;
+    for (double progress = run_progress(o_, counters_.step, run_seconds_); progress < 1 && !stopped;
+         progress = run_progress(o_, counters_.step, run_seconds_)) {
+      one_step(progress, stop);
+      stopped = last_.stop;
+      const double now = run_progress(o_, counters_.step, run_seconds_);
+      if (is_first_) tell(*bar, now);
       if (due(o_.eval_every) && now < 1) evaluate_now(o_.eval_tokens);  // the end evaluates on everything
       if (due(o_.save_every)) save();
     }
-    return progress < 1;
+    return stopped && run_progress(o_, counters_.step, run_seconds_) < 1;
   }
 
   Exit finish(bool stopped) {
     checkpoint_ = save();
     if (stopped) {
-      log_warning("stopped by a signal at step " + std::to_string(counters_.step) +
-                  (checkpoint_.empty() ? "" : "; continue with --resume must"));
-      write_result_json(o_.common.json, result());
+      if (is_first_) {
+        log_warning("stopped by a signal at step " + std::to_string(counters_.step) +
+                    (checkpoint_.empty() ? "" : "; continue with --resume must"));
+        write_result_json(o_.common.json, result());
+      }
       return Exit::kStoppedEarly;
     }
     if (eval_) evaluate_now(0);
     output_->write_event({{"event", "end"}, {"step", counters_.step}});
-    picture_ = output_->draw(last_.layers, unigram_entropy(*data_));
+    world_.agree([&] { picture_ = output_->draw(last_.layers, is_first_ ? unigram_entropy(*data_) : 0); });
     print_sample();
+    if (!is_first_) return Exit::kOk;
     write_result_json(o_.common.json, result());
     if (o_.common.json != "-") print_result();
     return Exit::kOk;
@@ -139,9 +166,31 @@ class TrainRun {
     return r;
   }
 
-  void write_summary_json() const { write_result_json(o_.common.json, result()); }
+  void write_summary_json() const {
+    if (is_first_) write_result_json(o_.common.json, result());
+  }
 
  private:
+  // What all ranks must start from.
+  std::vector<std::string> facts() const {
+    std::vector<std::string> list = handshake_facts(invocation_.options);
+    if (o_.resume_from) list.push_back("checkpoint=" + o_.resume_from->path + " " + o_.resume_from->digest);
+    return list;
+  }
+
+  void open_inputs() {
+    if (!o_.data.empty()) data_.emplace(TokenSource::open(o_.data));
+    if (!o_.eval_data.empty()) eval_.emplace(TokenSource::open(o_.eval_data));
+    fit_vocabulary(o_, data_ ? &*data_ : nullptr);
+    check_config(o_.model);
+    if (eval_ && eval_->info().num_tokens < 2)
+      throw Error(Exit::kBadInput,
+                  o_.eval_data + ": expected at least 2 tokens, found " + std::to_string(eval_->info().num_tokens));
+    if (eval_ && eval_->info().vocab_size > o_.model.vocab_size)
+      throw Error(Exit::kBadInput, o_.eval_data + ": vocabulary of " + std::to_string(eval_->info().vocab_size) +
+                                       " is larger than the model's " + std::to_string(o_.model.vocab_size));
+  }
+
   double seconds() const { return counters_.seconds + clock_.seconds(); }
   bool due(std::int64_t every) const { return every > 0 && counters_.step % every == 0; }
 
@@ -153,7 +202,7 @@ class TrainRun {
       throw Error(Exit::kBadInput,
                   o_.data + ": expected the data of the checkpoint (" + before + "), found " + data_->info().fingerprint,
                   "give the same data, or --allow-data-change");
-    load_checkpoint(from, state_slices(*model_, true));
+    load_on_mesh(*model_, from);
     counters_ = counters_of(from.state);
     trainer_->steps_done = counters_.step;
     trainer_->updates_done = counters_.updates;
@@ -161,8 +210,10 @@ class TrainRun {
     log_info("resumed " + from.path + " at step " + std::to_string(counters_.step));
   }
 
-  void one_step(double progress) {
-    last_ = trainer_->step(learning_rate(o_, counters_.step + 1, progress));
+  void one_step(double progress, const StopSignal& stop) {
+    last_ = trainer_->step(learning_rate(o_, counters_.step + 1, progress),
+                           {.clock = [this] { return seconds(); }, .stop = [&stop] { return stop.received(); }});
+    run_seconds_ = last_.run_seconds;
     counters_.step = last_.step;
     counters_.updates = trainer_->updates_done;
     counters_.consumed_samples = trainer_->consumed_samples;
@@ -170,7 +221,7 @@ class TrainRun {
     counters_.last_loss = last_.loss;
     steps_seconds_ += last_.seconds;
     ++steps_here_;
-    output_->write_step(last_, base_, seconds(), trainer_->last_tallies());
+    output_->write_step(last_, base_, seconds());
     if (!last_.updated) handle_nonfinite();
     if (last_.updated) nonfinite_in_a_row_ = 0;
   }
@@ -181,9 +232,10 @@ class TrainRun {
     char text[160];
     std::snprintf(text, sizeof text, "step %lld: loss %g, gradient norm %g: not finite; update skipped",
                   static_cast<long long>(last_.step), last_.loss, last_.grad_norm);
-    log_warning(text);
+    if (is_first_) log_warning(text);
     if (o_.nonfinite == NonFinite::kStop || nonfinite_in_a_row_ >= o_.nonfinite_limit)
-      throw Error(Exit::kNumeric, text, "the newest checkpoint is from before; lower --lr or look at the data of this step");
+      throw AgreedError(Exit::kNumeric, text,
+                        "the newest checkpoint is from before; lower --lr or look at the data of this step", 0);
     if (o_.nonfinite == NonFinite::kRollback) roll_back();
   }
 
@@ -192,11 +244,12 @@ class TrainRun {
     // Of this run: --output may hold older ones that --force is about to replace.
     const std::string from = !checkpoint_.empty() ? checkpoint_ : o_.resume_from ? o_.resume_from->path : "";
     if (from.empty())
-      throw Error(Exit::kNumeric, "--nonfinite rollback: expected a checkpoint of this run, found none", "set --save-every");
+      throw AgreedError(Exit::kNumeric, "--nonfinite rollback: expected a checkpoint of this run, found none",
+                        "set --save-every", 0);
     const CheckpointInfo info = open_checkpoint(from);
-    load_checkpoint(info, state_slices(*model_, true));
+    load_on_mesh(*model_, info);
     trainer_->updates_done = counters_.updates = counters_of(info.state).updates;
-    log_warning("rolled back to " + info.path);
+    if (is_first_) log_warning("rolled back to " + info.path);
   }
 
   void tell(ProgressBar& bar, double progress) {
@@ -213,8 +266,9 @@ class TrainRun {
   void evaluate_now(std::int64_t max_tokens) {
     if (!eval_) return;
     if (!eval_pass_)
-      eval_pass_ = std::make_unique<Pass>(*model_, PassOptions{.shape = {o_.micro_batch, o_.seq}, .training = false}, env_);
-    evaluation_ = evaluate(*eval_pass_, *eval_, o_.document_mask, max_tokens);
+      eval_pass_ =
+          std::make_unique<Pass>(*model_, PassOptions{.shape = {summary_.micro_batch, o_.seq}, .training = false}, env_);
+    evaluation_ = evaluate(*eval_pass_, world_, *eval_, o_.document_mask, max_tokens);
     char text[120];
     std::snprintf(text, sizeof text, "eval  step %lld  loss %.4f  over %lld tokens  %.1f s",
                   static_cast<long long>(counters_.step), evaluation_->loss, static_cast<long long>(evaluation_->num_tokens),
@@ -233,7 +287,7 @@ class TrainRun {
     counters_.seconds = c.seconds;
     clock_ = Stopwatch();
     const Stopwatch watch;
-    checkpoint_ = output_->save(*model_, c);
+    checkpoint_ = output_->save(*model_, *trainer_, c);
     output_->write_event({{"event", "checkpoint"}, {"step", c.step}, {"checkpoint_ms", 1e3 * watch.seconds()}});
     saved_step_ = counters_.step;
     return checkpoint_;
@@ -246,8 +300,8 @@ class TrainRun {
       throw Error(Exit::kBadInput, o_.data + ": --sample needs the tokenizer, and the file does not say which");
     Pass pass(*model_, {.shape = {1, o_.seq}, .training = false}, env_);
     const SampleOptions how{.num_tokens = o_.sample_tokens, .temperature = o_.temperature, .seed = o_.common.seed};
-    sample_ = sample_text(pass, *tokenizer, o_.sample, how);
-    std::fprintf(o_.common.json == "-" ? stderr : stdout, "%s\n", sample_.c_str());
+    sample_ = sample_text(pass, world_, *tokenizer, o_.sample, how);
+    if (is_first_) std::fprintf(o_.common.json == "-" ? stderr : stdout, "%s\n", sample_.c_str());
   }
 
   void print_result() const {
@@ -270,11 +324,15 @@ class TrainRun {
 
   TrainOptions& o_;
   const Invocation& invocation_;
+  World& world_;
+  bool is_first_;
   Stream stream_;
   Env env_;
   std::optional<TokenSource> data_, eval_;
+  MeshOptions mesh_options_;
   RunSummary summary_;
   RateBase base_;
+  std::unique_ptr<MeshContext> mesh_;
   std::unique_ptr<Model> model_;
   std::unique_ptr<Trainer> trainer_;
   std::unique_ptr<Pass> eval_pass_;
@@ -284,15 +342,15 @@ class TrainRun {
   std::optional<Evaluation> evaluation_;
   std::string checkpoint_, picture_, sample_;
   Stopwatch clock_, log_clock_;
-  double steps_seconds_ = 0;
+  double steps_seconds_ = 0, run_seconds_ = 0;  // run_seconds_: rank 0's, on every rank
   std::int64_t steps_here_ = 0, saved_step_ = -1;
   int nonfinite_in_a_row_ = 0;
 };
 
 }  // namespace
 
-Exit train(TrainOptions& options, const Invocation& invocation) {
-  TrainRun run(options, invocation);
+Exit train(TrainOptions& options, const Invocation& invocation, World& world) {
+  TrainRun run(options, invocation, world);
   run.describe();
   if (options.common.dry_run) {
     run.write_summary_json();

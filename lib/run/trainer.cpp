@@ -64,8 +64,8 @@ void Trainer::agree(StepResult& result, double loss_sum, const StepNews& news) {
   double squares = 0;  // shards of one replica hold each element once
   for (const AdamWTensor& t : model_.params().adamw_tensors(0))
     squares += env_.kernels.adamw.sum_of_squares(env_.stream, {t.g, static_cast<std::size_t>(t.n)});
-  std::vector<double> sums = {loss_sum, squares / model_.mesh().options().shape.replicate, news.stop ? 1.0 : 0.0,
-                              world.rank() == 0 ? news.run_seconds : 0.0};
+  std::vector<double> sums = {loss_sum, squares / model_.mesh().options().shape.replicate, news.stop() ? 1.0 : 0.0,
+                              world.rank() == 0 ? news.clock() : 0.0};
   std::vector<std::int64_t> counts;
   for (int layer : model_.moe_layers()) {
     RoutingTally& t = pass_.tallies()[static_cast<std::size_t>(layer)];

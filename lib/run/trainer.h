@@ -3,6 +3,7 @@
 // this rank's. Not here: when to stop, save, evaluate or log (lib/run/train.cpp).
 #pragma once
 
+#include <functional>
 #include <map>
 #include <vector>
 
@@ -32,15 +33,15 @@ struct StepResult {
   double exposed_seconds = 0;                        // of all communication: what nothing was computed under
   std::map<std::string, LaneTime> lane;              // communication by name
   bool stop = false;                                 // some rank was asked to stop
-  double run_seconds = 0;                            // rank 0's clock when the step began
+  double run_seconds = 0;                            // rank 0's clock, before the update
   bool updated = true;                               // false: not finite, skipped
   std::vector<LayerResult> layers;
 };
 
 // What a rank brings to a step for all to agree on: its own clock says nothing to the others.
 struct StepNews {
-  double run_seconds = 0;
-  bool stop = false;
+  std::function<double()> clock = [] { return 0.0; };  // seconds of the run; rank 0's counts
+  std::function<bool()> stop = [] { return false; };
 };
 
 class Trainer {
