@@ -110,5 +110,12 @@ grep -q "expected a checkpoint of this run" err || fail "rollback without a chec
 expect 0 "$train" $hot --nonfinite skip --nonfinite-limit 100 -o through
 expect 0 "$train" -q --data text.txt --resume through --steps 13 --nonfinite-limit 100 -o through
 
+# An update may make parameters that are not finite out of a gradient that is: these are not saved.
+expect 0 "$train" $model --d-model 16 --seq 24 --batch 4 -q --steps 2 --save-every 1 -o poisoned
+expect 76 "$train" -q --data text.txt --resume poisoned --lr 3.4e38 --warmup 0 --weight-decay 1e3 --steps 3 -o poisoned
+grep -q "tensor .*, element .*: parameters are not finite" err || fail "poisoned: $(cat err)"
+[ "$(cat poisoned/latest) $(cd poisoned && echo step-*)" = "step-00000002 step-00000001 step-00000002" ] || fail "poisoned: $(ls -a poisoned)"
+ls -d poisoned/.tmp-* 2>/dev/null && fail "leftovers of a refused save"
+
 [ $failures = 0 ] && echo "all passed"
 exit $((failures > 0))
