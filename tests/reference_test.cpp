@@ -57,6 +57,15 @@ Case deepseek_v3() {
   return v3;
 }
 
+// One expert on node 0, three on node 1, two on node 2. Any two hold the three that a token takes.
+Case two_of_three_nodes() {
+  Case c = deepseek_v3();
+  c.name = "TwoOfThreeNodes";
+  c.config.num_expert_groups = c.config.num_groups_kept = 1;
+  c.input.expert2node = {1, 0, 1, 2, 2, 1}, c.input.num_nodes_kept = 2;
+  return c;
+}
+
 Case all_losses() {
   Case all = make_case("AllLosses", small(), {.aux = 0.5, .seq_aux = 0.3, .global_aux = 0.7, .z = 0.1});
   all.input.global_f = {{0.4, 0.3, 0.2, 0.1}, {0.1, 0.1, 0.1, 0.7}};
@@ -64,7 +73,7 @@ Case all_losses() {
 }
 
 std::vector<Case> cases() {
-  std::vector<Case> list = {make_case("Mixtral", small(), {}), deepseek_v3(), all_losses()};
+  std::vector<Case> list = {make_case("Mixtral", small(), {}), deepseek_v3(), two_of_three_nodes(), all_losses()};
   ModelConfig c = small();
   c.router_renormalize = false, c.qk_norm = QkNorm::kFull;
   list.push_back(make_case("FullQkNormNoRenormalize", c, {.aux = 0.5, .z = 0.1}));
@@ -235,6 +244,31 @@ TEST(ReferenceRouter, GroupsAndBias) {
   r = reference::route(c, logits, std::vector<double>{0, 0.5, 0, 0});
   EXPECT_EQ(r.experts[0], std::vector<int>{1});
   EXPECT_NEAR(r.gates_TK(0, 0), 1.2, 1e-14);
+}
+
+// Nodes score 0.7 + 0.6 and 0.9 + 0.1, or with one choice 0.7 and 0.9.
+TEST(ReferenceRouter, Nodes) {
+  ModelConfig c = small();
+  c.router_score = Score::kSigmoid;
+  const auto logit = [](double p) { return std::log(p / (1 - p)); };
+  const reference::Matrix logits = one_row({logit(0.7), logit(0.1), logit(0.6), logit(0.9)});
+  const std::vector<std::int32_t> expert2node{0, 1, 0, 1};
+  EXPECT_EQ(reference::route(c, logits, {}, {expert2node, 2}).experts[0], (std::vector<int>{3, 0}));
+  EXPECT_EQ(reference::route(c, logits, {}, {expert2node, 1}).experts[0], (std::vector<int>{0, 2}));
+  c.top_k = 1;
+  EXPECT_EQ(reference::route(c, logits, {}, {expert2node, 1}).experts[0], std::vector<int>{3});
+}
+
+TEST(ReferenceRouter, NodesOfTheInputHoldInEveryLayer) {
+  const Case c = two_of_three_nodes();
+  const ReferenceOutput out = reference_forward(c.config, reference_random_params(c.config, 5, 0.5), c.input, c.loss);
+  for (std::size_t layer = 1; layer < 3; ++layer)
+    for (std::size_t t = 0; t < 10; ++t) {
+      std::vector<bool> node(3, false);
+      for (std::size_t k = 0; k < 3; ++k)
+        node[static_cast<std::size_t>(c.input.expert2node[static_cast<std::size_t>(out.experts[layer][t * 3 + k])])] = true;
+      EXPECT_LE(node[0] + node[1] + node[2], 2);
+    }
 }
 
 // E tokens, token t prefers expert t: counts are equal, and so are the means of the probabilities.
