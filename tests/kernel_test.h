@@ -46,6 +46,7 @@ class TestMat {
   Mat view() {
     return {dtype_ == DType::kF32 ? static_cast<void*>(f32_.data()) : bf16_.data(), dtype_, rows_, cols_, stride_};
   }
+  CMat view() const { return const_cast<TestMat*>(this)->view(); }
   void set(std::int64_t i, std::int64_t j, float v) {
     f32_[static_cast<std::size_t>(i * stride_ + j)] = v;
     bf16_[static_cast<std::size_t>(i * stride_ + j)] = to_bf16(v);
@@ -69,6 +70,8 @@ class TestMat {
     return true;
   }
   DType dtype() const { return dtype_; }
+  std::int64_t rows() const { return rows_; }
+  std::int64_t cols() const { return cols_; }
 
  private:
   DType dtype_;

@@ -2,9 +2,13 @@
 // A token's row crosses to another node once: to the rank with the sender's index inside the node, which forwards it to the
 // ranks of its node that want it, once to each. On the way back a rank adds up what its experts made of a token, the
 // forwarder adds up over its node, and one row per node goes home. Flat: every rank is a node of its own. dispatch() and
-// combine() are transposes over one Route: two exchanges, four uses. Everything runs on the lane's thread. Row order and
-// sums have one order per mesh: same bits every time. Letters: L experts held here, R rows here (token x local expert), U
-// rows that arrived here (token x this rank).
+// combine() are transposes over one Route: two exchanges, four uses. Everything runs on the lane's thread; plan, dispatch,
+// combine and return_gates are collective calls. Letters: L experts held here, R rows here (token x local expert), U rows
+// that arrived here (token x this rank).
+// Orders, the same for one mesh and mode every time. Rows: by local expert, then by forwarder (for a rank of the own node the
+// source itself; flat: none, the own tokens come first), source, token. Sums: slots of a token that are on one rank in the
+// order of k; then the ranks of another node; then nodes by their lowest rank, at the place of the own node its ranks one by
+// one, so that += rounds once.
 #pragma once
 
 #include <cstdint>
@@ -57,9 +61,10 @@ class Dispatcher {
   // route (=); gate_R (=) the gates of the rows here, in room for max_rows(); Error(kInternal) if they do not fit.
   void plan(std::span<const std::int32_t> idx_N, std::span<const float> gate_N, int top_k, Route& route,
             std::span<float> gate_R);
-  // y_RD (=) the row of x_TD of each row's token, sorted by local expert; y_RD has route.num_rows rows.
+  // y_RD (=) the row of x_TD of each row's token, sorted by local expert; y_RD has route.num_rows rows. If one is bf16, bf16
+  // travels.
   void dispatch(const Route& route, CMat x_TD, Mat y_RD);
-  // x_TD (=|+=) for each token the sum of its rows of y_RD, wherever they are.
+  // x_TD (=|+=) for each token the sum of its rows of y_RD, wherever they are. Partial sums travel as the dtype of y_RD.
   void combine(const Route& route, CMat y_RD, Mat x_TD, Store store);
   // dgate_N (=) the value of each slot's row; 0 for dropped slots. The way of combine() for one number per row.
   void return_gates(const Route& route, std::span<const float> dgate_R, std::span<float> dgate_N);

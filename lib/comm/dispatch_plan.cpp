@@ -1,5 +1,6 @@
 // Dispatcher::plan: who wants which packet, hop by hop. For each hop first the counts of packets and entries, then for each
 // packet its number of entries, for each entry expert and gate; both sides keep the order, so rows travel without headers.
+#include <algorithm>
 #include <utility>
 
 #include "lib/base/error.h"
@@ -22,8 +23,9 @@ void expect_experts(std::span<const std::int32_t> idx_N, std::span<const float> 
 }  // namespace
 
 void Dispatcher::State::count_other_nodes(PacketView tokens, Route::Hops& hops) {
-  last_token_of_node.assign(ways.is_far_R.size(), -1);
   hops.num_other_nodes = 0;
+  if (std::find(ways.is_far_R.begin(), ways.is_far_R.end(), true) == ways.is_far_R.end()) return;
+  last_token_of_node.assign(ways.is_far_R.size(), -1);
   std::size_t slot = 0;
   for (std::size_t t = 0; t < tokens.num_entries_P.size(); ++t)
     for (int k = 0; k < tokens.num_entries_P[t]; ++k, ++slot) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 #include <limits>
 
 #include "lib/base/error.h"
@@ -64,7 +65,9 @@ std::span<const std::int32_t> PacketList::append(std::span<const std::int32_t> w
   const auto counts = words.first(P), experts = words.subspan(P, N), gates = words.subspan(P + N, N);
   num_entries_P.insert(num_entries_P.end(), counts.begin(), counts.end());
   expert_N.insert(expert_N.end(), experts.begin(), experts.end());
-  for (const std::int32_t g : gates) gate_N.push_back(std::bit_cast<float>(g));
+  const std::size_t before = gate_N.size();
+  gate_N.resize(before + N);
+  if (N > 0) std::memcpy(gate_N.data() + before, gates.data(), gates.size_bytes());
   return words.subspan(P + 2 * N);
 }
 
