@@ -4,6 +4,7 @@
 #include "lib/parallel/units.h"
 
 #include <gtest/gtest.h>
+#include <omp.h>
 
 #include <algorithm>
 #include <memory>
@@ -79,6 +80,7 @@ struct Whole {
   Arena arena{std::size_t{1} << 20};
   ParamStore store;
   explicit Whole(DType dtype, bool tied = false) : store(arena, specs(tied), dtype, true, ParamLayout::whole(7)) {
+    omp_set_num_threads(1);  // idle threads of a team would take the processors that the ranks need
     store.initialize(5);
   }
 };
