@@ -3,6 +3,8 @@
 // it: use EXPECT, or throw, in the body.
 #pragma once
 
+#include <omp.h>
+
 #include <functional>
 #include <memory>
 #include <string>
@@ -55,6 +57,7 @@ struct TestRank {
 // Runs body on every rank of the mesh; the first exception of a rank is thrown here.
 inline void run_mesh_ranks(const MeshShape& shape, const std::function<void(TestRank&)>& body) {
   run_thread_ranks(shape.size(), [&](std::unique_ptr<Comm> comm) {
+    omp_set_num_threads(1);  // of this rank: many ranks share the processors
     TestRank rank(shape, std::move(comm));
     body(rank);
   });
