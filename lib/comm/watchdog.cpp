@@ -17,8 +17,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr auto kLook = std::chrono::milliseconds(50);
-// Rank r speaks this much later than rank r - 1: time for the launcher to end the others.
-constexpr double kDelayPerRank = 0.06;
+// The first rank that speaks ends the job. OpenMPI's mpirun takes one second to signal the others, so they speak later than
+// rank 0 by more than that, and later than each other, in case rank 0 does not wait.
+constexpr double kDelayOfOthers = 1.5, kDelayPerRank = 0.1;
 constexpr int kMostDelays = 20;
 // A wait that outlives a SIGTERM so long is one that will not end; launchers kill about a second after the signal.
 constexpr double kAfterSignal = 0.3;
@@ -60,7 +61,7 @@ struct Watchdog::State {
   Clock::time_point entered, told;  // told: when SIGTERM was seen first, in this wait
   bool was_told = false, spoke = false;
 
-  double delay() const { return kDelayPerRank * std::min(rank, kMostDelays); }
+  double delay() const { return rank == 0 ? 0 : kDelayOfOthers + kDelayPerRank * std::min(rank, kMostDelays); }
 
   std::string where() const {
     return self + (step >= 0 ? ", step " + std::to_string(step) : std::string()) + ", in " + what + ": ";
@@ -91,7 +92,7 @@ struct Watchdog::State {
     if (seconds > 0 && waited >= seconds + delay() + (was_told ? kLeftToLauncher : 0)) end_process();
     // After so long a wait the line of the watchdog has been printed, by this rank or another.
     const bool ended_by_watchdog = seconds > 0 && waited >= seconds;
-    if (was_told && !spoke && !ended_by_watchdog && seconds_since(told) >= kAfterSignal + delay()) speak_of_signal();
+    if (was_told && !spoke && !ended_by_watchdog && seconds_since(told) >= kAfterSignal) speak_of_signal();
   }
 
   void run() {
