@@ -92,7 +92,7 @@ for name in throw task; do
   SECONDS=0
   run 4 $name --rank 1
   [ $name = throw ] && expect_code 65 throw || expect_code 76 task
-  grep -qE '^mpi_probe: error: rank 1 \(host .*\): (b.h5: bad|c: not finite)$' "$scratch/err" || fail "$name: expected a line of rank 1"
+  grep -qE '^mpi_probe: error: rank 1 \(host .*\), step 3: (b.h5: bad|c: not finite)$' "$scratch/err" || fail "$name: expected a line of rank 1"
   [ $SECONDS -lt 20 ] || fail "$name: expected an end at once, found $SECONDS s"
 done
 
@@ -101,6 +101,10 @@ run 4 hang --rank 2 --watchdog 2
 expect_code 124 hang
 expect_one_error hang 'rank 0 (host ' ', step 3, in messages: waited 2 s for rank 2 (host '
 [ $SECONDS -lt 20 ] || fail "hang: expected an end after 2 s, found $SECONDS s"
+
+run 4 hang --rank 0 --watchdog 2
+expect_code 124 "hang of rank 0"
+expect_one_error "hang of rank 0" 'rank 1 (host ' ', step 3, in messages: waited 2 s for rank 0 (host '
 
 SECONDS=0
 run 4 kill --rank 1 --watchdog 30

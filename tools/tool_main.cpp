@@ -155,10 +155,17 @@ std::vector<std::string> handshake_facts(const Options& options) {
   return facts;
 }
 
+// "rank 3 (host h1), step 17: "
+std::string head_of(World& world) {
+  if (world.alone()) return "";
+  const std::int64_t step = world.watchdog().step();
+  return world.comm().name_of(world.rank()) + (step >= 0 ? ", step " + std::to_string(step) : "") + ": ";
+}
+
 // A failure that the ranks have not agreed on ends the whole job here.
 Exit run_in_job(const std::string& tool, World& world, const std::function<Exit()>& run) {
   bool orderly = false;
-  const std::string who = world.alone() ? "" : world.comm().name_of(world.rank()) + ": ";
+  std::string who;
   const Exit code = guarded(tool, who, [&] {
     try {
       const Exit result = run();
@@ -167,6 +174,9 @@ Exit run_in_job(const std::string& tool, World& world, const std::function<Exit(
     } catch (const AgreedError& error) {
       orderly = true;
       return world.rank() == error.reporter() ? report(error, "") : error.code();
+    } catch (...) {
+      who = head_of(world);
+      throw;
     }
   });
   if (!orderly && !world.alone()) world.abort(static_cast<int>(code));
