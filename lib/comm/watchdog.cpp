@@ -17,8 +17,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr auto kLook = std::chrono::milliseconds(50);
-// Rank r speaks this much later than rank r - 1: time for the launcher to end the others.
-constexpr double kDelayPerRank = 0.06;
+// The first rank that speaks ends the job. OpenMPI's mpirun takes one second to signal the others, so they speak later than
+// rank 0 by more than that, and later than each other, in case rank 0 does not wait.
+constexpr double kDelayOfOthers = 1.5, kDelayPerRank = 0.1;
 constexpr int kMostDelays = 20;
 // A wait that outlives a SIGTERM so long is one that will not end; launchers kill about a second after the signal.
 constexpr double kAfterSignal = 0.3;
@@ -60,7 +61,15 @@ struct Watchdog::State {
   Clock::time_point entered, told;  // told: when SIGTERM was seen first, in this wait
   bool was_told = false, spoke = false;
 
-  double delay() const { return kDelayPerRank * std::min(rank, kMostDelays); }
+  // The lowest rank that is not itself missed speaks for all: one that misses all ranks below it.
+  bool is_speaker(const std::vector<Missing>& missing) const {
+    return std::count_if(missing.begin(), missing.end(), [this](const Missing& m) { return m.rank < rank; }) == rank;
+  }
+
+  double delay() const {
+    if (rank == 0) return 0;
+    return kDelayOfOthers * (is_speaker(pending()) ? 1 : 2) + kDelayPerRank * std::min(rank, kMostDelays);
+  }
 
   std::string where() const {
     return self + (step >= 0 ? ", step " + std::to_string(step) : std::string()) + ", in " + what + ": ";
@@ -73,12 +82,10 @@ struct Watchdog::State {
     _exit(static_cast<int>(Exit::kWatchdog));
   }
 
-  // One rank is enough: the lowest that is not itself missed. A rank speaks only if it misses all ranks below it.
   void speak_of_signal() {
     spoke = true;
     const std::vector<Missing> missing = pending();
-    const auto below = std::count_if(missing.begin(), missing.end(), [this](const Missing& m) { return m.rank < rank; });
-    if (below == rank) log_error(where() + "the job is being ended while this rank waits for " + names_of(missing));
+    if (is_speaker(missing)) log_error(where() + "the job is being ended while this rank waits for " + names_of(missing));
   }
 
   void look() {
@@ -88,10 +95,10 @@ struct Watchdog::State {
       told = Clock::now();
     }
     const double waited = seconds_since(entered);
-    if (seconds > 0 && waited >= seconds + delay() + (was_told ? kLeftToLauncher : 0)) end_process();
-    // After so long a wait the line of the watchdog has been printed, by this rank or another.
+    // After so long a wait the line of the watchdog is printed, by this rank or another.
     const bool ended_by_watchdog = seconds > 0 && waited >= seconds;
-    if (was_told && !spoke && !ended_by_watchdog && seconds_since(told) >= kAfterSignal + delay()) speak_of_signal();
+    if (ended_by_watchdog && waited >= seconds + delay() + (was_told ? kLeftToLauncher : 0)) end_process();
+    if (was_told && !spoke && !ended_by_watchdog && seconds_since(told) >= kAfterSignal) speak_of_signal();
   }
 
   void run() {
@@ -131,6 +138,11 @@ void Watchdog::watch_signal(std::function<bool()> signalled) {
 void Watchdog::set_step(std::int64_t step) {
   const std::lock_guard lock(state_->mutex);
   state_->step = step;
+}
+
+std::int64_t Watchdog::step() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->step;
 }
 
 void Watchdog::enter(const char* what, std::function<std::vector<Missing>()> pending) {

@@ -27,6 +27,7 @@ class Watchdog {
   // seconds 0: off. `self`: "rank 3 (host h1)".
   void start(double seconds, const std::string& self, int rank);
   void set_step(std::int64_t step);
+  std::int64_t step() const;  // -1: none was set
   // Asked for often, by the watchdog's thread: has this process been told to end (SIGTERM)? Before start(); what it looks at
   // outlives the watchdog.
   void watch_signal(std::function<bool()> signalled);
