@@ -169,7 +169,8 @@ struct ExpertLinear {
   std::int64_t N, K;
 };
 
-BenchEntry grouped_entry(const BenchTarget& t, const ExpertLinear& map, Direction d, ExpertLoad load, std::int64_t num_rows) {
+BenchEntry grouped_entry(const BenchTarget& t, const ExpertLinear& map, Direction d, ExpertLoad load,
+                         std::int64_t num_rows) {
   const Offsets psum = expert_rows(load, num_rows, t.config.num_experts);
   return {std::string("grouped/") + map.name + "/" + name_of(d) + "/" + name_of(load),
           dims({num_rows, map.N, map.K}) + ",E=" + std::to_string(t.config.num_experts),

@@ -1,11 +1,9 @@
 #include "lib/run/mesh_options.h"
 
 #include <algorithm>
-#include <array>
 #include <cstdio>
 
 #include "lib/base/error.h"
-#include "lib/base/provenance.h"
 #include "lib/run/summary.h"
 
 namespace moe {
@@ -104,15 +102,6 @@ std::string mesh_picture(const MeshOptions& mesh, const RankHosts& where, int nu
   }
   text.pop_back();
   return text;
-}
-
-std::vector<std::string> handshake_facts(const Options& options) {
-  static constexpr std::array kMayDiffer = {"log-file", "threads", "verbose", "quiet", "color"};
-  std::vector<std::string> facts = {"version=" + version_text()};
-  for (const auto& o : options.all())
-    if (std::find(kMayDiffer.begin(), kMayDiffer.end(), o->name) == kMayDiffer.end())
-      facts.push_back("--" + o->name + "=" + o->get());
-  return facts;
 }
 
 }  // namespace moe

@@ -36,7 +36,4 @@ RankHosts rank_hosts(const RankOptions& ranks, const World& world, const MeshSha
 std::string mesh_picture(const MeshOptions& mesh, const RankHosts& hosts, int num_experts,
                          const std::function<double(const MeshPlace&)>& bytes_of);
 
-// What every rank must agree on: version and options, but for those that may differ (log file, threads).
-std::vector<std::string> handshake_facts(const Options& options);
-
 }  // namespace moe

@@ -64,7 +64,7 @@ class TrainRun {
         stream_(options.common.threads),
         env_{stream_, cpu_kernels()} {
     world.watchdog().start(o_.ranks.watchdog, world.comm().name_of(world.rank()), world.rank());
-    world.require_same(facts());
+    if (o_.resume_from) world.require_same({"checkpoint=" + o_.resume_from->path + " " + o_.resume_from->digest});
     world.agree([&] { open_inputs(); });
     mesh_options_ = choose_mesh(o_.ranks, world, o_.model.num_experts, o_.common.dry_run);
   }
@@ -171,13 +171,6 @@ class TrainRun {
   }
 
  private:
-  // What all ranks must start from.
-  std::vector<std::string> facts() const {
-    std::vector<std::string> list = handshake_facts(invocation_.options);
-    if (o_.resume_from) list.push_back("checkpoint=" + o_.resume_from->path + " " + o_.resume_from->digest);
-    return list;
-  }
-
   void open_inputs() {
     if (!o_.data.empty()) data_.emplace(TokenSource::open(o_.data));
     if (!o_.eval_data.empty()) eval_.emplace(TokenSource::open(o_.eval_data));
