@@ -5,10 +5,10 @@
 // combine() are transposes over one Route: two exchanges, four uses. Everything runs on the lane's thread; plan, dispatch,
 // combine and return_gates are collective calls. Letters: L experts held here, R rows here (token x local expert), U rows
 // that arrived here (token x this rank).
-// Orders, the same for one mesh and mode every time. Rows: by local expert, then by forwarder (for a rank of the own node the
-// source itself; flat: none, the own tokens come first), source, token. Sums: slots of a token that are on one rank in the
-// order of k; then the ranks of another node; then nodes by their lowest rank, at the place of the own node its ranks one by
-// one, so that += rounds once.
+// Orders, the same for one mesh and mode every time. Rows: by local expert, then by forwarder (inside a node the source
+// itself; flat: there is none, the own tokens come first), source, token. Sums: slots of a token that are on one rank in
+// the order of k; then the ranks of another node; then nodes by their lowest rank, in the place of the own node its ranks
+// one by one, so that += rounds once.
 #pragma once
 
 #include <cstdint>
