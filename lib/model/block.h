@@ -65,6 +65,10 @@ struct BlockContext {
   BlockStash& stash;
   RoutingTally* tally;     // nullptr in dense blocks
   Dispatcher* dispatcher;  // nullptr: all experts are here
+  std::span<const std::int32_t> expert2node;
+  int num_nodes;
+
+  RouterShape router_shape() const;  // with the limit of nodes, if there is one
 
   AttentionShape attention_shape(const BatchShape& shape) const;
   int plain_ffn() const { return is_dense ? config.dense_ffn : config.num_shared_experts * config.expert_ffn; }

@@ -39,6 +39,8 @@ void add_model_options(Options& o, ModelConfig& c) {
   o.add("expert-groups", c.num_expert_groups, "groups of experts for group-limited routing");
   o.add("groups-kept", c.num_groups_kept, "groups that a token may use");
   o.add("group-score", c.group_score, "score of a group: sum of its two best experts or its best", {"top2-sum", "max"});
+  o.add("max-nodes-per-token", c.max_nodes_per_token,
+        "nodes of the expert-parallel group whose experts a token may use (node-limited routing); 0 sets no limit");
   o.add("router-bias", c.router_bias, "expert bias seen only by the selection (aux-loss-free balancing)");
   o.add("tied-embeddings", c.tied_embeddings, "input embedding and output head share one matrix");
   o.add("init-std", c.init_std, "standard deviation of the initial weights");
@@ -86,6 +88,7 @@ void check_config(const ModelConfig& c) {
        c.num_groups_kept);
   need(c.num_groups_kept * (c.num_experts / c.num_expert_groups) >= c.top_k, "groups-kept",
        "groups that hold at least --top-k experts", c.num_groups_kept);
+  need(c.max_nodes_per_token >= 0, "max-nodes-per-token", "at least 1, or 0 for no limit", c.max_nodes_per_token);
   need(c.norm_eps > 0, "norm-eps", "more than 0", c.norm_eps);
   need(c.rope_theta > 0, "rope-theta", "more than 0", c.rope_theta);
   need(c.init_std > 0, "init-std", "more than 0", c.init_std);

@@ -30,7 +30,8 @@ struct ModelConfig {
   float router_scale = 1;
   int num_expert_groups = 1, num_groups_kept = 1;
   GroupScore group_score = GroupScore::kTop2Sum;
-  bool router_bias = false;  // expert bias that only the selection sees, moved by BalanceOptions::bias_update_speed
+  int max_nodes_per_token = 0;  // nodes whose experts a token may choose, where a mesh has more (DeepSeek-V3, 2.1.2); 0: any
+  bool router_bias = false;     // expert bias that only the selection sees, moved by BalanceOptions::bias_update_speed
   bool tied_embeddings = false;
   float init_std = 0.02f;
 

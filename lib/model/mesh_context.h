@@ -8,6 +8,7 @@
 #include "lib/comm/dispatch.h"
 #include "lib/comm/mesh.h"
 #include "lib/comm/world.h"
+#include "lib/model/config.h"
 #include "lib/parallel/units.h"
 
 namespace moe {
@@ -26,6 +27,8 @@ class MeshContext {
  public:
   // A collective call: makes the groups.
   MeshContext(World& world, const MeshOptions& options, int num_experts, const Kernels& kernels);
+  // Error(kUsage) if some choice of max_nodes_per_token nodes holds fewer than top_k experts.
+  void check_node_limit(const ModelConfig& config) const;
   ~MeshContext();
   MeshContext(const MeshContext&) = delete;
   MeshContext& operator=(const MeshContext&) = delete;
@@ -40,6 +43,9 @@ class MeshContext {
   UnitComms unit_comms() const;
   Comm& dense_comm() const { return *comms_.dense; }
   Dispatcher* dispatcher() const { return dispatcher_.get(); }  // nullptr: all experts are here
+  // Nodes of the expert-parallel group, numbered 0, 1, ... in the order of its ranks.
+  const std::vector<std::int32_t>& expert2node() const { return expert2node_; }
+  int num_nodes() const { return num_nodes_; }
 
  private:
   World& world_;
@@ -47,6 +53,8 @@ class MeshContext {
   MeshPlace place_;
   ExpertMap experts_;
   ParamLayout layout_;
+  std::vector<std::int32_t> expert2node_;
+  int num_nodes_ = 1;
   MeshComms comms_;
   Stream lane_stream_;
   std::unique_ptr<Dispatcher> dispatcher_;

@@ -26,7 +26,9 @@ BlockContext block_context(Model& model, const PassOptions& o, const Env& env, c
           .work = track.work,
           .stash = track.stash,
           .tally = dense ? nullptr : &tally,
-          .dispatcher = model.mesh().dispatcher()};
+          .dispatcher = model.mesh().dispatcher(),
+          .expert2node = model.mesh().expert2node(),
+          .num_nodes = model.mesh().num_nodes()};
 }
 
 // Sequences [first, first + n) of a micro-batch.

@@ -94,7 +94,7 @@ ModelMemory predict_memory(const ModelConfig& config, DType dtype, const PassOpt
   }
   take_memory(activations, config, dtype, pass, mesh, static_cast<int>(layout.experts.size()), balanced_rows);
   m.activations = activations.used_bytes();
-  m.buffers = Units::buffer_bytes(store, pass.training);
+  m.buffers = Units::buffer_bytes(store, pass.training, mesh.shape.replicate);
   return m;
 }
 

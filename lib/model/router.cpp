@@ -76,7 +76,7 @@ struct BalanceTerms {
   const SegmentArgs& a;
   const BlockContext& b = a.block;
   std::int64_t T = a.batch.shape.num_tokens();
-  RouterShape shape = b.config.router_shape();
+  RouterShape shape = b.router_shape();
 
   // P is the mean over the tokens here, f over those that counts_E1 counts: the loss is linear in P, so the shares of all
   // ranks add up to the loss of the whole.
@@ -118,13 +118,22 @@ void RoutingTally::reset(int num_experts) {
   entropy_sum = aux = seq_aux = global_aux = z = 0;
 }
 
+RouterShape BlockContext::router_shape() const {
+  RouterShape shape = config.router_shape();
+  if (config.max_nodes_per_token == 0 || config.max_nodes_per_token >= num_nodes) return shape;
+  shape.expert2node = expert2node.data();
+  shape.num_nodes = num_nodes;
+  shape.num_nodes_kept = config.max_nodes_per_token;
+  return shape;
+}
+
 void router_forward(const SegmentArgs& a) {
   const auto& [b, s] = std::tie(a.block, a.slot);
   const auto& [stream, k] = b.env;
   const std::int64_t T = a.batch.shape.num_tokens();
   k.gemm.forward(stream, s.n2_TD, b.params.router->weight, router_logits(s.logits_TE, b.config, T), Store::kAssign);
   const float* bias = b.router_bias_E.empty() ? nullptr : b.router_bias_E.data();
-  k.router.forward(stream, b.config.router_shape(), s.logits_TE.data(), T, bias, s.scores_TE.data(), s.idx_TK.data(),
+  k.router.forward(stream, b.router_shape(), s.logits_TE.data(), T, bias, s.scores_TE.data(), s.idx_TK.data(),
                    s.gate_TK.data());
   s.plan.num_dropped = k.permute.plan(stream, s.idx_TK, b.config.num_experts, capacity_of(b, T), s.plan.psum_rows_E1.data(),
                                       s.plan.slot2row_N.data(), s.plan.row2slot_N.data());
@@ -137,7 +146,7 @@ void router_backward_input(const SegmentArgs& a) {
   const auto& [stream, k] = b.env;
   const std::int64_t T = a.batch.shape.num_tokens();
   if (T == 0) return;
-  const RouterShape shape = b.config.router_shape();
+  const RouterShape shape = b.router_shape();
   const BalanceTerms terms{a};
   RoutingTally& tally = *b.tally;
   float* d = b.stash.dlogits_TE.data();

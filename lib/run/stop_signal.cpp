@@ -27,6 +27,6 @@ StopSignal::~StopSignal() {
   for (int s : kSignals) std::signal(s, SIG_DFL);
 }
 
-bool StopSignal::received() const { return num_received > 0; }
+bool StopSignal::received() { return num_received > 0; }
 
 }  // namespace moe

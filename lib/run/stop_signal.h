@@ -10,7 +10,7 @@ class StopSignal {
   ~StopSignal();  // puts the old ones back
   StopSignal(const StopSignal&) = delete;
   StopSignal& operator=(const StopSignal&) = delete;
-  bool received() const;
+  static bool received();  // since the latest was made
 };
 
 }  // namespace moe

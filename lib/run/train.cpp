@@ -63,7 +63,8 @@ class TrainRun {
         is_first_(world.rank() == 0),
         stream_(options.common.threads),
         env_{stream_, cpu_kernels()} {
-    world.watchdog().start(o_.ranks.watchdog, world.comm().name_of(world.rank()), world.rank());
+    world.watchdog().watch_signal(StopSignal::received);
+    world.start_watchdog(o_.ranks.watchdog);
     if (o_.resume_from) world.require_same({"checkpoint=" + o_.resume_from->path + " " + o_.resume_from->digest});
     world.agree([&] { open_inputs(); });
     mesh_options_ = choose_mesh(o_.ranks, world, o_.model.num_experts, o_.common.dry_run);
@@ -90,6 +91,7 @@ class TrainRun {
     if (!data_)
       throw Error(Exit::kUsage, "--data: expected a token file or a text, found none", "moe-train --data text.txt");
     mesh_ = std::make_unique<MeshContext>(world_, mesh_options_, o_.model.num_experts, env_.kernels);
+    world_.agree([&] { mesh_->check_node_limit(o_.model); });
     model_ = std::make_unique<Model>(o_.model, o_.dtype, true, *mesh_);
     trainer_ = std::make_unique<Trainer>(o_, *model_, *data_, env_);
     if (o_.resume_from)
