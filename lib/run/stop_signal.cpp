@@ -7,10 +7,11 @@
 namespace moe {
 namespace {
 
-volatile std::sig_atomic_t num_received = 0;  // a handler can reach nothing else
+volatile std::sig_atomic_t num_received = 0, last_received = 0;  // a handler can reach nothing else
 
 void on_signal(int number) {
   if (num_received > 0) _exit(128 + number);
+  last_received = number;
   num_received = 1;
 }
 
@@ -28,5 +29,6 @@ StopSignal::~StopSignal() {
 }
 
 bool StopSignal::received() { return num_received > 0; }
+bool StopSignal::terminated() { return num_received > 0 && last_received == SIGTERM; }
 
 }  // namespace moe

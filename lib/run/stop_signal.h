@@ -10,7 +10,9 @@ class StopSignal {
   ~StopSignal();  // puts the old ones back
   StopSignal(const StopSignal&) = delete;
   StopSignal& operator=(const StopSignal&) = delete;
-  static bool received();  // since the latest was made
+  // Since the latest was made.
+  static bool received();
+  static bool terminated();  // by SIGTERM
 };
 
 }  // namespace moe

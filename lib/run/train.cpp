@@ -63,7 +63,7 @@ class TrainRun {
         is_first_(world.rank() == 0),
         stream_(options.common.threads),
         env_{stream_, cpu_kernels()} {
-    world.watchdog().watch_signal(StopSignal::received);
+    world.watchdog().watch_signal(StopSignal::terminated);
     world.start_watchdog(o_.ranks.watchdog);
     if (o_.resume_from) world.require_same({"checkpoint=" + o_.resume_from->path + " " + o_.resume_from->digest});
     world.agree([&] { open_inputs(); });
