@@ -4,36 +4,32 @@
 
 namespace moe {
 
+Model::Model(const ModelConfig& config, DType dtype, bool training, const ParamLayout& layout)
+    : config_(config), dtype_(dtype), training_(training), router_bias_(static_cast<std::size_t>(config.num_layers)) {
+  take_memory(layout);
+}
+
 Model::Model(const ModelConfig& config, DType dtype, bool training, MeshContext& mesh)
-    : config_(config),
-      dtype_(dtype),
-      training_(training),
-      mesh_(&mesh),
-      router_bias_(static_cast<std::size_t>(config.num_layers)) {
-  take_memory();
+    : Model(config, dtype, training, mesh.layout()) {
+  mesh_ = &mesh;
+  units_ = std::make_unique<Units>(*params_, mesh.unit_comms(), mesh.lane(), training);
 }
 
 Model::Model(const ModelConfig& config, DType dtype, bool training)
-    : config_(config),
-      dtype_(dtype),
-      training_(training),
-      own_world_(std::make_unique<World>()),
-      own_mesh_(std::make_unique<MeshContext>(*own_world_, MeshOptions{}, config.num_experts, cpu_kernels())),
-      mesh_(own_mesh_.get()),
-      router_bias_(static_cast<std::size_t>(config.num_layers)) {
-  take_memory();
+    : Model(config, dtype, training, ParamLayout::whole(config.num_experts)) {
+  own_world_ = std::make_unique<World>();
+  own_mesh_ = std::make_unique<MeshContext>(*own_world_, MeshOptions{}, config.num_experts, cpu_kernels());
+  mesh_ = own_mesh_.get();
+  units_ = std::make_unique<Units>(*params_, UnitComms{}, mesh_->lane(), training);
 }
 
-void Model::take_memory() {
+void Model::take_memory(const ParamLayout& layout) {
   const std::vector<ParamSpec> specs = parameter_specs(config_);
-  const auto take = [&](Arena& arena) {
-    return std::make_unique<ParamStore>(arena, specs, dtype_, training_, mesh_->layout());
-  };
+  const auto take = [&](Arena& arena) { return std::make_unique<ParamStore>(arena, specs, dtype_, training_, layout); };
   Arena measuring(0);
   take(measuring);
   arena_ = std::make_unique<Arena>(measuring.used_bytes());
   params_ = take(*arena_);
-  units_ = std::make_unique<Units>(*params_, mesh_->unit_comms(), mesh_->lane(), training_);
   if (!config_.router_bias) return;
   for (int i : moe_layers()) router_bias(i).assign(static_cast<std::size_t>(config_.num_experts), 0.0f);
 }

@@ -17,6 +17,8 @@ class Model {
   // Takes the memory of this rank's part; values are zero until initialize() or a checkpoint fills them.
   Model(const ModelConfig& config, DType dtype, bool training, MeshContext& mesh);
   Model(const ModelConfig& config, DType dtype, bool training);  // all of it in one process
+  // A part alone, for files: it has no mesh() and no units(), so no pass can run it.
+  Model(const ModelConfig& config, DType dtype, bool training, const ParamLayout& layout);
 
   // Initial values: a pure function of (seed, name of the parameter, element index).
   void initialize(std::uint64_t seed) { params_->initialize(seed); }
@@ -34,14 +36,14 @@ class Model {
   std::vector<int> moe_layers() const;
 
  private:
-  void take_memory();
+  void take_memory(const ParamLayout& layout);
 
   ModelConfig config_;
   DType dtype_;
   bool training_;
   std::unique_ptr<World> own_world_;  // of one process
   std::unique_ptr<MeshContext> own_mesh_;
-  MeshContext* mesh_;
+  MeshContext* mesh_ = nullptr;
   std::unique_ptr<Arena> arena_;
   std::unique_ptr<ParamStore> params_;
   std::unique_ptr<Units> units_;
