@@ -27,7 +27,7 @@ refuse 2 "steps" $train --data text.txt -o run --stepz 3
 refuse 2 "steps" $train --data text.txt -o run --steps many
 refuse 2 "top-k" $go --data text.txt --top-k 9 --experts 8
 refuse 2 "head-dim" $go --data text.txt --head-dim 7
-refuse 2 "micro-batch" $go --data text.txt --batch 4 --micro-batch 3
+refuse 2 "micro-batch" $go --data text.txt --batch 4 --micro-batch -1
 refuse 2 "aux-loss" $go --data text.txt --aux-loss=-1
 refuse 2 "bias-update-speed" $go --data text.txt --bias-update-speed 0.1
 refuse 2 "--data" $go
