@@ -17,6 +17,12 @@ struct TrainCase {
   std::string name;
   TrainOptions options;
   std::vector<MeshSetting> meshes;
+  int together = 0;  // sequences of a micro-batch of all ranks; 0: options.micro_batch is of one rank
+  TrainOptions options_on(const MeshSetting& setting) const {
+    TrainOptions o = options;
+    if (together > 0) o.micro_batch = together / setting.mesh.shape.size();
+    return o;
+  }
 };
 
 TrainOptions base_options() {
@@ -122,6 +128,16 @@ TrainCase micro_batch_case() {
   return t;
 }
 
+// The same micro-batches on every mesh, the last one smaller: f of the global balance loss counts over those so far.
+TrainCase same_micro_batches_case() {
+  TrainCase t{"same micro-batches", base_options(), {}, 8};
+  t.options.balance = {.aux = 0.05f, .seq_aux = 0.02f, .global_aux = 0.06f, .z = 0.01f};
+  t.options.batch = 21, t.options.recompute = Recompute::kLight;
+  t.meshes = {on(1, 1, 2, 2), on(1, 2, 2, 1, {0, 1, 0, 1}), on(2, 2, 2),
+              on(1, 1, 8, 3, {0, 0, 0, 0, 0, 1, 1, 2}, kTwoLevel)};
+  return t;
+}
+
 class TrainMesh : public ::testing::TestWithParam<TrainCase> {};
 
 bool relative(double got, double want, double tolerance) { return std::fabs(got - want) <= tolerance * std::fabs(want); }
@@ -200,12 +216,12 @@ bool expect_same_run(const TrainedModel& got, const TrainedModel& want) {
 
 TEST_P(TrainMesh, IsOneProcess) {
   const std::string data = make_training_data("train_mesh", kVocab, 4000);
-  const TrainedModel want = train_on_mesh(data, GetParam().options, on(1, 1, 1));
+  const TrainedModel want = train_on_mesh(data, GetParam().options_on(on(1, 1, 1)), on(1, 1, 1));
   ASSERT_LT(want.steps.back().loss, 0.97 * want.steps.front().loss) << "it learns, so parameters matter";
   int num_ties = 0;
   for (const MeshSetting& setting : GetParam().meshes) {
     SCOPED_TRACE(setting_text(setting));
-    num_ties += !expect_same_run(train_on_mesh(data, GetParam().options, setting), want);
+    num_ties += !expect_same_run(train_on_mesh(data, GetParam().options_on(setting), setting), want);
     if (HasFailure()) break;
   }
   EXPECT_LE(num_ties, 1) << "runs that met a tie";
@@ -213,7 +229,8 @@ TEST_P(TrainMesh, IsOneProcess) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, TrainMesh,
-                         ::testing::Values(softmax_case(), sigmoid_case(), group_case(), few_case(), micro_batch_case()),
+                         ::testing::Values(softmax_case(), sigmoid_case(), group_case(), few_case(), micro_batch_case(),
+                                           same_micro_batches_case()),
                          [](const auto& i) {
                            std::string name = i.param.name;
                            for (char& c : name)

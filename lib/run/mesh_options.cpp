@@ -1,7 +1,6 @@
 #include "lib/run/mesh_options.h"
 
 #include <algorithm>
-#include <cstdio>
 
 #include "lib/base/error.h"
 #include "lib/run/summary.h"
@@ -10,19 +9,17 @@ namespace moe {
 
 void add_rank_options(Options& o, RankOptions& r) {
   o.group("Ranks");
-  o.add("ep", r.ep, "ranks that share the experts of a layer (expert parallelism); 0 infers it from the number of ranks");
-  o.add("shard", r.shard, "ranks that share weights, gradients and moments (ZeRO); 0 infers it");
-  o.add("replicate", r.replicate, "copies of all that; 0 infers it. Ranks = replicate x shard x ep, ep fastest");
+  o.add("ep", r.ep, "ranks that share out the experts of each layer (expert parallelism); 0 infers it");
+  o.add("shard", r.shard, "ranks that share out weights, gradients and moments (ZeRO); 0 infers it");
+  o.add("replicate", r.replicate, "copies of all that; 0 infers it. Ranks of the job = replicate x shard x ep, ep fastest");
   o.add("zero", r.zero, "what is sharded: 1 masters and moments, 2 gradients too, 3 weights too");
-  o.add(
-      "dispatch", r.dispatch,
-      "rows to their experts: straight to each rank, or once to each node and forwarded inside; auto takes two-level where "
-      "several nodes have several ranks",
-      {"auto", "flat", "two-level"});
-  o.add("overlap", r.overlap, "communicate while computing: two halves of a micro-batch in turn", {"off", "on"});
+  o.add("dispatch", r.dispatch,
+        "how tokens reach experts: flat, to each rank; two-level, once to each node and on from there; auto takes "
+        "two-level if several nodes have several ranks",
+        {"auto", "flat", "two-level"});
+  o.add("overlap", r.overlap, "communicate while computing: the halves of a micro-batch take turns", {"off", "on"});
   o.add("ranks-per-node", r.ranks_per_node, "declare nodes of so many neighbouring ranks; 0 asks MPI which share memory");
-  o.add("watchdog", r.watchdog,
-        "seconds that a rank may wait in one collective before the job is ended (124); 0 waits forever");
+  o.add("watchdog", r.watchdog, "seconds that a rank may wait for others before the job ends (124); 0 waits forever");
 }
 
 void check_rank_options(const Options& o, const RankOptions& r) {
@@ -63,6 +60,28 @@ std::string experts_text(const std::vector<int>& experts) {
 // "1 node", "2 nodes"
 std::string count_of(int n, const std::string& noun) { return std::to_string(n) + " " + noun + (n == 1 ? "" : "s"); }
 
+std::string dispatch_text(const MeshOptions& mesh) {
+  const char* const kNames[] = {"auto", "flat", "two-level"};
+  if (mesh.shape.ep == 1) return "";
+  return std::string(", dispatch ") + kNames[static_cast<int>(mesh.dispatch)] + ", overlap " + (mesh.overlap ? "on" : "off");
+}
+
+// Columns as wide as their widest cell; those without a cell below the heading are left out.
+std::string aligned(const std::vector<std::vector<std::string>>& rows) {
+  std::vector<std::size_t> width(rows[0].size());
+  for (std::size_t i = 1; i < rows.size(); ++i)
+    for (std::size_t c = 0; c < rows[i].size(); ++c)
+      if (!rows[i][c].empty()) width[c] = std::max({width[c], rows[i][c].size(), rows[0][c].size()});
+  std::string text;
+  for (const auto& row : rows) {
+    std::string line;
+    for (std::size_t c = 0; c < row.size(); ++c)
+      if (width[c] > 0) line += "  " + row[c] + std::string(width[c] - row[c].size(), ' ');
+    text += "\n" + line.substr(0, line.find_last_not_of(' ') + 1);
+  }
+  return text;
+}
+
 }  // namespace
 
 RankHosts rank_hosts(const RankOptions& ranks, const World& world, const MeshShape& shape) {
@@ -73,35 +92,28 @@ RankHosts rank_hosts(const RankOptions& ranks, const World& world, const MeshSha
 
 std::string mesh_picture(const MeshOptions& mesh, const RankHosts& where, int num_experts,
                          const std::function<double(const MeshPlace&)>& bytes_of) {
-  const auto& [rank2node, hosts] = where;
   constexpr int kMostLines = 24;
-  const int n = mesh.shape.size();
+  const auto& [rank2node, hosts] = where;
+  const int n = mesh.shape.size(), num_nodes = 1 + *std::max_element(rank2node.begin(), rank2node.end());
   const ExpertMap experts = linear_expert_map(num_experts, mesh.shape.ep);
-  std::string text = "mesh of " + count_of(n, "rank") + " on " +
-                     std::to_string(1 + *std::max_element(rank2node.begin(), rank2node.end())) +
-                     " nodes: " + mesh_text(mesh.shape) + ", ZeRO-" + std::to_string(mesh.zero) + "\n";
-  char line[240];
-  std::snprintf(line, sizeof line, "  %-6s %-6s %-16s %-9s %-5s %-4s %-12s %s\n", "rank", "node", "host", "replicate",
-                "shard", "ep", "experts", "memory");
-  text += line;
-  int node = -1;
+  std::vector<std::vector<std::string>> rows = {{"node", "host", "rank", "replicate", "shard", "ep", "experts", "memory"}};
+  int last_node = -1;
   for (int r = 0; r < n; ++r) {
     if (n > kMostLines && r == kMostLines / 2) {
-      text += "  ... " + std::to_string(n - kMostLines) + " more ...\n";
+      rows.push_back({"...", "", "...", "", "", "", "", ""});
       r = n - kMostLines / 2;
+      last_node = -1;
     }
     const auto i = static_cast<std::size_t>(r);
     const MeshPlace p = place_of(mesh.shape, r);
-    const bool opens = rank2node[i] != node;
-    node = rank2node[i];
-    std::snprintf(line, sizeof line, "  %-6d %-6s %-16s %-9d %-5d %-4d %-12s %s\n", r,
-                  opens ? std::to_string(node).c_str() : "|", opens && i < hosts.size() ? hosts[i].c_str() : "", p.replicate,
-                  p.shard, p.ep, experts_text(experts.rank2experts[static_cast<std::size_t>(p.ep)]).c_str(),
-                  bytes_text(bytes_of(p)).c_str());
-    text += line;
+    const bool opens = rank2node[i] != last_node;
+    last_node = rank2node[i];
+    rows.push_back({opens ? std::to_string(last_node) : "|", opens && i < hosts.size() ? hosts[i] : "", std::to_string(r),
+                    std::to_string(p.replicate), std::to_string(p.shard), std::to_string(p.ep),
+                    experts_text(experts.rank2experts[static_cast<std::size_t>(p.ep)]), bytes_text(bytes_of(p))});
   }
-  text.pop_back();
-  return text;
+  return "mesh of " + count_of(n, "rank") + " on " + count_of(num_nodes, "node") + ": " + mesh_text(mesh.shape) + ", ZeRO-" +
+         std::to_string(mesh.zero) + dispatch_text(mesh) + aligned(rows);
 }
 
 }  // namespace moe

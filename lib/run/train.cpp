@@ -66,8 +66,10 @@ class TrainRun {
     world.watchdog().watch_signal(StopSignal::terminated);
     world.start_watchdog(o_.ranks.watchdog);
     if (o_.resume_from) world.require_same({"checkpoint=" + o_.resume_from->path + " " + o_.resume_from->digest});
-    world.agree([&] { open_inputs(); });
-    mesh_options_ = choose_mesh(o_.ranks, world, o_.model.num_experts, o_.common.dry_run);
+    world.agree([&] {
+      open_inputs();
+      mesh_options_ = choose_mesh(o_.ranks, world, o_.model.num_experts, o_.common.dry_run);
+    });
   }
 
   void describe() {
@@ -88,8 +90,6 @@ class TrainRun {
   }
 
   void prepare() {
-    if (!data_)
-      throw Error(Exit::kUsage, "--data: expected a token file or a text, found none", "moe-train --data text.txt");
     mesh_ = std::make_unique<MeshContext>(world_, mesh_options_, o_.model.num_experts, env_.kernels);
     world_.agree([&] { mesh_->check_node_limit(o_.model); });
     model_ = std::make_unique<Model>(o_.model, o_.dtype, true, *mesh_);
@@ -174,6 +174,8 @@ class TrainRun {
 
  private:
   void open_inputs() {
+    if (o_.data.empty() && !o_.common.dry_run)
+      throw Error(Exit::kUsage, "--data: expected a token file or a text, found none", "moe-train --data text.txt");
     if (!o_.data.empty()) data_.emplace(TokenSource::open(o_.data));
     if (!o_.eval_data.empty()) eval_.emplace(TokenSource::open(o_.eval_data));
     fit_vocabulary(o_, data_ ? &*data_ : nullptr);
@@ -192,11 +194,13 @@ class TrainRun {
   void resume() {
     const CheckpointInfo& from = *o_.resume_from;
     for (const std::string& line : resume_differences(invocation_.options, from.state)) log_info("resume: " + line);
-    const std::string before = from.state.at("data").at("fingerprint");
-    if (before != data_->info().fingerprint && !o_.allow_data_change)
-      throw Error(Exit::kBadInput,
-                  o_.data + ": expected the data of the checkpoint (" + before + "), found " + data_->info().fingerprint,
-                  "give the same data, or --allow-data-change");
+    world_.agree([&] {
+      const std::string before = from.state.at("data").at("fingerprint");
+      if (before != data_->info().fingerprint && !o_.allow_data_change)
+        throw Error(Exit::kBadInput,
+                    o_.data + ": expected the data of the checkpoint (" + before + "), found " + data_->info().fingerprint,
+                    "give the same data, or --allow-data-change");
+    });
     load_on_mesh(*model_, from);
     counters_ = counters_of(from.state);
     trainer_->steps_done = counters_.step;
@@ -241,7 +245,8 @@ class TrainRun {
     if (from.empty())
       throw AgreedError(Exit::kNumeric, "--nonfinite rollback: expected a checkpoint of this run, found none",
                         "set --save-every", 0);
-    const CheckpointInfo info = open_checkpoint(from);
+    CheckpointInfo info;
+    world_.agree([&] { info = open_checkpoint(from); });
     load_on_mesh(*model_, info);
     trainer_->updates_done = counters_.updates = counters_of(info.state).updates;
     if (is_first_) log_warning("rolled back to " + info.path);
@@ -292,7 +297,7 @@ class TrainRun {
     if (o_.sample.empty()) return;
     const auto tokenizer = restore_tokenizer(data_->info().tokenizer, data_->info().tokenizer_model);
     if (!tokenizer)
-      throw Error(Exit::kBadInput, o_.data + ": --sample needs the tokenizer, and the file does not say which");
+      throw AgreedError(Exit::kBadInput, o_.data + ": --sample needs the tokenizer, and the file does not say which", "", 0);
     Pass pass(*model_, {.shape = {1, o_.seq}, .training = false}, env_);
     const SampleOptions how{.num_tokens = o_.sample_tokens, .temperature = o_.temperature, .seed = o_.common.seed};
     sample_ = sample_text(pass, world_, *tokenizer, o_.sample, how);
