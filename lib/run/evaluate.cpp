@@ -76,7 +76,8 @@ std::int32_t choose(const float* logits, std::int64_t V, float temperature, doub
 std::string sample_text(Pass& pass, const World& world, const Tokenizer& tokenizer, const std::string& prompt,
                         const SampleOptions& options) {
   std::vector<std::int32_t> text = tokenizer.encode(prompt);
-  if (text.empty()) throw Error(Exit::kUsage, "--sample: expected a prompt of at least one token, found an empty one");
+  if (text.empty())
+    throw AgreedError(Exit::kUsage, "--sample: expected a prompt of at least one token, found an empty one", "", 0);
   const auto S = static_cast<std::size_t>(pass.shape().seq_len);
   const bool has_text = world.rank() == 0;
   const Rng rng(options.seed, "sample");

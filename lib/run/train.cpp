@@ -14,7 +14,7 @@
 #include "lib/run/run_output.h"
 #include "lib/run/schedule.h"
 #include "lib/run/stop_signal.h"
-#include "lib/run/summary.h"
+#include "lib/run/train_report.h"
 #include "lib/run/unigram.h"
 
 namespace moe {
@@ -65,7 +65,8 @@ class TrainRun {
         env_{stream_, cpu_kernels()} {
     world.watchdog().watch_signal(StopSignal::terminated);
     world.start_watchdog(o_.ranks.watchdog);
-    if (o_.resume_from) world.require_same({"checkpoint=" + o_.resume_from->path + " " + o_.resume_from->digest});
+    const std::string checkpoint = o_.resume_from ? o_.resume_from->path + " " + o_.resume_from->digest : "none";
+    if (!world.alone()) world.require_same({"checkpoint=" + checkpoint});
     world.agree([&] {
       open_inputs();
       mesh_options_ = choose_mesh(o_.ranks, world, o_.model.num_experts, o_.common.dry_run);
@@ -129,7 +130,7 @@ class TrainRun {
       if (is_first_) {
         log_warning("stopped by a signal at step " + std::to_string(counters_.step) +
                     (checkpoint_.empty() ? "" : "; continue with --resume must"));
-        write_result_json(o_.common.json, result());
+        write_result_json(o_.common.json, train_json(o_, report()));
       }
       return Exit::kStoppedEarly;
     }
@@ -138,41 +139,20 @@ class TrainRun {
     world_.agree([&] { picture_ = output_->draw(last_.layers, is_first_ ? unigram_entropy(*data_) : 0); });
     print_sample();
     if (!is_first_) return Exit::kOk;
-    write_result_json(o_.common.json, result());
-    if (o_.common.json != "-") print_result();
+    write_result_json(o_.common.json, train_json(o_, report()));
+    if (o_.common.json != "-") std::printf("%s\n", train_box(report()).c_str());
     return Exit::kOk;
   }
 
-  nlohmann::json result() const {
-    nlohmann::json r = summary_json(summary_);
-    r["steps"] = counters_.step;
-    if (counters_.step > 0) {
-      r["first_loss"] = counters_.first_loss;
-      r["train_loss"] = counters_.last_loss;
-      r["train_seconds"] = counters_.seconds;
-      r["tokens_per_second"] =
-          steps_seconds_ > 0 ? static_cast<double>(steps_here_ * base_.tokens_per_step) / steps_seconds_ : 0;
-      r["gemm_peak_gflops"] = base_.gemm_peak_gflops;
-      r["skipped_updates"] = counters_.skipped;
-    }
-    if (evaluation_) r["eval_loss"] = evaluation_->loss;
-    if (!checkpoint_.empty()) r["checkpoint"] = checkpoint_;
-    if (!picture_.empty()) r["picture"] = picture_;
-    for (const LayerResult& l : last_.layers) {
-      nlohmann::json load = nlohmann::json::array();
-      const double slots = static_cast<double>(base_.tokens_per_step) * o_.model.top_k;
-      for (std::int64_t c : l.counts_E)
-        load.push_back(static_cast<double>(c) * static_cast<double>(l.counts_E.size()) / slots);
-      r["layers"].push_back({{"layer", l.layer}, {"max_vio", l.load.max_vio}, {"dead", l.load.dead}, {"load", load}});
-    }
-    return r;
-  }
-
   void write_summary_json() const {
-    if (is_first_) write_result_json(o_.common.json, result());
+    if (is_first_) write_result_json(o_.common.json, train_json(o_, report()));
   }
 
  private:
+  TrainReport report() const {
+    return {summary_, counters_, base_, last_.layers, evaluation_, steps_here_, steps_seconds_, checkpoint_, picture_};
+  }
+
   void open_inputs() {
     if (o_.data.empty() && !o_.common.dry_run)
       throw Error(Exit::kUsage, "--data: expected a token file or a text, found none", "moe-train --data text.txt");
@@ -302,24 +282,6 @@ class TrainRun {
     const SampleOptions how{.num_tokens = o_.sample_tokens, .temperature = o_.temperature, .seed = o_.common.seed};
     sample_ = sample_text(pass, world_, *tokenizer, o_.sample, how);
     if (is_first_) std::fprintf(o_.common.json == "-" ? stderr : stdout, "%s\n", sample_.c_str());
-  }
-
-  void print_result() const {
-    std::vector<std::pair<std::string, std::string>> rows;
-    char text[160];
-    std::snprintf(text, sizeof text, "%.4f -> %.4f nats per token", counters_.first_loss, counters_.last_loss);
-    rows.push_back({"train loss", text});
-    if (evaluation_)
-      std::snprintf(text, sizeof text, "%.4f over %lld tokens", evaluation_->loss,
-                    static_cast<long long>(evaluation_->num_tokens)),
-          rows.push_back({"eval loss", text});
-    std::snprintf(text, sizeof text, "%lld in %.1f s, %.0f tokens/s", static_cast<long long>(counters_.step),
-                  counters_.seconds,
-                  steps_seconds_ > 0 ? static_cast<double>(steps_here_ * base_.tokens_per_step) / steps_seconds_ : 0.0);
-    rows.push_back({"steps", text});
-    if (!checkpoint_.empty()) rows.push_back({"checkpoint", checkpoint_});
-    if (!picture_.empty()) rows.push_back({"picture", picture_});
-    std::printf("%s\n", boxed("result", rows).c_str());
   }
 
   TrainOptions& o_;
