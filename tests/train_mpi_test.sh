@@ -69,7 +69,7 @@ expect 0 4 $small --steps 20 --ep 2 --shard 2 --ranks-per-node 2 -o ranks4
 expect 0 4 $small --steps 20 --ep 4 --ranks-per-node 2 --dispatch two-level --zero 1 --json - -o nodes2
 [ "$(head -c 1 out)" = "{" ] && [ "$(grep -c '"params_total"' out)" = 1 ] || fail "--json -: expected one object alone on stdout"
 grep -q '"ep": 4' out || fail "--json: expected the mesh"
-expect 0 7 $small --steps 20 --ep 7 --ranks-per-node 3 --overlap off -o ranks7
+expect 0 7 $small --steps 20 --ep 7 --ranks-per-node 3 --overlap on -o ranks7
 expect 0 7 $small --steps 20 --replicate 7 --zero 2 -o replicas7
 for r in ranks2 ranks4 nodes2 ranks7 replicas7; do same_losses one $r 1 20; done
 

@@ -17,7 +17,8 @@ struct MeshOptions {
   MeshShape shape;
   int zero = 3;
   DispatchMode dispatch = DispatchMode::kAuto;
-  bool overlap = true;  // two halves of a micro-batch in turn, one computing while the other communicates
+  bool overlap = true;  // compute while the lane communicates; false: wait for each exchange at once
+  bool halves = true;   // with overlap: two halves of a micro-batch in turn, so that one computes while rows of the other travel
 };
 
 // Part of the parameters of the rank at `place`, experts in linear order.

@@ -49,7 +49,7 @@ void fill_rope(const RopeTables& rope, const ModelConfig& c, const BatchShape& s
 }  // namespace
 
 int num_tracks(const PassOptions& pass, const MeshOptions& mesh) {
-  return pass.training && mesh.overlap && mesh.shape.ep > 1 && pass.shape.num_seqs > 1 ? 2 : 1;
+  return pass.training && mesh.overlap && mesh.halves && mesh.shape.ep > 1 && pass.shape.num_seqs > 1 ? 2 : 1;
 }
 
 Pass::Pass(Model& model, const PassOptions& options, Env env)

@@ -17,7 +17,11 @@ void add_rank_options(Options& o, RankOptions& r) {
         "how tokens reach experts: flat, to each rank; two-level, once to each node and on from there; auto takes "
         "two-level if several nodes have several ranks",
         {"auto", "flat", "two-level"});
-  o.add("overlap", r.overlap, "communicate while computing: the halves of a micro-batch take turns", {"off", "on"});
+  o.add("overlap", r.overlap,
+        "communicate while computing; on: two halves of a micro-batch in turn as well; auto: the halves where rows of "
+        "experts cross "
+        "nodes (inside a node moving them is work for the same processors)",
+        {"auto", "off", "on"});
   o.add("ranks-per-node", r.ranks_per_node, "declare nodes of so many neighbouring ranks; 0 asks MPI which share memory");
   o.add("watchdog", r.watchdog, "seconds that a rank may wait for others before the job ends (124); 0 waits forever");
 }
@@ -35,6 +39,13 @@ void check_rank_options(const Options& o, const RankOptions& r) {
   need(r.watchdog >= 0, "watchdog", "at least 0 seconds");
 }
 
+// True if some expert-parallel group has ranks on several nodes.
+static bool experts_cross_nodes(const MeshShape& shape, const std::vector<int>& rank2node) {
+  for (std::size_t r = 0; r < rank2node.size(); ++r)
+    if (rank2node[r] != rank2node[r - r % static_cast<std::size_t>(shape.ep)]) return true;
+  return false;
+}
+
 MeshOptions choose_mesh(const RankOptions& r, const World& world, int num_experts, bool dry_run) {
   const MeshShape wanted{r.replicate, r.shard, r.ep};
   int num_ranks = world.size(), per_node = world.ranks_per_node();
@@ -42,10 +53,12 @@ MeshOptions choose_mesh(const RankOptions& r, const World& world, int num_expert
     num_ranks = std::max(1, r.replicate) * std::max(1, r.shard) * std::max(1, r.ep);
     per_node = r.ranks_per_node > 0 ? std::min(r.ranks_per_node, num_ranks) : num_ranks;
   }
-  return {.shape = infer_mesh(num_ranks, wanted, num_experts, per_node),
-          .zero = r.zero,
-          .dispatch = r.dispatch,
-          .overlap = r.overlap == Overlap::kOn};
+  MeshOptions mesh{.shape = infer_mesh(num_ranks, wanted, num_experts, per_node),
+                   .zero = r.zero,
+                   .dispatch = r.dispatch,
+                   .overlap = r.overlap != Overlap::kOff};
+  mesh.halves = r.overlap == Overlap::kOn || experts_cross_nodes(mesh.shape, rank_hosts(r, world, mesh.shape).rank2node);
+  return mesh;
 }
 
 namespace {

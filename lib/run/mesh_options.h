@@ -8,13 +8,13 @@
 
 namespace moe {
 
-enum class Overlap { kOff, kOn };
+enum class Overlap { kAuto, kOff, kOn };
 
 struct RankOptions {
   int ep = 0, shard = 0, replicate = 0;  // 0: inferred
   int zero = 3;
   DispatchMode dispatch = DispatchMode::kAuto;
-  Overlap overlap = Overlap::kOn;
+  Overlap overlap = Overlap::kAuto;
   int ranks_per_node = 0;  // 0: ask MPI
   double watchdog = 300;   // seconds; 0: off
 };
