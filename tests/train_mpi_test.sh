@@ -42,7 +42,8 @@ refuse() {  # CODE WORDS RANKS OPTION...
   shift 2
   expect "$want" "$@"
   grep '^moe-train: error:' err | grep -qF -- "$words" || fail "'$words' is not in the error of: $*"
-  [ "$(grep -c '^moe-train: error:' err)" = 1 ] || fail "$(grep -c '^moe-train: error:' err) lines of error, expected one: $*"
+  # MPICH's launcher lets the other ranks live on after an error before MPI starts, and they say it too.
+  [ -z "$openmpi" ] || [ "$(grep -c '^moe-train: error:' err)" = 1 ] || fail "$(grep -c '^moe-train: error:' err) lines of error, expected one: $*"
   [ -e run ] && { fail "something was written: $*"; rm -rf run; }
 }
 losses() { grep -v '"event"' "$1/metrics.jsonl" | sed -n 's/.*[{,]"loss":\([^,]*\),.*"step":\([0-9]*\),.*/\2 \1/p' | sort -n; }
@@ -133,15 +134,18 @@ refuse 66 "nowhere" 2 $small --steps 2 --resume nowhere -o run
 refuse 73 "one" 2 $small --steps 2 --resume never -o one
 sed 's/fox/cat/' text.txt >other.txt
 refuse 65 "expected the data of the checkpoint" 3 --data other.txt -q --resume one -o run
+refuse 76 "not finite" 3 $small --steps 8 --lr 3e38 --grad-clip 0 --weight-decay 1 --nonfinite stop
 refuse 2 "--zero" 2 $small --steps 2 --zero 4 -o run
 
 # The picture of a mesh: of the job, and of a job that is not there.
 expect 0 4 $small --steps 2 --ep 2 --dry-run
-grep -q '^mesh of 4 ranks on 1 node: replicate 1 x shard 2 x ep 2, ZeRO-3' out || fail "--dry-run on 4 ranks: no picture"
+grep -q '^mesh of 4 ranks on 1 node: replicate 1 x shard 2 x ep 2, ZeRO-3, dispatch flat, overlap on$' out || fail "--dry-run on 4 ranks: no picture"
 [ "$(grep -c '^mesh of' out)" = 1 ] || fail "--dry-run on 4 ranks: several pictures"
 "$train" $small --steps 2 --ep 4 --shard 2 --ranks-per-node 4 --dry-run >out 2>err || fail "--dry-run alone"
-grep -q '^mesh of 8 ranks on 2 nodes: replicate 1 x shard 2 x ep 4' out || fail "--dry-run alone: no picture"
+grep -q '^mesh of 8 ranks on 2 nodes: replicate 1 x shard 2 x ep 4, ZeRO-3, dispatch flat, overlap on$' out || fail "--dry-run alone: no picture"
 [ "$(grep -cE '^  (0|1|\|) +[0-7] +0 +[01] +[0-3] +[0-3] +[0-9.]+ KiB$' out)" = 8 ] || fail "--dry-run alone: $(cat out)"
+
+"$train" $small --steps 2 --ep 4 --shard 2 --ranks-per-node 3 --dry-run 2>err | grep -q 'on 3 nodes: .*, dispatch two-level, overlap on$' || fail "--dry-run: dispatch on 3 nodes"
 
 [ $failures = 0 ] && echo "moe-train on 1, 2, 3, 4 and 7 ranks does what it should under $launcher"
 exit $((failures > 0))

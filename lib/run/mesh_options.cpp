@@ -1,6 +1,7 @@
 #include "lib/run/mesh_options.h"
 
 #include <algorithm>
+#include <set>
 
 #include "lib/base/error.h"
 #include "lib/run/summary.h"
@@ -73,10 +74,26 @@ std::string experts_text(const std::vector<int>& experts) {
 // "1 node", "2 nodes"
 std::string count_of(int n, const std::string& noun) { return std::to_string(n) + " " + noun + (n == 1 ? "" : "s"); }
 
-std::string dispatch_text(const MeshOptions& mesh) {
+// Nodes of the ranks that exchange rows with rank `first` of their group.
+int num_nodes_of_group(const MeshShape& shape, const std::vector<int>& rank2node, int first) {
+  const auto begin = rank2node.begin() + first;
+  return static_cast<int>(std::set<int>(begin, begin + shape.ep).size());
+}
+
+// ", dispatch two-level, overlap on"; what auto takes is said, unless it is not the same everywhere.
+std::string dispatch_text(const MeshOptions& mesh, const std::vector<int>& rank2node) {
   const char* const kNames[] = {"auto", "flat", "two-level"};
   if (mesh.shape.ep == 1) return "";
-  return std::string(", dispatch ") + kNames[static_cast<int>(mesh.dispatch)] + ", overlap " + (mesh.overlap ? "on" : "off");
+  int num_two_level = 0;
+  for (int r = 0; r < mesh.shape.size(); r += mesh.shape.ep) {
+    const int nodes = num_nodes_of_group(mesh.shape, rank2node, r);
+    num_two_level += nodes > 1 && nodes < mesh.shape.ep;
+  }
+  DispatchMode mode = mesh.dispatch;
+  if (mode == DispatchMode::kAuto && num_two_level == 0) mode = DispatchMode::kFlat;
+  if (mode == DispatchMode::kAuto && num_two_level == mesh.shape.replicate * mesh.shape.shard)
+    mode = DispatchMode::kTwoLevel;
+  return std::string(", dispatch ") + kNames[static_cast<int>(mode)] + ", overlap " + (mesh.overlap ? "on" : "off");
 }
 
 // Columns as wide as their widest cell; those without a cell below the heading are left out.
@@ -126,7 +143,7 @@ std::string mesh_picture(const MeshOptions& mesh, const RankHosts& where, int nu
                     experts_text(experts.rank2experts[static_cast<std::size_t>(p.ep)]), bytes_text(bytes_of(p))});
   }
   return "mesh of " + count_of(n, "rank") + " on " + count_of(num_nodes, "node") + ": " + mesh_text(mesh.shape) + ", ZeRO-" +
-         std::to_string(mesh.zero) + dispatch_text(mesh) + aligned(rows);
+         std::to_string(mesh.zero) + dispatch_text(mesh, rank2node) + aligned(rows);
 }
 
 }  // namespace moe
