@@ -87,7 +87,7 @@ run 2 2 kernels
 [ "$(grep -c '^moe-bench: error:' err)" -eq 1 ] || fail "kernels: expected one line of error"
 run 2 2 dispatch --ep 3
 [ "$(grep -c '^moe-bench: error:' err)" -eq 1 ] || fail "a wrong mesh: expected one line of error"
-run 2 2 dispatch --dtype bf16 --d-model 2
+run 2 2 dispatch --dtype bf16 --d-model 1
 grep -q -- '--d-model: expected at least' err || fail "too few columns: expected the name of the option"
 run 2 2 collectives --filter no-such
 echo "moe-bench runs on 1, 2, 3, 4 and 7 ranks"
