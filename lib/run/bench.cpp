@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "lib/comm/collectives.h"
 #include "lib/model/presets.h"
 #include "lib/run/bench_table.h"
 
@@ -45,6 +46,12 @@ void finish_bench_options(Options& options, BenchOptions& bench) {
   need(bench.batch >= 1, "batch", "at least 1", options);
   need(bench.seq >= 1, "seq", "at least 1", options);
   need(bench.seconds >= 0, "seconds", "at least 0", options);
+  need(bench.tokens >= 1, "tokens", "at least 1", options);
+  need(bench.max_nodes_per_token >= 0, "max-nodes-per-token", "at least 1, or 0 for any number", options);
+  need(bench.link_gbits >= 0, "link-gbits", "at least 0", options);
+  need(bench.min_bytes >= 1, "min-bytes", "at least 1", options);
+  need(bench.max_bytes >= bench.min_bytes, "max-bytes", "at least --min-bytes", options);
+  check_rank_options(options, bench.ranks);
   check_config(bench.model);
 }
 
@@ -59,29 +66,49 @@ const Kernels& kernels_of(BenchIsa isa) {
 
 Options bench_options(BenchOptions& b) {
   Options o("moe-bench",
-            "measure kernels and training steps: each figure with its check, unit and share of this machine's peak",
+            "measure kernels, training steps, the exchange of rows and collectives: each figure with its check, unit and "
+            "share of a peak",
             {"moe-bench kernels --shape S --filter gemm/qkv --seconds 0.1", "moe-bench kernels --filter adamw --json -",
              "moe-bench step --shape S --seconds 1",
-             "moe-bench step --layers 2 --experts 16 --top-k 4 --seconds 1 --json step.json"});
+             "moe-bench step --layers 2 --experts 16 --top-k 4 --seconds 1 --json step.json",
+             "moe-bench dispatch --workload W2 --tokens 256 --experts 32 --top-k 4 --seconds 0.1 --json dispatch.json",
+             "moe-bench collectives --filter all_reduce --max-bytes 65536 --seconds 0.02"});
   o.group("What to measure");
   Option& command =
       o.add("command", b.command,
-            "kernels: each kernel by itself; step: forward, backward and optimizer of a model on random tokens",
-            {"kernels", "step"});
+            "kernels: each kernel by itself, in one process; step: forward, backward and optimizer of a model on random "
+            "tokens; dispatch: rows of tokens to the ranks of their experts and back; collectives: sums, gathers and "
+            "broadcasts over all ranks. The last three run on the ranks of mpirun or srun",
+            {"kernels", "step", "dispatch", "collectives"});
   command.positional = command.needed = true;
   o.add("shape", b.shape,
         "S and M (d 256, 4 layers, 8 experts; d 512, 8 layers, 16 experts) or a preset of moe-train; the options of "
         "model and batch change it")
       .value = "NAME";
-  o.add("filter", b.filter, "kernels: only rows whose name contains this").value = "TEXT";
-  o.add("seconds", b.seconds, "time of measuring: of each row of kernels (0: 0.3), of all steps (0: 5)");
+  o.add("filter", b.filter, "kernels, collectives: only rows whose name contains this").value = "TEXT";
+  o.add("seconds", b.seconds,
+        "time of measuring: of each row of kernels and collectives (0: 0.3) or dispatch (0: 1), of all steps (0: 5)");
   o.add("isa", b.isa, "instruction set of the kernels; auto takes the widest", {"auto", "avx512", "avx2", "generic"});
   o.group("Batch");
-  o.add("batch", b.batch, "sequences of a step");
+  o.add("batch", b.batch, "sequences of a step, of all ranks together");
   o.add("seq", b.seq, "tokens of a sequence");
-  o.add("dtype", b.dtype, "step: weights and activations; masters, gradients and moments are fp32", {"fp32", "bf16"});
+  o.add("dtype", b.dtype,
+        "step: weights and activations; masters, gradients and moments are fp32; dispatch: the rows that travel",
+        {"fp32", "bf16"});
   o.add("recompute", b.recompute, "step: what backward computes again", {"none", "light", "full"});
-  o.group("Model");
+  o.group("Exchange of rows (dispatch)");
+  o.add("tokens", b.tokens, "tokens of a rank");
+  o.add("workload", b.workload,
+        "which experts they choose: W0 balanced, W1 a hot set of experts, W2 a hot rank, W3 one hot expert on each rank, W4 "
+        "ranks with different numbers of tokens, W5 a rank without tokens, W6 a hot rank that moves, W7 a hot rank now and "
+        "then",
+        {"W0", "W1", "W2", "W3", "W4", "W5", "W6", "W7", "all"});
+  o.add("max-nodes-per-token", b.max_nodes_per_token, "nodes that the experts of a token may be on; 0 sets no limit");
+  o.add("link-gbits", b.link_gbits, "speed of a node's network link in Gbit/s, to show how much of it was used; 0: unknown");
+  o.group("Collectives");
+  o.add("min-bytes", b.min_bytes, "smallest size; each next one is 4 times as large");
+  o.add("max-bytes", b.max_bytes, "largest size");
+  add_rank_options(o, b.ranks);
   add_model_options(o, b.model);
   add_balance_options(o, b.balance);
   add_common_options(o, b.common);
@@ -91,9 +118,22 @@ Options bench_options(BenchOptions& b) {
 
 std::FILE* table_file(const BenchOptions& options) { return options.common.json == "-" ? stderr : stdout; }
 
-Exit bench(const BenchOptions& options, const Invocation&) {
+Exit bench(const BenchOptions& options, const Invocation&, World& world) {
   const Kernels& kernels = kernels_of(options.isa);
-  if (options.command == BenchCommand::kStep) return bench_step(options, kernels);
+  world.start_watchdog(options.ranks.watchdog);
+  switch (options.command) {
+    case BenchCommand::kDispatch:
+      return bench_dispatch(options, world, kernels);
+    case BenchCommand::kCollectives:
+      return bench_collectives(options, world);
+    case BenchCommand::kStep:
+      return world.alone() ? bench_step(options, kernels) : bench_mesh_step(options, world, kernels);
+    case BenchCommand::kKernels:
+      break;
+  }
+  if (!world.alone())
+    throw AgreedError(Exit::kUsage, "kernels: expected one process, found " + std::to_string(world.size()) + " ranks",
+                      "start moe-bench kernels without mpirun; moe-bench step measures all ranks at once", 0);
   Stream stream(options.common.threads);
   return bench_kernels(options, {stream, kernels});
 }

@@ -1,27 +1,36 @@
-// moe-bench as a library call: kernels, or whole training steps, each figure with its check, unit and share of a peak.
+// moe-bench as a library call: kernels, whole training steps, the exchange of rows, collectives; each figure with its check,
+// unit and share of a peak. Every rank calls; the first one tells.
 #pragma once
 
 #include "lib/base/common_options.h"
 #include "lib/base/error.h"
 #include "lib/model/model.h"
+#include "lib/run/mesh_options.h"
 
 namespace moe {
 
-enum class BenchCommand { kKernels, kStep };
+enum class BenchCommand { kKernels, kStep, kDispatch, kCollectives };
 enum class BenchIsa { kAuto, kAvx512, kAvx2, kGeneric };
+enum class WorkloadChoice { kW0, kW1, kW2, kW3, kW4, kW5, kW6, kW7, kAll };  // the values of Workload, and all
 
 struct BenchOptions {
   CommonOptions common;
   BenchCommand command = BenchCommand::kKernels;
   BenchIsa isa = BenchIsa::kAuto;
   std::string filter;
-  double seconds = 0;  // 0: 0.3 for a row of kernels, 5 for step
+  double seconds = 0;  // 0: 0.3 for a row of kernels or collectives, 1 for one of dispatch, 5 for step
   std::string shape = "S";
   ModelConfig model;
   BalanceOptions balance;
   int batch = 8, seq = 256;
   DType dtype = DType::kF32;
   Recompute recompute = Recompute::kNone;
+  RankOptions ranks;
+  WorkloadChoice workload = WorkloadChoice::kAll;
+  int tokens = 1024;            // of a rank
+  int max_nodes_per_token = 0;  // 0: any number
+  double link_gbits = 0;        // 0: unknown
+  std::int64_t min_bytes = 1024, max_bytes = std::int64_t{1} << 24;
 
   BatchShape batch_shape() const { return {batch, seq}; }
 };
@@ -29,11 +38,14 @@ struct BenchOptions {
 Options bench_options(BenchOptions& bench);
 
 // kCheckFailed if a result was wrong: its row says FAILED. Throws Error(kUsage, kUnavailable).
-Exit bench(const BenchOptions& options, const Invocation& invocation);
+Exit bench(const BenchOptions& options, const Invocation& invocation, World& world);
 
-// The two commands. Env: kernels and threads as asked for.
+// The commands. Env: kernels and threads as asked for.
 Exit bench_kernels(const BenchOptions& options, Env env);
-Exit bench_step(const BenchOptions& options, const Kernels& kernels);
+Exit bench_step(const BenchOptions& options, const Kernels& kernels);                     // one process
+Exit bench_mesh_step(const BenchOptions& options, World& world, const Kernels& kernels);  // the ranks of a mesh
+Exit bench_dispatch(const BenchOptions& options, World& world, const Kernels& kernels);
+Exit bench_collectives(const BenchOptions& options, World& world);
 
 // Tables go to stdout, or to stderr when the JSON has stdout.
 std::FILE* table_file(const BenchOptions& options);

@@ -1,0 +1,321 @@
+// `moe-bench step` on the ranks of a mesh: whole training steps on random tokens, with what each rank computed, what its
+// lane communicated, and how much of that was exposed. Not here: the report (bench_mesh_report.cpp).
+#include "lib/run/bench_mesh_step.h"
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <limits>
+#include <memory>
+#include <numeric>
+#include <set>
+#include <sstream>
+
+#include "lib/base/provenance.h"
+#include "lib/base/rng.h"
+#include "lib/base/stopwatch.h"
+#include "lib/comm/collectives.h"
+#include "lib/model/load_metrics.h"
+#include "lib/run/bench.h"
+#include "lib/run/bench_measure.h"
+#include "lib/run/bench_ranks.h"
+#include "lib/run/global_batch.h"
+#include "lib/run/peak.h"
+#include "lib/run/result.h"
+
+namespace moe {
+namespace {
+
+// Memory of this process that is its own: what ranks share to exchange messages is not counted.
+double own_memory_bytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);)
+    if (line.rfind("RssAnon:", 0) == 0) return 1024 * std::strtod(line.c_str() + 8, nullptr);
+  return 0;
+}
+
+double bytes_held(const ParamStore& store, DType dtype, double MeshStepReport::*part) {
+  double bytes = 0;
+  for (const Param& p : store.all()) {
+    const auto shard = static_cast<double>(p.shard_size()), all = static_cast<double>(p.num_local());
+    const int zero = store.layout().zero;
+    if (part == &MeshStepReport::weight_bytes) bytes += static_cast<double>(size_of(dtype)) * (zero == 3 ? shard : all);
+    if (part == &MeshStepReport::master_bytes && static_cast<const void*>(p.master) != p.weight_shard) bytes += 4 * shard;
+    if (part == &MeshStepReport::grad_bytes) bytes += 4 * (zero >= 2 ? shard : all);
+    if (part == &MeshStepReport::moment_bytes) bytes += 8 * shard;
+  }
+  return bytes;
+}
+
+// Seconds of a step on this rank.
+struct MeshSample {
+  double seconds = 0, exposed = 0;
+  std::array<double, kNumMeshParts> parts{};
+  std::map<std::string, LaneTime> lane;
+};
+
+class MeshStepRun {
+ public:
+  MeshStepRun(const BenchOptions& o, World& world, const MeshOptions& mesh, Env env)
+      : o_(o),
+        world_(world),
+        env_(env),
+        memory_before_(own_memory_bytes()),
+        mesh_(world, mesh, o.model.num_experts, env.kernels),
+        model_(o.model, o.dtype, true, mesh_),
+        cut_{o.batch, 0, o.seq, world.size(), world.rank()},
+        pass_options_{.shape = {cut_.micro_batch_per_rank(), o.seq}, .recompute = o.recompute, .balance = o.balance},
+        pass_(model_, pass_options_, env),
+        range_(cut_.range(0)) {
+    model_.initialize(o.common.seed);
+    id_T_.resize(static_cast<std::size_t>(range_.count) * static_cast<std::size_t>(o.seq));
+    target_T_.resize(id_T_.size());
+  }
+
+  // As in one process: at least three after two that are not measured; all ranks the same number.
+  void run(double budget) {
+    step();
+    step();
+    double seconds = samples_.back().seconds;
+    max_over_ranks(world_, std::span(&seconds, 1));
+    const int n = num_repetitions(budget, seconds);
+    samples_.clear();
+    const WaitClock wait(env_.stream.num_threads() + 1);  // the lane is a thread, too
+    for (int i = 0; i < n; ++i) step();
+    waited_ = wait.fraction();
+  }
+
+  void report(MeshStepReport& r) {
+    std::vector<double> seconds;
+    for (const MeshSample& s : samples_) seconds.push_back(s.seconds);
+    max_over_ranks(world_, seconds);
+    r.seconds = timing_of(seconds);
+    report_parts(r);
+    report_lane(r);
+    report_memory(r);
+    r.waited = spread(waited_).mean;
+    report_checks(r);
+  }
+
+ private:
+  // The tokens of a sequence depend on its number alone, so that every mesh sees the same ones.
+  void fill_batch() {
+    const Rng rng(o_.common.seed, "bench tokens");
+    const auto S = static_cast<std::uint64_t>(o_.seq), B = static_cast<std::uint64_t>(o_.batch);
+    const auto V = static_cast<std::uint64_t>(o_.model.vocab_size);
+    const std::uint64_t first = (static_cast<std::uint64_t>(num_steps_) * B + static_cast<std::uint64_t>(range_.first)) * S;
+    for (std::size_t i = 0; i < id_T_.size(); ++i) {
+      id_T_[i] = static_cast<std::int32_t>(rng.bits(2 * (first + i)) % V);
+      target_T_[i] = static_cast<std::int32_t>(rng.bits(2 * (first + i) + 1) % V);
+    }
+  }
+
+  MicroBatch micro_batch() const {
+    return {.shape = {range_.count, o_.seq},
+            .id_T = id_T_,
+            .target_T = target_T_,
+            .loss_scale = 1 / static_cast<double>(o_.batch_shape().num_tokens()),
+            .share = static_cast<float>(range_.count) / static_cast<float>(o_.batch)};
+  }
+
+  // What Trainer::step does, on random tokens and without clipping.
+  void step() {
+    fill_batch();
+    pass_.reset_tallies();
+    mesh_.lane().take_times();
+    world_.watchdog().set_step(++num_steps_);
+    const Stopwatch whole;
+    Stopwatch part;
+    const MicroBatch batch = micro_batch();
+    const double loss_sum = pass_.forward(batch);
+    pass_.backward(batch);
+    model_.units().finish_gradients();
+    agree(loss_sum);
+    const double before_update = part.lap();
+    env_.kernels.adamw.step(env_.stream, tensors_, {.lr = 3e-4f, .step = num_steps_});
+    model_.units().weights_changed();
+    if (model_.params().layout().zero == 1) model_.units().clear_gradients();
+    collect(whole.seconds(), before_update, part.lap());
+  }
+
+  void agree(double loss_sum) {
+    tensors_ = model_.params().adamw_tensors(0.1f);
+    double squares = 0;
+    for (const AdamWTensor& t : tensors_)
+      squares += env_.kernels.adamw.sum_of_squares(env_.stream, {t.g, static_cast<std::size_t>(t.n)});
+    std::array<double, 2> sums = {loss_sum, squares / mesh_.options().shape.replicate};
+    mesh_.lane().call("step totals", [&] { all_reduce_sum(world_.comm(), "step totals", std::span<double>(sums)); });
+    const double loss = sums[0] / static_cast<double>(o_.batch_shape().num_tokens());
+    if (num_steps_ == 1) first_loss_ = loss;
+    largest_loss_.add(loss, 0, 1);
+    largest_norm_.add(std::sqrt(sums[1]), 0, 1);
+  }
+
+  void collect(double seconds, double before_update, double update) {
+    MeshSample s{.seconds = seconds, .exposed = 0, .parts = {}, .lane = mesh_.lane().take_times()};
+    for (const auto& [name, time] : s.lane) s.exposed += time.exposed;
+    const auto& segments = pass_.segment_seconds();
+    std::copy(segments.begin(), segments.end(), s.parts.begin());
+    const double in_segments = std::accumulate(segments.begin(), segments.end(), 0.0);
+    s.parts[static_cast<std::size_t>(MeshPart::kEnds)] = std::max(0.0, before_update - in_segments - s.exposed);
+    s.parts[static_cast<std::size_t>(MeshPart::kUpdate)] = update;
+    samples_.push_back(std::move(s));
+  }
+
+  RankSpread spread(double mine) const {
+    double max = mine, sum = mine;
+    max_over_ranks(world_, std::span(&max, 1));
+    sum_over_ranks(world_, std::span(&sum, 1));
+    return {sum / world_.size(), max};
+  }
+  template <class Of>
+  RankSpread mean_spread(Of of) const {
+    double sum = 0;
+    for (const MeshSample& s : samples_) sum += of(s);
+    return spread(sum / static_cast<double>(samples_.size()));
+  }
+
+  void report_parts(MeshStepReport& r) const {
+    r.step = mean_spread([](const MeshSample& s) { return s.seconds; });
+    r.exposed = mean_spread([](const MeshSample& s) { return s.exposed; });
+    r.compute = mean_spread([](const MeshSample& s) { return s.seconds - s.exposed; });
+    for (std::size_t p = 0; p < kNumMeshParts; ++p)
+      r.parts[p] = mean_spread([p](const MeshSample& s) { return s.parts[p]; });
+  }
+
+  // All names of all ranks, in one order: who waited for what is told by luck.
+  std::set<std::string> lane_names() const {
+    std::string mine;
+    for (const MeshSample& s : samples_)
+      for (const auto& [name, unused] : s.lane) mine += name + "\n";
+    std::vector<std::string> all;
+    mesh_.lane().call("bench", [&] { all = all_gather(world_.comm(), "bench names", mine); });
+    std::set<std::string> names;
+    for (const std::string& lines : all) {
+      std::istringstream in(lines);
+      for (std::string name; std::getline(in, name);) names.insert(name);
+    }
+    return names;
+  }
+
+  void report_lane(MeshStepReport& r) const {
+    for (const std::string& name : lane_names()) {
+      const auto time_of = [&name](const MeshSample& s) {
+        const auto at = s.lane.find(name);
+        return at == s.lane.end() ? LaneTime() : at->second;
+      };
+      r.lane[name.empty() ? "(between tasks)" : name] = {
+          mean_spread([&](const MeshSample& s) { return time_of(s).busy; }),
+          mean_spread([&](const MeshSample& s) { return time_of(s).exposed; })};
+    }
+  }
+
+  std::vector<double> by_rank(double mine) const {
+    std::vector<double> all(static_cast<std::size_t>(world_.size()));
+    all[static_cast<std::size_t>(world_.rank())] = mine;
+    sum_over_ranks(world_, std::span<double>(all));
+    return all;
+  }
+
+  void report_memory(MeshStepReport& r) const {
+    const auto predict = [&](int rank) {
+      return predict_memory(o_.model, o_.dtype, pass_options_, r.mesh, place_of(r.mesh.shape, rank));
+    };
+    r.measured_r = by_rank(own_memory_bytes() - memory_before_);
+    r.predicted_r = by_rank(static_cast<double>(predict(world_.rank()).total()));
+    const auto most = std::max_element(r.measured_r.begin(), r.measured_r.end());
+    const auto rank = static_cast<std::size_t>(most - r.measured_r.begin());
+    r.measured_bytes = *most;
+    r.predicted = predict(static_cast<int>(rank));
+    for (double MeshStepReport::*part : {&MeshStepReport::weight_bytes, &MeshStepReport::master_bytes,
+                                         &MeshStepReport::grad_bytes, &MeshStepReport::moment_bytes})
+      r.*part = by_rank(bytes_held(model_.params(), o_.dtype, part))[rank];
+  }
+
+  void report_checks(MeshStepReport& r) {
+    std::vector<std::int64_t> counts;
+    double max_vio = 0, routed = 0;
+    const auto E = static_cast<std::size_t>(o_.model.num_experts);
+    for (const int layer : model_.moe_layers()) {
+      const auto& counts_E = pass_.tallies()[static_cast<std::size_t>(layer)].counts_E;
+      counts.insert(counts.end(), counts_E.begin(), counts_E.end());
+    }
+    if (!counts.empty()) sum_over_ranks(world_, counts);
+    for (std::size_t at = 0; at < counts.size(); at += E)
+      max_vio += load_metrics({counts.begin() + static_cast<std::ptrdiff_t>(at),
+                               counts.begin() + static_cast<std::ptrdiff_t>(at + E)})
+                     .max_vio;
+    for (const std::int64_t c : counts) routed += static_cast<double>(c);
+    r.max_vio = counts.empty() ? 0 : max_vio / o_.model.num_moe_layers();
+    const double want = expected_first_loss(o_.model), slack = o_.model.tied_embeddings ? 0.5 : 0.1;
+    const double rows = static_cast<double>(o_.batch_shape().num_tokens()) * o_.model.top_k * o_.model.num_moe_layers();
+    constexpr double kMax = std::numeric_limits<double>::max();
+    r.checks = {{"first_loss_near_ln_vocab", first_loss_, want - slack, want + slack},
+                {"largest_loss_is_finite", largest_loss_.value(), 0, kMax},
+                {"largest_gradient_norm_is_finite", largest_norm_.value(), 0, kMax},
+                {"routed_rows_per_step", routed, rows, rows}};
+  }
+
+  const BenchOptions& o_;
+  World& world_;
+  Env env_;
+  double memory_before_;
+  MeshContext mesh_;
+  Model model_;
+  BatchCut cut_;
+  PassOptions pass_options_;
+  Pass pass_;
+  BatchCut::Range range_;
+  std::vector<std::int32_t> id_T_, target_T_;
+  std::vector<AdamWTensor> tensors_;
+  std::int64_t num_steps_ = 0;
+  double first_loss_ = 0, waited_ = 0;
+  WorstDeviation largest_loss_, largest_norm_;
+  std::vector<MeshSample> samples_;
+};
+
+std::vector<std::string> head_lines(const BenchOptions& o, const World& world, const MeshOptions& mesh, Env env) {
+  const ModelConfig& c = o.model;
+  const ParamCounts n = count_parameters(c);
+  return {"# moe-bench step --shape " + o.shape + ": forward, backward, AdamW on random tokens; " + ranks_text(world) +
+              ", " + mesh_text(mesh.shape) + ", ZeRO-" + std::to_string(mesh.zero) + (mesh.overlap ? "" : ", --overlap off"),
+          format_text("# model: d %d, %d layers, %d heads of %d (%d kv), %d experts top-%d of width %d, vocab %d, %d x %d "
+                      "tokens, %s; %.2f M parameters, %.2f M active",
+                      c.d_model, c.num_layers, c.num_heads, c.head_dim, c.num_kv_heads, c.num_experts, c.top_k, c.expert_ffn,
+                      c.vocab_size, o.batch, o.seq, name_of(o.dtype), static_cast<double>(n.total) * 1e-6,
+                      static_cast<double>(n.active) * 1e-6),
+          format_text("# %s; %d threads a rank; %s kernels; moe %s", processor_name().c_str(), env.stream.num_threads(),
+                      env.kernels.isa, version_text().c_str())};
+}
+
+}  // namespace
+
+Exit bench_mesh_step(const BenchOptions& o, World& world, const Kernels& kernels) {
+  MeshOptions mesh;
+  world.agree([&] { mesh = choose_mesh(o.ranks, world, o.model.num_experts, false); });
+  Stream stream(o.common.threads);
+  const Env env{stream, kernels};
+  std::FILE* out = table_file(o);
+  print_lines(world, out, head_lines(o, world, mesh, env));
+  if (o.common.dry_run) return Exit::kOk;
+  MeshStepReport report{.model = o.model, .mesh = mesh, .batch = o.batch_shape(), .num_ranks = world.size()};
+  timed_on_lane(world, [] {});
+  report.gemm_peak_gflops = gemm_peak_gflops(env, 1024, 0.25);
+  sum_over_ranks(world, std::span(&report.gemm_peak_gflops, 1));
+  MeshStepRun run(o, world, mesh, env);
+  run.run(o.seconds > 0 ? o.seconds : 5);
+  run.report(report);
+  print_lines(world, out, mesh_step_lines(report));
+  nlohmann::json json = mesh_step_json(report);
+  json["kind"] = "moe-bench step";
+  json["schema_version"] = kBenchSchemaVersion;
+  json["version"] = version_text();
+  json["time"] = utc_now();
+  json["shape"] = o.shape;
+  json["machine"] = ranks_json(world);
+  json["machine"].update(machine_json(env));
+  if (world.rank() == 0) write_result_json(o.common.json, json);
+  return report.passed() ? Exit::kOk : Exit::kCheckFailed;
+}
+
+}  // namespace moe
