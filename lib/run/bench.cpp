@@ -47,7 +47,6 @@ void finish_bench_options(Options& options, BenchOptions& bench) {
   need(bench.seq >= 1, "seq", "at least 1", options);
   need(bench.seconds >= 0, "seconds", "at least 0", options);
   need(bench.tokens >= 1, "tokens", "at least 1", options);
-  need(bench.max_nodes_per_token >= 0, "max-nodes-per-token", "at least 1, or 0 for any number", options);
   need(bench.link_gbits >= 0, "link-gbits", "at least 0", options);
   need(bench.min_bytes >= 1, "min-bytes", "at least 1", options);
   need(bench.max_bytes >= bench.min_bytes, "max-bytes", "at least --min-bytes", options);
@@ -103,7 +102,6 @@ Options bench_options(BenchOptions& b) {
         "ranks with different numbers of tokens, W5 a rank without tokens, W6 a hot rank that moves, W7 a hot rank now and "
         "then",
         {"W0", "W1", "W2", "W3", "W4", "W5", "W6", "W7", "all"});
-  o.add("max-nodes-per-token", b.max_nodes_per_token, "nodes that the experts of a token may be on; 0 sets no limit");
   o.add("link-gbits", b.link_gbits, "speed of a node's network link in Gbit/s, to show how much of it was used; 0: unknown");
   o.group("Collectives");
   o.add("min-bytes", b.min_bytes, "smallest size; each next one is 4 times as large");

@@ -28,7 +28,6 @@ struct BenchOptions {
   RankOptions ranks;
   WorkloadChoice workload = WorkloadChoice::kAll;
   int tokens = 1024;            // of a rank
-  int max_nodes_per_token = 0;  // 0: any number
   double link_gbits = 0;        // 0: unknown
   std::int64_t min_bytes = 1024, max_bytes = std::int64_t{1} << 24;
 

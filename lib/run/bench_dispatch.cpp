@@ -57,7 +57,7 @@ MeshShape shape_of(const BenchOptions& o, const World& world) {
 WorkloadShape workload_shape(const BenchOptions& o, const DispatchGroup& group) {
   return {.num_tokens = o.tokens,
           .top_k = o.model.top_k,
-          .max_nodes = o.max_nodes_per_token,
+          .max_nodes = o.model.max_nodes_per_token,
           .seed = o.common.seed,
           .group = group.number,
           .map = group.map,
@@ -268,7 +268,7 @@ void check_workloads(const BenchOptions& o, const DispatchGroup& group) {
 
 std::vector<std::string> head_lines(const BenchOptions& o, const DispatchGroup& group) {
   const std::string limit =
-      o.max_nodes_per_token > 0 ? ", at most " + std::to_string(o.max_nodes_per_token) + " nodes a token" : "";
+      o.model.max_nodes_per_token > 0 ? ", at most " + std::to_string(o.model.max_nodes_per_token) + " nodes a token" : "";
   return {"# moe-bench dispatch: " + ranks_text(group.world) + ", groups of " + std::to_string(group.shape.ep) + "; moe " +
               version_text(),
           format_text("# %d tokens a rank, d %d, %d experts top-%d, %s%s", o.tokens, o.model.d_model, o.model.num_experts,
@@ -288,7 +288,7 @@ nlohmann::json run_json(const BenchOptions& o, const DispatchGroup& group) {
           {"top_k", o.model.top_k},
           {"dtype", name_of(o.dtype)},
           {"row_bytes", static_cast<std::int64_t>(size_of(o.dtype)) * o.model.d_model},
-          {"max_nodes_per_token", o.max_nodes_per_token},
+          {"max_nodes_per_token", o.model.max_nodes_per_token},
           {"link_gbits", o.link_gbits}};
 }
 
