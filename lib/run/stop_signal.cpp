@@ -19,13 +19,25 @@ constexpr int kSignals[] = {SIGUSR1, SIGTERM, SIGINT};
 
 }  // namespace
 
-StopSignal::StopSignal() {
+// On a stack of its own: code that a library generates may keep data below the stack pointer, further than the ABI lets it
+// (oneDNN 2.6's sgemm does), and a handler on the same stack would write over it.
+StopSignal::StopSignal() : stack_(kStackBytes) {
   num_received = 0;
-  for (int s : kSignals) std::signal(s, on_signal);
+  stack_t stack{};
+  stack.ss_sp = stack_.data();
+  stack.ss_size = stack_.size();
+  sigaltstack(&stack, nullptr);  // of this thread, the main one: the kernel gives it the signals of the process
+  struct sigaction action {};
+  action.sa_handler = on_signal;
+  action.sa_flags = SA_ONSTACK | SA_RESTART;
+  for (int s : kSignals) sigaction(s, &action, nullptr);
 }
 
 StopSignal::~StopSignal() {
   for (int s : kSignals) std::signal(s, SIG_DFL);
+  stack_t none{};
+  none.ss_flags = SS_DISABLE;
+  sigaltstack(&none, nullptr);
 }
 
 bool StopSignal::received() { return num_received > 0; }

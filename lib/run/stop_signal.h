@@ -2,6 +2,9 @@
 // complete checkpoint is not touched by that).
 #pragma once
 
+#include <cstddef>
+#include <vector>
+
 namespace moe {
 
 class StopSignal {
@@ -13,6 +16,10 @@ class StopSignal {
   // Since the latest was made.
   static bool received();
   static bool terminated();  // by SIGTERM
+
+ private:
+  static constexpr std::size_t kStackBytes = std::size_t{1} << 16;
+  std::vector<std::byte> stack_;
 };
 
 }  // namespace moe
