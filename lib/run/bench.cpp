@@ -70,7 +70,7 @@ Options bench_options(BenchOptions& b) {
             {"moe-bench kernels --shape S --filter gemm/qkv --seconds 0.1", "moe-bench kernels --filter adamw --json -",
              "moe-bench step --shape S --seconds 1",
              "moe-bench step --layers 2 --experts 16 --top-k 4 --seconds 1 --json step.json",
-             "moe-bench dispatch --workload W2 --tokens 256 --experts 32 --top-k 4 --seconds 0.1 --json dispatch.json",
+             "moe-bench dispatch --workload W2 --tokens 256 --experts 32 --top-k 4 --json dispatch.json",
              "moe-bench collectives --filter all_reduce --max-bytes 65536 --seconds 0.02"});
   o.group("What to measure");
   Option& command =

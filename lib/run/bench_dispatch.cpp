@@ -98,7 +98,7 @@ class DispatchRun {
     repeat(0);
     double seconds = clock.seconds();
     max_over_ranks(world_, std::span(&seconds, 1));
-    const int n = num_repetitions(budget, seconds);
+    const int period = source_.period(), n = (num_repetitions(budget, seconds) + period - 1) / period * period;
     for (auto& s : seconds_) s.clear();
     forward_ = {};
     expected_ = NodeTraffic(world_.num_nodes());
@@ -323,7 +323,7 @@ Exit bench_dispatch(const BenchOptions& o, World& world, const Kernels& kernels)
   }
   print_lines(world, out, notes);
   json["rows"] = rows;
-  json["two_level_over_flat"] = pairs;
+  json["flat_over_two_level"] = pairs;
   json["passed"] = passed;
   if (world.rank() == 0) write_result_json(o.common.json, json);
   return passed ? Exit::kOk : Exit::kCheckFailed;

@@ -43,7 +43,7 @@ std::string dispatch_header();
 std::string dispatch_line(const DispatchRow& row, double link_gbits);
 // Rows received by each rank, as a picture; many ranks are shortened.
 std::vector<std::string> histogram_lines(const DispatchRow& row);
-// Two-level beside flat: what the bytes between nodes predict, and what the times say. "" without such a pair.
+// Flat over two-level: what the bytes between nodes predict, and what the times say.
 std::string comparison_line(const DispatchRow& flat, const DispatchRow& two_level);
 nlohmann::json dispatch_json(const DispatchRow& row, double link_gbits);
 nlohmann::json comparison_json(const DispatchRow& flat, const DispatchRow& two_level);
