@@ -22,9 +22,14 @@ namespace {
 
 constexpr int kTag = 1;
 constexpr std::size_t kMaxChunkBytes = std::size_t{1} << 30;
-constexpr long kSleepNs = 50'000;
-// Looks before a wait may sleep: a short message of a rank that is already here takes less.
-constexpr int kLooksBeforeSleep = 20;
+// Looks before a wait sleeps, and how long it sleeps between looks from then on: while nobody waits for the lane the
+// processor belongs to whoever computes; and a rank that has waited long leaves it to the ranks it waits for, where ranks
+// share processors.
+struct Patience {
+  int looks;
+  long sleep_ns;
+};
+constexpr Patience kUnderCompute{20, 50'000}, kAwaited{300, 20'000};
 
 std::string error_text(int status) {
   char text[MPI_MAX_ERROR_STRING] = {};
@@ -177,15 +182,15 @@ class MpiTransfer : public Transfer {
     require(m, status);
   }
 
-  // While somebody waits for the lane its processor is free for looking; else it belongs to whoever computes.
   void rest(int looks) const {
     const MpiWaits& waits = group_->job->waits;
     if (waits.abort_code >= 0) mpi_abort(waits.abort_code);
-    if (waits.num_waiting > 0 || looks < kLooksBeforeSleep) {
+    const Patience& patience = waits.num_waiting > 0 ? kAwaited : kUnderCompute;
+    if (looks < patience.looks) {
       sched_yield();
       return;
     }
-    const timespec pause{0, kSleepNs};
+    const timespec pause{0, patience.sleep_ns};
     nanosleep(&pause, nullptr);
   }
 
@@ -308,7 +313,13 @@ std::vector<int> gather_machines(int num_ranks, int rank) {
   return all;
 }
 
+// A setting of OpenMPI, unless the user chose it. Its TCP transport writes a large message in one piece, and the answer that
+// the peer's own message needs waits behind it: two ranks that send to each other take turns. In fragments both directions
+// flow.
+void prepare_mpi() { setenv("OMPI_MCA_btl_tcp_flags", "send", 0); }
+
 void start_mpi() {
+  prepare_mpi();
   int level = 0;
   check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &level), "start");
   if (level < MPI_THREAD_FUNNELED) throw Error(Exit::kUnavailable, "MPI: expected MPI_THREAD_FUNNELED, found less");
