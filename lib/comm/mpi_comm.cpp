@@ -22,14 +22,14 @@ namespace {
 
 constexpr int kTag = 1;
 constexpr std::size_t kMaxChunkBytes = std::size_t{1} << 30;
-// Looks before a wait sleeps, and how long it sleeps between looks from then on: while nobody waits for the lane the
-// processor belongs to whoever computes; and a rank that has waited long leaves it to the ranks it waits for, where ranks
-// share processors.
+// Looks before a wait sleeps, and how long it sleeps at first and at last between looks: while nobody waits for the lane the
+// processor belongs to whoever computes; and a rank that has waited long leaves it to those it waits for, where ranks share
+// processors.
 struct Patience {
   int looks;
-  long sleep_ns;
+  long first_sleep_ns, last_sleep_ns;
 };
-constexpr Patience kUnderCompute{20, 50'000}, kAwaited{300, 20'000};
+constexpr Patience kUnderCompute{4, 50'000, 300'000}, kAwaited{300, 20'000, 20'000};
 
 std::string error_text(int status) {
   char text[MPI_MAX_ERROR_STRING] = {};
@@ -190,7 +190,7 @@ class MpiTransfer : public Transfer {
       sched_yield();
       return;
     }
-    const timespec pause{0, patience.sleep_ns};
+    const timespec pause{0, std::min(patience.last_sleep_ns, patience.first_sleep_ns * (1 + (looks - patience.looks) / 8))};
     nanosleep(&pause, nullptr);
   }
 
