@@ -70,6 +70,7 @@ class Pass {
 
   const BatchShape& shape() const { return options_.shape; }
   int num_tracks() const { return static_cast<int>(tracks_.size()); }
+  std::int64_t most_rows() const { return most_rows_; }  // that the experts here got in one track and layer, ever
   // Sum of the cross-entropy over counted tokens here, in nats; the batch has this pass's shape or fewer sequences, 0 too.
   // With batch.with_gradient the head keeps the gradient of loss_scale * sum; backward() then adds all parameter gradients
   // (+=), those of the balance losses included.
@@ -107,6 +108,7 @@ class Pass {
   std::vector<RoutingTally> tallies_;
   std::array<double, 4> segment_seconds_{};
   CommLane::Ticket counts_reduced_ = 0;
+  std::int64_t most_rows_ = 0;
 };
 
 // Tracks that a pass has on a mesh.
@@ -116,11 +118,12 @@ int num_tracks(const PassOptions& pass, const MeshOptions& mesh);
 // routing gives them; room for all of them is reserved, and used when they come.
 struct ModelMemory {
   std::size_t weights = 0, masters = 0, grads = 0, moments = 0, activations = 0;
-  std::size_t buffers = 0;  // gathered weights, gradients on their way
+  std::size_t buffers = 0;  // gathered weights, gradients and rows on their way
   std::size_t total() const { return weights + masters + grads + moments + activations + buffers; }
 };
+// rows_of_track >= 0: with so many rows in each track instead (Pass::most_rows()).
 ModelMemory predict_memory(const ModelConfig& config, DType dtype, const PassOptions& pass, const MeshOptions& mesh = {},
-                           const MeshPlace& place = {});
+                           const MeshPlace& place = {}, std::int64_t rows_of_track = -1);
 
 // b_i += speed * sign(mean - counts_i), sign(0) = 0 (arXiv 2408.15664, algorithm 1), after a global batch.
 void update_router_bias(std::span<float> bias_E, std::span<const std::int64_t> counts_E, float speed);

@@ -1,6 +1,7 @@
 // The order of things in a micro-batch: blocks, tracks, what is gathered and reduced when. The lane works in the order of
 // submission, and every rank submits in this order: gathers and reductions of units, exchanges of tracks. Not here: memory
 // (pass_memory.cpp, track.cpp), the segments (block.cpp).
+#include <algorithm>
 #include <utility>
 
 #include "lib/base/stopwatch.h"
@@ -97,6 +98,7 @@ void Pass::forward_experts(int layer) {
   for (const auto& track : tracks_) {
     run(*track, layer, kExpertsAt, kExperts.forward_ahead);
     await(*track);
+    most_rows_ = std::max(most_rows_, track->slots[static_cast<std::size_t>(layer)].plan.num_rows);
     run(*track, layer, kExpertsAt, kExperts.forward);
     communicate(*track, layer, kCombineAt, kCombine.forward);
   }

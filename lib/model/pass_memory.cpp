@@ -1,18 +1,30 @@
 // The memory of a pass: tracks, tables of the rotary embedding; and the prediction of all memory of a rank.
 // Not here: what is done with it (pass.cpp).
 #include <cmath>
+#include <functional>
 
 #include "lib/model/track.h"
 
 namespace moe {
 namespace {
 
-// Rows of the experts here in one track: at most, or as balanced routing gives them.
-std::int64_t max_rows(const ModelConfig& c, const MeshShape& shape, int num_experts_here, std::int64_t tokens) {
-  return Dispatcher::max_rows(tokens * shape.ep, c.top_k, num_experts_here);
+// Rows of the experts here in a track of so many tokens.
+using RowsOfTokens = std::function<std::int64_t(std::int64_t)>;
+
+RowsOfTokens max_rows(const ModelConfig& c, const MeshShape& shape, int num_experts_here) {
+  return [=, K = c.top_k](std::int64_t tokens) { return Dispatcher::max_rows(tokens * shape.ep, K, num_experts_here); };
 }
-std::int64_t balanced_rows(const ModelConfig& c, const MeshShape& shape, int num_experts_here, std::int64_t tokens) {
-  return (tokens * shape.ep * c.top_k * num_experts_here + c.num_experts - 1) / c.num_experts;
+RowsOfTokens balanced_rows(const ModelConfig& c, const MeshShape& shape, int num_experts_here) {
+  return [=, K = c.top_k, E = c.num_experts](std::int64_t tokens) {
+    return (tokens * shape.ep * K * num_experts_here + E - 1) / E;
+  };
+}
+
+// Rows on their way in one exchange: those that leave and, on the way back, those that came and their sums.
+std::size_t exchange_bytes(const ModelConfig& c, DType dtype, const MeshShape& shape, std::int64_t tokens) {
+  if (shape.ep == 1) return 0;
+  const double others = shape.ep * (1 - std::pow(1 - 1.0 / shape.ep, c.top_k));  // ranks that a token goes to, expected
+  return static_cast<std::size_t>(3 * others * static_cast<double>(tokens * c.d_model)) * size_of(dtype);
 }
 
 struct PassMemory {
@@ -21,13 +33,13 @@ struct PassMemory {
 };
 
 PassMemory take_memory(Arena& arena, const ModelConfig& c, DType dtype, const PassOptions& o, const MeshOptions& mesh,
-                       int num_experts_here, decltype(max_rows) rows) {
+                       const RowsOfTokens& rows) {
   const int n = num_tracks(o, mesh);
   const std::int64_t P = o.shape.seq_len, half = c.head_dim / 2;
   PassMemory m;
   for (int i = 0; i < n; ++i) {
     const BatchShape shape = track_shape(o.shape, n, i);
-    m.tracks.push_back(take_track(arena, {c, shape, dtype, rows(c, mesh.shape, num_experts_here, shape.num_tokens())}, o));
+    m.tracks.push_back(take_track(arena, {c, shape, dtype, rows(shape.num_tokens())}, o));
   }
   m.rope = {arena.vector<float>(P * half), arena.vector<float>(P * half), arena.vector<std::int32_t>(o.shape.num_tokens())};
   return m;
@@ -57,7 +69,8 @@ Pass::Pass(Model& model, const PassOptions& options, Env env)
   const ModelConfig& c = model.config();
   const int num_experts_here = static_cast<int>(model.params().layout().experts.size());
   const auto take = [&](Arena& arena) {
-    return take_memory(arena, c, model.dtype(), options, model.mesh().options(), num_experts_here, max_rows);
+    const MeshOptions& mesh = model.mesh().options();
+    return take_memory(arena, c, model.dtype(), options, mesh, max_rows(c, mesh.shape, num_experts_here));
   };
   Arena measuring(0);
   take(measuring);
@@ -79,7 +92,7 @@ Pass::~Pass() {
 }
 
 ModelMemory predict_memory(const ModelConfig& config, DType dtype, const PassOptions& pass, const MeshOptions& mesh,
-                           const MeshPlace& place) {
+                           const MeshPlace& place, std::int64_t rows_of_track) {
   const ParamLayout layout = layout_of(mesh, place, config.num_experts);
   Arena measuring(0), activations(0);
   const ParamStore store(measuring, parameter_specs(config), dtype, pass.training, layout);
@@ -92,9 +105,12 @@ ModelMemory predict_memory(const ModelConfig& config, DType dtype, const PassOpt
     m.grads += 4 * (layout.zero >= 2 ? shard : all);
     m.moments += 8 * shard;
   }
-  take_memory(activations, config, dtype, pass, mesh, static_cast<int>(layout.experts.size()), balanced_rows);
+  const RowsOfTokens balanced = balanced_rows(config, mesh.shape, static_cast<int>(layout.experts.size()));
+  take_memory(activations, config, dtype, pass, mesh,
+              [&](std::int64_t tokens) { return rows_of_track >= 0 ? rows_of_track : balanced(tokens); });
   m.activations = activations.used_bytes();
-  m.buffers = Units::buffer_bytes(store, pass.training, mesh.shape.replicate);
+  m.buffers = Units::buffer_bytes(store, pass.training, mesh.shape.replicate) +
+              exchange_bytes(config, dtype, mesh.shape, track_shape(pass.shape, num_tracks(pass, mesh), 0).num_tokens());
   return m;
 }
 

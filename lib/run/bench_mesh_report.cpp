@@ -48,6 +48,9 @@ void add_memory(const MeshStepReport& r, std::vector<std::string>& lines) {
   lines.push_back("# memory of the rank with most, 1e6 bytes: predicted before anything is taken, and measured or counted");
   lines.push_back(
       format_text("memory_total         %10.2f %10.2f  grown by the process", of(m.total()), mb(r.measured_bytes)));
+  lines.push_back(
+      format_text("memory_with_rows     %10.2f %10s  predicted for the most rows that came, not for balanced routing",
+                  of(r.predicted_with_rows_bytes), ""));
   lines.push_back(format_text("memory_weights       %10.2f %10.2f  held here", of(m.weights), mb(r.weight_bytes)));
   lines.push_back(format_text("memory_masters       %10.2f %10.2f", of(m.masters), mb(r.master_bytes)));
   lines.push_back(format_text("memory_gradients     %10.2f %10.2f", of(m.grads), mb(r.grad_bytes)));
@@ -109,6 +112,7 @@ nlohmann::json mesh_step_json(const MeshStepReport& r) {
                          {"checks", checks},
                          {"passed", r.passed()},
                          {"memory_predicted_bytes", r.predicted.total()},
+                         {"memory_predicted_with_rows_bytes", r.predicted_with_rows_bytes},
                          {"memory_measured_bytes", r.measured_bytes},
                          {"memory_predicted_bytes_by_rank", r.predicted_r},
                          {"memory_measured_bytes_by_rank", r.measured_r},

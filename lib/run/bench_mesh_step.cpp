@@ -218,8 +218,8 @@ class MeshStepRun {
   }
 
   void report_memory(MeshStepReport& r) const {
-    const auto predict = [&](int rank) {
-      return predict_memory(o_.model, o_.dtype, pass_options_, r.mesh, place_of(r.mesh.shape, rank));
+    const auto predict = [&](int rank, std::int64_t rows = -1) {
+      return predict_memory(o_.model, o_.dtype, pass_options_, r.mesh, place_of(r.mesh.shape, rank), rows);
     };
     r.measured_r = by_rank(own_memory_bytes() - memory_before_);
     r.predicted_r = by_rank(static_cast<double>(predict(world_.rank()).total()));
@@ -227,6 +227,8 @@ class MeshStepRun {
     const auto rank = static_cast<std::size_t>(most - r.measured_r.begin());
     r.measured_bytes = *most;
     r.predicted = predict(static_cast<int>(rank));
+    const auto rows = static_cast<std::int64_t>(by_rank(static_cast<double>(pass_.most_rows()))[rank]);
+    r.predicted_with_rows_bytes = predict(static_cast<int>(rank), rows).total();
     for (double MeshStepReport::*part : {&MeshStepReport::weight_bytes, &MeshStepReport::master_bytes,
                                          &MeshStepReport::grad_bytes, &MeshStepReport::moment_bytes})
       r.*part = by_rank(bytes_held(model_.params(), o_.dtype, part))[rank];

@@ -43,8 +43,9 @@ struct MeshStepReport {
   double waited = 0;            // part of the time that threads could run but had no processor, mean over ranks
   double max_vio = 0;
   // Bytes of the rank with most, and of the same rank what was predicted.
-  ModelMemory predicted;
-  double measured_bytes = 0;  // memory that the process took for the model and its steps
+  ModelMemory predicted;                      // with balanced routing, as --dry-run says it
+  std::size_t predicted_with_rows_bytes = 0;  // with the most rows that its experts got
+  double measured_bytes = 0;                  // memory that the process took for the model and its steps
   double weight_bytes = 0, grad_bytes = 0, master_bytes = 0, moment_bytes = 0;  // counted in the parameters that are here
   std::vector<double> predicted_r, measured_r;                                  // of each rank
   std::vector<StepCheck> checks;
