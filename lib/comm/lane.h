@@ -1,8 +1,8 @@
 // The communication lane: a thread that runs tasks one after the other, in the order of their submission, while the caller
 // computes. All communication of a rank goes through its lane, so every rank must submit the same collectives in the same
 // order; that order is the proof that nothing waits for itself. This is how progress is real under MPI: the lane's thread
-// is inside the collective, testing its messages, all the time; it sleeps between tests while the caller computes, and
-// tests without pause when the caller waits. (On a GPU the lane is a stream.)
+// is inside the collective, testing its messages, all the time; it sleeps between tests while the caller computes, and at
+// first tests without pause when the caller waits. (On a GPU the lane is a stream.)
 #pragma once
 
 #include <atomic>
