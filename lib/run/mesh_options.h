@@ -16,7 +16,7 @@ struct RankOptions {
   DispatchMode dispatch = DispatchMode::kAuto;
   Overlap overlap = Overlap::kAuto;
   int ranks_per_node = 0;  // 0: ask MPI
-  double watchdog = 300;   // seconds; 0: off
+  double watchdog = 600;   // seconds; 0: off
 };
 void add_rank_options(Options& options, RankOptions& ranks);
 void check_rank_options(const Options& options, const RankOptions& ranks);  // Error(kUsage)
