@@ -26,7 +26,7 @@ StopSignal::StopSignal() : stack_(kStackBytes) {
   stack_t stack{};
   stack.ss_sp = stack_.data();
   stack.ss_size = stack_.size();
-  sigaltstack(&stack, nullptr);  // of this thread, the main one: the kernel gives it the signals of the process
+  sigaltstack(&stack, &old_stack_);  // of this thread, the main one: the kernel gives it the signals of the process
   struct sigaction action {};
   action.sa_handler = on_signal;
   action.sa_flags = SA_ONSTACK | SA_RESTART;
@@ -35,9 +35,7 @@ StopSignal::StopSignal() : stack_(kStackBytes) {
 
 StopSignal::~StopSignal() {
   for (int s : kSignals) std::signal(s, SIG_DFL);
-  stack_t none{};
-  none.ss_flags = SS_DISABLE;
-  sigaltstack(&none, nullptr);
+  sigaltstack(&old_stack_, nullptr);
 }
 
 bool StopSignal::received() { return num_received > 0; }

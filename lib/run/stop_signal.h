@@ -2,6 +2,8 @@
 // complete checkpoint is not touched by that).
 #pragma once
 
+#include <signal.h>
+
 #include <cstddef>
 #include <vector>
 
@@ -20,6 +22,7 @@ class StopSignal {
  private:
   static constexpr std::size_t kStackBytes = std::size_t{1} << 16;
   std::vector<std::byte> stack_;
+  stack_t old_stack_{};
 };
 
 }  // namespace moe
