@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "lib/base/byte_size.h"
 #include "lib/base/error.h"
 #include "lib/run/summary.h"
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "lib/base/byte_size.h"
 #include "lib/run/global_batch.h"
 
 namespace moe {
@@ -53,13 +54,6 @@ std::string balance_text(const BalanceOptions& b) {
 }
 
 }  // namespace
-
-std::string bytes_text(double bytes) {
-  const char* units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
-  int u = 0;
-  for (; bytes >= 1024 && u < 5; ++u) bytes /= 1024;
-  return text(u == 0 ? "%.0f %s" : "%.2f %s", bytes, units[u]);
-}
 
 std::string count_text(double n) {
   const char* units[] = {"", " K", " M", " B", " T"};

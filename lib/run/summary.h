@@ -35,8 +35,7 @@ std::string summary_box(const TrainOptions& options, const RunSummary& summary, 
 // The keys that scripts rely on: params_total, params_active, params_active_no_embedding, flop_per_token, ...
 nlohmann::json summary_json(const RunSummary& summary);
 
-// 1536 -> "1.50 KiB"; 1.3e9 -> "1.300 B".
-std::string bytes_text(double bytes);
+// 1.3e9 -> "1.300 B".
 std::string count_text(double n);
 
 }  // namespace moe
