@@ -58,73 +58,71 @@ bool all_equal(const std::vector<float>& values, Want want) {
   return true;
 }
 
-// Floats of one rank's piece of `bytes`.
-std::int64_t piece_floats(std::int64_t bytes, int n) { return std::max<std::int64_t>(1, bytes / 4 / n); }
+// A collective on pieces: every rank holds `from`, its elements, and gets `to`.
+struct Pieces {
+  int n, me;
+  std::int64_t piece, count;  // floats of a rank and of all
+  std::shared_ptr<Buffers> b;
+};
+
+enum class Holds { kPiece, kAll };
+Pieces take_pieces(const Comm& comm, std::int64_t bytes, Holds from, Holds to) {
+  const int n = comm.size();
+  const std::int64_t piece = std::max<std::int64_t>(1, bytes / 4 / n);
+  Pieces p{n, comm.rank(), piece, piece * n, std::make_shared<Buffers>()};
+  const auto size = [&](Holds holds) { return static_cast<std::size_t>(holds == Holds::kAll ? p.count : p.piece); };
+  p.b->from.resize(size(from)), p.b->to.resize(size(to));
+  for (std::size_t i = 0; i < p.b->from.size(); ++i) p.b->from[i] = element(static_cast<std::int64_t>(i), p.me);
+  return p;
+}
+
+// Wiped before each run, compared with want(i) after it.
+template <class Want>
+Collective on_pieces(const Pieces& p, std::function<void()> run, Want want) {
+  const auto wipe = [b = p.b] { std::fill(b->to.begin(), b->to.end(), -1.0f); };
+  return {"float",
+          p.count,
+          p.count * 4,
+          (p.n - 1.0) / p.n,
+          wipe,
+          std::move(run),
+          [b = p.b, want] { return all_equal(b->to, want); }};
+}
 
 Collective make_exchange(Comm& comm, std::int64_t bytes) {
-  const int n = comm.size(), me = comm.rank();
-  const std::int64_t piece = piece_floats(bytes, n), count = piece * n;
-  auto b = std::make_shared<Buffers>();
-  b->from.resize(static_cast<std::size_t>(count)), b->to.resize(static_cast<std::size_t>(count));
-  for (std::int64_t i = 0; i < count; ++i) b->from[static_cast<std::size_t>(i)] = element(i, me);
-  const auto run = [&comm, b, piece, n] {
+  const Pieces p = take_pieces(comm, bytes, Holds::kAll, Holds::kAll);
+  const auto run = [&comm, p] {
     std::vector<SendPiece> sends;
     std::vector<RecvPiece> receives;
-    for (int p = 0; p < n; ++p) {
-      sends.push_back({p, b->from.data() + p * piece, static_cast<std::size_t>(piece) * 4});
-      receives.push_back({p, b->to.data() + p * piece, static_cast<std::size_t>(piece) * 4});
+    for (int r = 0; r < p.n; ++r) {
+      sends.push_back({r, p.b->from.data() + r * p.piece, static_cast<std::size_t>(p.piece) * 4});
+      receives.push_back({r, p.b->to.data() + r * p.piece, static_cast<std::size_t>(p.piece) * 4});
     }
     comm.exchange("exchange", sends, receives);
   };
-  const auto want = [piece, me](std::int64_t i) { return element(me * piece + i % piece, static_cast<int>(i / piece)); };
-  return {"float",
-          count,
-          count * 4,
-          (n - 1.0) / n,
-          [b] { std::fill(b->to.begin(), b->to.end(), -1.0f); },
-          run,
-          [b, want] { return all_equal(b->to, want); }};
+  return on_pieces(p, run, [piece = p.piece, me = p.me](std::int64_t i) {
+    return element(me * piece + i % piece, static_cast<int>(i / piece));
+  });
 }
 
 Collective make_gather(Comm& comm, std::int64_t bytes) {
-  const int n = comm.size(), me = comm.rank();
-  const std::int64_t piece = piece_floats(bytes, n), count = piece * n;
-  auto b = std::make_shared<Buffers>();
-  b->from.resize(static_cast<std::size_t>(piece)), b->to.resize(static_cast<std::size_t>(count));
-  for (std::int64_t i = 0; i < piece; ++i) b->from[static_cast<std::size_t>(i)] = element(i, me);
-  const auto run = [&comm, b, count] {
-    const GatherRows tensor{reinterpret_cast<std::byte*>(b->to.data()), b->from.data(), count, 4};
+  const Pieces p = take_pieces(comm, bytes, Holds::kPiece, Holds::kAll);
+  const auto run = [&comm, p] {
+    const GatherRows tensor{reinterpret_cast<std::byte*>(p.b->to.data()), p.b->from.data(), p.count, 4};
     gather_rows(comm, "gather", {&tensor, 1});
   };
-  const auto want = [piece](std::int64_t i) { return element(i % piece, static_cast<int>(i / piece)); };
-  return {"float",
-          count,
-          count * 4,
-          (n - 1.0) / n,
-          [b] { std::fill(b->to.begin(), b->to.end(), -1.0f); },
-          run,
-          [b, want] { return all_equal(b->to, want); }};
+  return on_pieces(p, run, [piece = p.piece](std::int64_t i) { return element(i % piece, static_cast<int>(i / piece)); });
 }
 
 Collective make_reduce_scatter(Comm& comm, std::int64_t bytes) {
-  const int n = comm.size(), me = comm.rank();
-  const std::int64_t piece = piece_floats(bytes, n), count = piece * n;
-  auto b = std::make_shared<Buffers>();
-  b->from.resize(static_cast<std::size_t>(count)), b->to.resize(static_cast<std::size_t>(piece));
-  b->staging.resize(static_cast<std::size_t>(staging_floats(n, piece)));
-  for (std::int64_t i = 0; i < count; ++i) b->from[static_cast<std::size_t>(i)] = element(i, me);
-  const auto run = [&comm, b, count] {
-    const ReduceRows tensor{b->from.data(), b->to.data(), count, 1};
-    reduce_rows(comm, "reduce_scatter", {&tensor, 1}, Store::kAssign, b->staging);
+  const Pieces p = take_pieces(comm, bytes, Holds::kAll, Holds::kPiece);
+  p.b->staging.resize(static_cast<std::size_t>(staging_floats(p.n, p.piece)));
+  const auto run = [&comm, p] {
+    const ReduceRows tensor{p.b->from.data(), p.b->to.data(), p.count, 1};
+    reduce_rows(comm, "reduce_scatter", {&tensor, 1}, Store::kAssign, p.b->staging);
   };
-  const auto want = [piece, me, n](std::int64_t i) { return sum_of_elements(me * piece + i, n); };
-  return {"float",
-          count,
-          count * 4,
-          (n - 1.0) / n,
-          [b] { std::fill(b->to.begin(), b->to.end(), -1.0f); },
-          run,
-          [b, want] { return all_equal(b->to, want); }};
+  return on_pieces(p, run,
+                   [piece = p.piece, me = p.me, n = p.n](std::int64_t i) { return sum_of_elements(me * piece + i, n); });
 }
 
 Collective make_all_reduce(Comm& comm, std::int64_t bytes) {
@@ -276,14 +274,9 @@ Exit bench_collectives(const BenchOptions& o, World& world) {
       passed = passed && row.passed();
       if (!entry.has_sizes) break;
     }
-  if (world.rank() == 0)
-    write_result_json(o.common.json, {{"kind", "moe-bench collectives"},
-                                      {"schema_version", kBenchSchemaVersion},
-                                      {"version", version_text()},
-                                      {"time", utc_now()},
-                                      {"machine", ranks_json(world)},
-                                      {"rows", rows},
-                                      {"passed", passed}});
+  nlohmann::json json = bench_json("collectives");
+  json.update({{"machine", ranks_json(world)}, {"rows", rows}, {"passed", passed}});
+  if (world.rank() == 0) write_result_json(o.common.json, json);
   return passed ? Exit::kOk : Exit::kCheckFailed;
 }
 

@@ -276,20 +276,18 @@ std::vector<std::string> head_lines(const BenchOptions& o, const DispatchGroup& 
 }
 
 nlohmann::json run_json(const BenchOptions& o, const DispatchGroup& group) {
-  return {{"kind", "moe-bench dispatch"},
-          {"schema_version", kBenchSchemaVersion},
-          {"version", version_text()},
-          {"time", utc_now()},
-          {"machine", ranks_json(group.world)},
-          {"ep", group.shape.ep},
-          {"tokens_per_rank", o.tokens},
-          {"d_model", o.model.d_model},
-          {"experts", o.model.num_experts},
-          {"top_k", o.model.top_k},
-          {"dtype", name_of(o.dtype)},
-          {"row_bytes", static_cast<std::int64_t>(size_of(o.dtype)) * o.model.d_model},
-          {"max_nodes_per_token", o.model.max_nodes_per_token},
-          {"link_gbits", o.link_gbits}};
+  nlohmann::json json = bench_json("dispatch");
+  json.update({{"machine", ranks_json(group.world)},
+               {"ep", group.shape.ep},
+               {"tokens_per_rank", o.tokens},
+               {"d_model", o.model.d_model},
+               {"experts", o.model.num_experts},
+               {"top_k", o.model.top_k},
+               {"dtype", name_of(o.dtype)},
+               {"row_bytes", static_cast<std::int64_t>(size_of(o.dtype)) * o.model.d_model},
+               {"max_nodes_per_token", o.model.max_nodes_per_token},
+               {"link_gbits", o.link_gbits}});
+  return json;
 }
 
 }  // namespace

@@ -71,15 +71,13 @@ Exit bench_kernels(const BenchOptions& o, Env env) {
     rows.push_back(row_json(row, peaks));
   }
   print(out, {"# " + std::to_string(rows.size()) + " rows, " + std::to_string(num_failed) + " failed their check"});
-  write_result_json(o.common.json, {{"kind", "moe-bench kernels"},
-                                    {"schema_version", kBenchSchemaVersion},
-                                    {"version", version_text()},
-                                    {"time", utc_now()},
-                                    {"shape", o.shape},
-                                    {"machine", machine_json(env)},
-                                    {"peaks", peaks_json(peaks)},
-                                    {"rows", rows},
-                                    {"failed", num_failed}});
+  nlohmann::json json = bench_json("kernels");
+  json.update({{"shape", o.shape},
+               {"machine", machine_json(env)},
+               {"peaks", peaks_json(peaks)},
+               {"rows", rows},
+               {"failed", num_failed}});
+  write_result_json(o.common.json, json);
   return num_failed == 0 ? Exit::kOk : Exit::kCheckFailed;
 }
 

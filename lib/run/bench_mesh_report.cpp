@@ -39,6 +39,8 @@ void add_results(const MeshStepReport& r, std::vector<std::string>& lines) {
       format_text("%-20s %12.1f  of the time threads could run but had no processor", "waited_percent", 100 * r.waited));
   lines.push_back(
       format_text("%-20s %12.2f  mean over layers of the busiest expert's rows / mean - 1", "load_max_vio", r.max_vio));
+  lines.push_back(
+      format_text("%-20s %12.2f  the same of ranks: what no overlap hides", "rank_load_max_vio", r.rank_max_vio));
 }
 
 void add_memory(const MeshStepReport& r, std::vector<std::string>& lines) {
@@ -91,16 +93,10 @@ std::vector<std::string> mesh_step_lines(const MeshStepReport& r) {
 }
 
 nlohmann::json mesh_step_json(const MeshStepReport& r) {
-  nlohmann::json parts, lane, checks = nlohmann::json::array();
+  nlohmann::json parts, lane;
   for (std::size_t p = 0; p < kNumMeshParts; ++p) parts[kMeshPartNames[p]] = spread_json(r.parts[p]);
   for (const auto& [name, l] : r.lane)
     lane[name] = {{"busy_ms", spread_json(l.busy)}, {"exposed_ms", spread_json(l.exposed)}};
-  for (const StepCheck& c : r.checks)
-    checks.push_back({{"name", c.name},
-                      {"found", std::isfinite(c.found) ? nlohmann::json(c.found) : nlohmann::json(nullptr)},
-                      {"low", c.low},
-                      {"high", c.high},
-                      {"passed", c.passed()}});
   nlohmann::json json = {{"mesh",
                           {{"replicate", r.mesh.shape.replicate},
                            {"shard", r.mesh.shape.shard},
@@ -109,7 +105,7 @@ nlohmann::json mesh_step_json(const MeshStepReport& r) {
                          {"overlap", r.mesh.overlap},
                          {"ranks", r.num_ranks},
                          {"tokens_per_step", r.batch.num_tokens()},
-                         {"checks", checks},
+                         {"checks", checks_json(r.checks)},
                          {"passed", r.passed()},
                          {"memory_predicted_bytes", r.predicted.total()},
                          {"memory_predicted_with_rows_bytes", r.predicted_with_rows_bytes},
@@ -124,7 +120,8 @@ nlohmann::json mesh_step_json(const MeshStepReport& r) {
                            {"activations", {{"predicted", r.predicted.activations}}},
                            {"buffers", {{"predicted", r.predicted.buffers}}}}},
                          {"gemm_peak_gflops", r.gemm_peak_gflops},
-                         {"load_max_vio", r.max_vio}};
+                         {"load_max_vio", r.max_vio},
+                         {"rank_load_max_vio", r.rank_max_vio}};
   if (!r.passed()) return json;
   json["step_us"] = timing_json(r.seconds);
   json["step_seconds"] = r.step.max;

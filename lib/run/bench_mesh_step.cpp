@@ -22,6 +22,7 @@
 #include "lib/run/global_batch.h"
 #include "lib/run/peak.h"
 #include "lib/run/result.h"
+#include "lib/run/trainer.h"
 
 namespace moe {
 namespace {
@@ -140,10 +141,7 @@ class MeshStepRun {
 
   void agree(double loss_sum) {
     tensors_ = model_.params().adamw_tensors(0.1f);
-    double squares = 0;
-    for (const AdamWTensor& t : tensors_)
-      squares += env_.kernels.adamw.sum_of_squares(env_.stream, {t.g, static_cast<std::size_t>(t.n)});
-    std::array<double, 2> sums = {loss_sum, squares / mesh_.options().shape.replicate};
+    std::array<double, 2> sums = {loss_sum, gradient_squares(model_, env_)};
     mesh_.lane().call("step totals", [&] { all_reduce_sum(world_.comm(), "step totals", std::span<double>(sums)); });
     const double loss = sums[0] / static_cast<double>(o_.batch_shape().num_tokens());
     if (num_steps_ == 1) first_loss_ = loss;
@@ -234,21 +232,30 @@ class MeshStepRun {
       r.*part = by_rank(bytes_held(model_.params(), o_.dtype, part))[rank];
   }
 
+  std::vector<std::int64_t> rows_by_rank(const std::vector<std::int64_t>& counts_E) const {
+    const ExpertMap& experts = mesh_.experts();
+    std::vector<std::int64_t> rows(static_cast<std::size_t>(experts.num_ranks()));
+    for (std::size_t e = 0; e < counts_E.size(); ++e) rows[static_cast<std::size_t>(experts.expert2rank[e])] += counts_E[e];
+    return rows;
+  }
+
   void report_checks(MeshStepReport& r) {
     std::vector<std::int64_t> counts;
-    double max_vio = 0, routed = 0;
+    double max_vio = 0, rank_max_vio = 0, routed = 0;
     const auto E = static_cast<std::size_t>(o_.model.num_experts);
     for (const int layer : model_.moe_layers()) {
       const auto& counts_E = pass_.tallies()[static_cast<std::size_t>(layer)].counts_E;
       counts.insert(counts.end(), counts_E.begin(), counts_E.end());
     }
     if (!counts.empty()) sum_over_ranks(world_, counts);
-    for (std::size_t at = 0; at < counts.size(); at += E)
-      max_vio += load_metrics({counts.begin() + static_cast<std::ptrdiff_t>(at),
-                               counts.begin() + static_cast<std::ptrdiff_t>(at + E)})
-                     .max_vio;
+    for (auto at = counts.begin(); at != counts.end(); at += static_cast<std::ptrdiff_t>(E)) {
+      const std::vector<std::int64_t> counts_E(at, at + static_cast<std::ptrdiff_t>(E));
+      max_vio += load_metrics(counts_E).max_vio;
+      rank_max_vio += load_metrics(rows_by_rank(counts_E)).max_vio;
+    }
     for (const std::int64_t c : counts) routed += static_cast<double>(c);
-    r.max_vio = counts.empty() ? 0 : max_vio / o_.model.num_moe_layers();
+    if (!counts.empty()) r.max_vio = max_vio / o_.model.num_moe_layers();
+    if (!counts.empty()) r.rank_max_vio = rank_max_vio / o_.model.num_moe_layers();
     const double want = expected_first_loss(o_.model), slack = o_.model.tied_embeddings ? 0.5 : 0.1;
     const double rows = static_cast<double>(o_.batch_shape().num_tokens()) * o_.model.top_k * o_.model.num_moe_layers();
     constexpr double kMax = std::numeric_limits<double>::max();
@@ -309,10 +316,7 @@ Exit bench_mesh_step(const BenchOptions& o, World& world, const Kernels& kernels
   run.report(report);
   print_lines(world, out, mesh_step_lines(report));
   nlohmann::json json = mesh_step_json(report);
-  json["kind"] = "moe-bench step";
-  json["schema_version"] = kBenchSchemaVersion;
-  json["version"] = version_text();
-  json["time"] = utc_now();
+  json.update(bench_json("step"));
   json["shape"] = o.shape;
   json["machine"] = ranks_json(world);
   json["machine"].update(machine_json(env));

@@ -39,9 +39,9 @@ struct MeshStepReport {
     RankSpread busy, exposed;
   };
   std::map<std::string, Lane> lane;
-  double gemm_peak_gflops = 0;  // sum over ranks, all at the same time
-  double waited = 0;            // part of the time that threads could run but had no processor, mean over ranks
-  double max_vio = 0;
+  double gemm_peak_gflops = 0;           // sum over ranks, all at the same time
+  double waited = 0;                     // part of the time that threads could run but had no processor, mean over ranks
+  double max_vio = 0, rank_max_vio = 0;  // mean over layers: rows of the busiest expert, rank / mean - 1
   // Bytes of the rank with most, and of the same rank what was predicted.
   ModelMemory predicted;                      // with balanced routing, as --dry-run says it
   std::size_t predicted_with_rows_bytes = 0;  // with the most rows that its experts got

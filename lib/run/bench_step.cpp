@@ -179,10 +179,7 @@ Exit bench_step(const BenchOptions& o, const Kernels& kernels) {
   print(machine_lines(run.plain_env(), report.peaks));
   print(step_lines(report));
   nlohmann::json json = step_json(report);
-  json["kind"] = "moe-bench step";
-  json["schema_version"] = kBenchSchemaVersion;
-  json["version"] = version_text();
-  json["time"] = utc_now();
+  json.update(bench_json("step"));
   json["shape"] = o.shape;
   json["machine"] = machine_json(run.plain_env());
   write_result_json(o.common.json, json);

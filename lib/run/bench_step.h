@@ -48,6 +48,7 @@ std::array<double, kNumStepParts> flop_by_part(const ModelConfig& config, const 
 // Mean loss that untrained weights must give on random targets: ln V and half the variance of the logits.
 double expected_first_loss(const ModelConfig& config);
 
+nlohmann::json checks_json(const std::vector<StepCheck>& checks);  // an array
 // The table, without the machine's lines: parts, totals, checks.
 std::vector<std::string> step_lines(const StepReport& report);
 nlohmann::json step_json(const StepReport& report);

@@ -115,9 +115,20 @@ std::vector<std::string> step_lines(const StepReport& r) {
   return lines;
 }
 
+nlohmann::json checks_json(const std::vector<StepCheck>& checks) {
+  nlohmann::json list = nlohmann::json::array();
+  for (const StepCheck& c : checks)
+    list.push_back({{"name", c.name},
+                    {"found", std::isfinite(c.found) ? nlohmann::json(c.found) : nlohmann::json(nullptr)},
+                    {"low", c.low},
+                    {"high", c.high},
+                    {"passed", c.passed()}});
+  return list;
+}
+
 nlohmann::json step_json(const StepReport& r) {
   static constexpr const char* kPhaseNames[] = {"forward_ms", "backward_input_ms", "backward_weight_ms", "update_ms"};
-  nlohmann::json parts = nlohmann::json::array(), checks = nlohmann::json::array();
+  nlohmann::json parts = nlohmann::json::array();
   const auto flop = flop_by_part(r.model, r.shape);
   for (std::size_t p = 0; p < kNumStepParts; ++p) {
     const auto part = static_cast<StepPart>(p);
@@ -128,15 +139,9 @@ nlohmann::json step_json(const StepReport& r) {
     for (const StepPhase phase : kPhases) row[kPhaseNames[static_cast<int>(phase)]] = 1e3 * r.median.parts.of(part, phase);
     parts.push_back(std::move(row));
   }
-  for (const StepCheck& c : r.checks)
-    checks.push_back({{"name", c.name},
-                      {"found", std::isfinite(c.found) ? nlohmann::json(c.found) : nlohmann::json(nullptr)},
-                      {"low", c.low},
-                      {"high", c.high},
-                      {"passed", c.passed()}});
   nlohmann::json json = {{"parts", parts},
                          {"other_ms", 1e3 * r.other_seconds()},
-                         {"checks", checks},
+                         {"checks", checks_json(r.checks)},
                          {"passed", r.passed()},
                          {"tokens_per_step", r.shape.num_tokens()},
                          {"step_us", timing_json(r.seconds)},

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include "lib/base/provenance.h"
 #include "lib/io/files.h"
 
 namespace moe {
@@ -57,6 +58,13 @@ std::string row_line(const BenchRow& r, const Peaks& peaks) {
   std::snprintf(text, sizeof text, "%-40s %-22s %4d %6d %10.1f %5.1f %s %8.1e", r.name.c_str(), r.shape.c_str(), r.num_sets,
                 r.seconds.num_repetitions, 1e6 * r.seconds.median, 100 * r.seconds.waited, rate, r.error);
   return text;
+}
+
+nlohmann::json bench_json(const std::string& command) {
+  return {{"kind", "moe-bench " + command},
+          {"schema_version", kBenchSchemaVersion},
+          {"version", version_text()},
+          {"time", utc_now()}};
 }
 
 nlohmann::json timing_json(const Timing& t) {

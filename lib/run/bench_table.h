@@ -62,6 +62,7 @@ std::string row_header();
 std::vector<std::string> row_legend();
 std::string row_line(const BenchRow& row, const Peaks& peaks);
 
+nlohmann::json bench_json(const std::string& command);             // how every result begins: what, version, time
 nlohmann::json timing_json(const Timing& timing);                  // in microseconds
 nlohmann::json row_json(const BenchRow& row, const Peaks& peaks);  // no rate where the check failed
 nlohmann::json peaks_json(const Peaks& peaks);

@@ -7,6 +7,16 @@
 #include "lib/comm/collectives.h"
 
 namespace moe {
+
+double gradient_squares(Model& model, Env env) {
+  const Cut part{model.mesh().place().replicate, model.mesh().options().shape.replicate};
+  double squares = 0;
+  for (const AdamWTensor& t : model.params().adamw_tensors(0)) {
+    const std::int64_t begin = part.begin(t.n), end = part.end(t.n);
+    squares += env.kernels.adamw.sum_of_squares(env.stream, {t.g + begin, static_cast<std::size_t>(end - begin)});
+  }
+  return squares;
+}
 namespace {
 
 BatchCut cut_of(const TrainOptions& o, const MeshContext& mesh) {
@@ -61,10 +71,7 @@ double Trainer::gradients(StepResult& result) {
 // One sum over all ranks of what is counted in double, and one of what is counted in integers.
 void Trainer::agree(StepResult& result, double loss_sum, const StepNews& news) {
   World& world = model_.mesh().world();
-  double squares = 0;  // shards of one replica hold each element once
-  for (const AdamWTensor& t : model_.params().adamw_tensors(0))
-    squares += env_.kernels.adamw.sum_of_squares(env_.stream, {t.g, static_cast<std::size_t>(t.n)});
-  std::vector<double> sums = {loss_sum, squares / model_.mesh().options().shape.replicate, news.stop() ? 1.0 : 0.0,
+  std::vector<double> sums = {loss_sum, gradient_squares(model_, env_), news.stop() ? 1.0 : 0.0,
                               world.rank() == 0 ? news.clock() : 0.0};
   std::vector<std::int64_t> counts;
   for (int layer : model_.moe_layers()) {

@@ -44,6 +44,10 @@ struct StepNews {
   std::function<bool()> stop = [] { return false; };
 };
 
+// This rank's part of the sum of squares of all gradients. Over all ranks each element is counted once: the shards of a
+// replica are disjoint, and the replicas, whose gradients are equal, share each shard out.
+double gradient_squares(Model& model, Env env);
+
 class Trainer {
  public:
   Trainer(const TrainOptions& options, Model& model, const TokenSource& data, Env env);
