@@ -148,7 +148,9 @@ TEST_F(TrainSavesTest, WritersHoldEverythingOnceAndEvenly) {
       shard2most[shard] = std::max(shard2most[shard], bytes);
     });
     for (const auto& [key, shape] : shapes) EXPECT_EQ(coverage_fault(shape, boxes[key]), "") << key;
-    for (const auto& [shard, least] : shard2least) EXPECT_LE(shard2most[shard] - least, 2 * 4 * 12);  // two rows
+    for (const auto& [shard, least] : shard2least)
+      EXPECT_LE(shard2most[shard] - least, 2 * 4 * 14 * 12)
+          << "two rows of dimension 0, the largest of which is an expert's";
   }
 }
 
