@@ -57,8 +57,8 @@ std::int64_t total_bytes(const std::vector<TensorSlice>& slices);
 // cannot be made.
 CheckpointDraft begin_checkpoint(const std::string& run_dir, std::int64_t step, int num_parts, std::int64_t total_bytes);
 // 2. Each writer, part = 0 .. num_parts - 1, writes shard-NNNNN.h5 (none if its slices hold no element), syncs it and reads
-// it back. Returns a report for publish_checkpoint (JSON). Error 76 naming the first element that is not finite, before
-// anything is written; 73, 74 as usual. After an error on any writer: abandon_checkpoint.
+// it back. Returns a report for publish_checkpoint (JSON). Error 76 naming the first element that is not finite; 73, 74 as
+// usual. After an error on any writer: abandon_checkpoint.
 std::string write_part(const CheckpointDraft& draft, int part, const std::vector<TensorSlice>& slices);
 // 3. The process that began joins the reports, publishes run_dir/step-NNNNNNNN, moves `latest` and removes what `keep` does
 // not keep. `state` is stored in the manifest as it is (config, step, counters, data position, options); `provenance` is
@@ -90,16 +90,26 @@ struct CheckpointInfo {
   std::string digest;
 };
 
-// `path` is a checkpoint directory, or a run directory (its `latest`, else its newest complete checkpoint; a broken one is
-// passed over with a warning). Checks manifest, sizes and completeness. Throws Error 66 if there is none, 65 if broken.
-CheckpointInfo open_checkpoint(const std::string& path);
+struct Manifest;
+CheckpointInfo info_of(const Manifest& manifest, const std::string& path);
+
+// What makes a checkpoint of a run directory good enough to be taken: files of the right sizes, or bytes with the digests
+// of the manifest, which reads all of them.
+enum class CheckpointCheck { kSizes, kBytes };
+// `path` is a checkpoint directory, or a run directory (its `latest`, else its newest that passes the check; a broken one is
+// passed over with a warning). Of a checkpoint that was named the sizes are checked alone: loading checks what it reads.
+// Throws Error 66 if there is none, 65 if broken.
+CheckpointInfo open_checkpoint(const std::string& path, CheckpointCheck check = CheckpointCheck::kBytes);
+// What to try in a run directory: `latest` first, then the newest step first. Paths; complete or not.
+std::vector<std::string> checkpoint_candidates(const std::string& run_dir);
 // True if run_dir holds a complete checkpoint.
 bool has_checkpoint(const std::string& run_dir);
 
 // Fills every slice, whole, checking digests. The slices may be any boxes: a process asks for what it holds and reads only
 // the files that have some of it. But it names every tensor of the model, if only by a slice of extent 0: a tensor of the
 // file that no slice names, one that the file does not have or has with another shape or dtype, and a slice that was not
-// filled are errors (65) naming all of them, unless its role is in `roles_to_ignore`.
+// filled are errors (65) naming all of them, unless its role is in `roles_to_ignore`. Error 75 if the checkpoint was removed
+// while it was read.
 void load_checkpoint(const CheckpointInfo& info, const std::vector<TensorSlice>& slices,
                      const std::vector<std::string>& roles_to_ignore = {});
 

@@ -1,5 +1,6 @@
 #include "lib/io/checkpoint_part.h"
 
+#include <algorithm>
 #include <charconv>
 #include <map>
 #include <set>
@@ -17,8 +18,6 @@ using Key = std::pair<std::string, std::string>;
 [[noreturn]] void refuse(const std::string& what) { throw Error(Exit::kInternal, what); }
 [[noreturn]] void refuse(const ManifestTensor& t, const std::string& what) { refuse("tensor " + t.label() + ": " + what); }
 
-std::span<const std::byte> memory_of(const TensorSlice& s) { return {static_cast<const std::byte*>(s.data), bytes_of(s)}; }
-
 std::string dataset_name(const TensorSlice& s) {
   const bool whole = s.extent == s.shape;
   return s.role + ":" + s.name + (whole ? "" : "@" + joined(s.offset));
@@ -31,19 +30,30 @@ std::vector<std::int64_t> index_in(const Box& box, std::int64_t at) {
   return index;
 }
 
+constexpr std::size_t kChunkElements = std::size_t{1} << 17;  // stay in the cache between the three passes
+
+// One pass over memory: all finite, += to the sum of the tensor, and the digest of the elements of this slice.
 template <class Bits>
-void add_elements(const TensorSlice& s, ElementSum& sum) {
+std::string digest_elements(const TensorSlice& s, ElementSum& sum) {
   const std::span all(static_cast<const Bits*>(s.data), static_cast<std::size_t>(elements_of(s.extent)));
-  if (const std::int64_t bad = first_not_finite(all); bad >= 0)
-    throw Error(Exit::kNumeric,
-                "tensor " + s.name + " (" + s.role + "), element [" + joined(index_in({s.offset, s.extent}, bad)) +
-                    "]: parameters are not finite",
-                "the checkpoint before stays the newest");
+  Xxh3 bytes;
   std::size_t at = 0;
   for_each_run(s.shape, {s.offset, s.extent}, [&](std::int64_t first, std::int64_t count) {
-    sum.add(static_cast<std::uint64_t>(first), all.subspan(at, static_cast<std::size_t>(count)));
-    at += static_cast<std::size_t>(count);
+    for (const std::size_t end = at + static_cast<std::size_t>(count); at < end;) {
+      const std::span chunk = all.subspan(at, std::min(kChunkElements, end - at));
+      if (const std::int64_t bad = first_not_finite(chunk); bad >= 0)
+        throw Error(Exit::kNumeric,
+                    "tensor " + s.name + " (" + s.role + "), element [" +
+                        joined(index_in({s.offset, s.extent}, static_cast<std::int64_t>(at) + bad)) +
+                        "]: parameters are not finite",
+                    "the checkpoint before stays the newest");
+      sum.add(static_cast<std::uint64_t>(first), chunk);
+      bytes.update(std::as_bytes(chunk));
+      at += chunk.size();
+      first += static_cast<std::int64_t>(chunk.size());
+    }
   });
+  return bytes.digest().hex();
 }
 
 void check_box(const ManifestTensor& t, const TensorSlice& s) {
@@ -91,25 +101,41 @@ void check_parts(const CheckpointDraft& draft, const std::vector<CheckpointPart>
 
 std::size_t bytes_of(const TensorSlice& s) { return static_cast<std::size_t>(elements_of(s.extent)) * size_of(s.dtype); }
 
-std::vector<ManifestTensor> describe_slices(const std::vector<TensorSlice>& slices, std::vector<PlacedSlice>& placed) {
+std::vector<ManifestTensor> place_slices(const std::vector<TensorSlice>& slices, std::vector<PlacedSlice>& placed) {
   std::map<Key, std::vector<const TensorSlice*>> by_name;
   for (const TensorSlice& s : slices) by_name[{s.name, s.role}].push_back(&s);
   std::vector<ManifestTensor> tensors;
   for (const auto& [key, boxes] : by_name) {
     ManifestTensor t{key.first, key.second, boxes[0]->dtype, boxes[0]->shape, "", {}};
-    ElementSum sum(t.identity());
     std::set<std::string> datasets;
     for (const TensorSlice* s : boxes) {
       check_box(t, *s);
       if (elements_of(s->extent) == 0) continue;
       if (!datasets.insert(dataset_name(*s)).second) refuse(t, "its slices overlap");
-      s->dtype == DType::kF32 ? add_elements<std::uint32_t>(*s, sum) : add_elements<std::uint16_t>(*s, sum);
       placed.push_back({s, dataset_name(*s)});
-      t.slices.push_back({0, dataset_name(*s), {s->offset, s->extent}, xxh3(memory_of(*s)).hex()});
+      t.slices.push_back({0, dataset_name(*s), {s->offset, s->extent}, ""});
     }
-    t.digest = sum.value().hex();
     tensors.push_back(std::move(t));
   }
+  return tensors;
+}
+
+void digest_slices(const std::vector<PlacedSlice>& placed, std::vector<ManifestTensor>& tensors) {
+  auto next = placed.begin();
+  for (ManifestTensor& t : tensors) {
+    ElementSum sum(t.identity());
+    for (ManifestSlice& s : t.slices) {
+      const TensorSlice& from = *(next++)->slice;
+      s.digest =
+          t.dtype == DType::kF32 ? digest_elements<std::uint32_t>(from, sum) : digest_elements<std::uint16_t>(from, sum);
+    }
+    t.digest = sum.value().hex();
+  }
+}
+
+std::vector<ManifestTensor> describe_slices(const std::vector<TensorSlice>& slices, std::vector<PlacedSlice>& placed) {
+  std::vector<ManifestTensor> tensors = place_slices(slices, placed);
+  digest_slices(placed, tensors);
   return tensors;
 }
 

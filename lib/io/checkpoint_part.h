@@ -25,9 +25,13 @@ struct PlacedSlice {
 
 std::size_t bytes_of(const TensorSlice& slice);
 
-// Tensors and digests of what a writer holds; `placed` = what is to be written, in the order of writing. A tensor of which
-// there is no element here is listed without slices. Error(kInternal) for boxes that cannot be, Error(kNumeric) for elements
-// that are not finite.
+// What a writer holds, without digests; `placed` = what is to be written, in the order of writing, which is that of the
+// tensors and their slices. A tensor of which there is no element here is listed without slices. Error(kInternal) for boxes
+// that cannot be.
+std::vector<ManifestTensor> place_slices(const std::vector<TensorSlice>& slices, std::vector<PlacedSlice>& placed);
+// Fills the digests of the slices, and of the elements given here. Error(kNumeric) for elements that are not finite.
+void digest_slices(const std::vector<PlacedSlice>& placed, std::vector<ManifestTensor>& tensors);
+// Both.
 std::vector<ManifestTensor> describe_slices(const std::vector<TensorSlice>& slices, std::vector<PlacedSlice>& placed);
 
 std::string part_text(const CheckpointPart& part);

@@ -1,7 +1,10 @@
 // Saving checkpoints: temporary directory, shard files, manifest, publication. Not here: digests and the join of what
 // several processes wrote (checkpoint_part.cpp), what may be kept (run_dir.cpp), reading (checkpoint_load.cpp).
 #include <cstdio>
+#include <functional>
+#include <future>
 #include <map>
+#include <optional>
 
 #include "lib/base/error.h"
 #include "lib/io/checkpoint.h"
@@ -28,6 +31,7 @@ std::string shard_name(int part) {
   return name;
 }
 
+// Not synced.
 void write_shard(const std::string& path, const CheckpointDraft& draft, const std::vector<PlacedSlice>& placed) {
   H5Writer h5(path, kShardKind, kCheckpointVersion);
   h5.attribute("step", draft.step);
@@ -37,7 +41,20 @@ void write_shard(const std::string& path, const CheckpointDraft& draft, const st
     h5.write(dataset, slice->dtype == DType::kF32 ? H5Type::kF32 : H5Type::kU16, dims, slice->data);
     h5.attribute("dtype", name_of(slice->dtype), dataset);
   }
-  h5.finish();
+  h5.finish_unsynced();
+}
+
+// Both, the first on a thread of its own. What `beside` throws comes first.
+void at_once(const std::function<void()>& beside, const std::function<void()>& here) {
+  std::future<void> other = std::async(std::launch::async, beside);
+  std::optional<Error> failure;
+  try {
+    here();
+  } catch (const Error& e) {
+    failure = e;
+  }
+  other.get();
+  if (failure) throw *failure;
 }
 
 // The shards are where the manifest will look for them. They are not if the processes do not share a file system.
@@ -137,16 +154,26 @@ CheckpointDraft begin_checkpoint(const std::string& run_dir, std::int64_t step, 
 std::string write_part(const CheckpointDraft& draft, int part, const std::vector<TensorSlice>& slices) {
   CheckpointPart report{.index = part, .nonce = draft.nonce};
   std::vector<PlacedSlice> placed;
-  report.tensors = describe_slices(slices, placed);
-  if (placed.empty()) return part_text(report);
+  report.tensors = place_slices(slices, placed);
+  if (placed.empty()) {
+    digest_slices(placed, report.tensors);
+    return part_text(report);
+  }
   if (!is_directory(draft.directory))
     throw Error(Exit::kCannotCreate, draft.directory + ": expected the directory that the first process made, found none",
                 "the run directory must be on a file system that all hosts share");
   const std::string path = draft.directory + "/" + shard_name(part);
-  write_shard(path, draft, placed);
-  report.files = {{shard_name(part), File::open(path).size(), file_digest(path)}};
-  verify_slices({.step = draft.step, .nonce = draft.nonce, .files = report.files, .tensors = report.tensors},
-                draft.directory);
+  at_once([&] { digest_slices(placed, report.tensors); }, [&] { write_shard(path, draft, placed); });
+  const File file = File::open(path);
+  report.files = {{shard_name(part), file.size(), ""}};
+  // Read back through the system's cache, which costs what the disk does not notice: the bytes of the file are those that
+  // were in memory. That they reach the disk is the sync's word.
+  at_once([&] { file.sync(); },
+          [&] {
+            report.files[0].digest =
+                verify_shard({.step = draft.step, .nonce = draft.nonce, .files = report.files, .tensors = report.tensors}, 0,
+                             draft.directory);
+          });
   return part_text(report);
 }
 

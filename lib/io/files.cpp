@@ -103,7 +103,7 @@ void File::truncate(std::int64_t size) {
   if (guarded("write", [&] { return ::ftruncate(fd_, size); }) != 0) fail(Exit::kIo, path_, "cannot set the size", errno);
 }
 
-void File::sync() {
+void File::sync() const {
   if (guarded("sync", [&] { return ::fsync(fd_); }) != 0) fail(Exit::kIo, path_, "cannot sync", errno);
 }
 

@@ -26,8 +26,8 @@ class File {
   void read_at(std::int64_t offset, std::span<std::byte> out) const;     // all of it, else Error 65 (too short) or 74
   void write_at(std::int64_t offset, std::span<const std::byte> bytes);  // all of it, else Error 74
   void truncate(std::int64_t size);
-  void sync();   // on the disk when it returns
-  void close();  // reports what the destructor could not
+  void sync() const;  // on the disk when it returns, whoever wrote it
+  void close();       // reports what the destructor could not
   std::int64_t size() const;
   const std::string& path() const { return path_; }
 

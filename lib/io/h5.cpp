@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
+#include <mutex>
 #include <utility>
 
 #include "lib/base/error.h"
@@ -53,12 +55,17 @@ class Id {
   herr_t (*close_)(hid_t);
 };
 
+// Entering HDF5: one thread at a time in the whole process, since the library need not be built for threads (a save is
+// written while the training thread reads its tokens). Held for metadata only: the bytes of datasets pass outside of it.
 // Error printing is a setting of each thread. The library must not clean up at exit: a file that could not be closed (full
 // disk) would be written again, through a channel that is gone.
-void silence() {
+[[nodiscard]] std::unique_lock<std::recursive_mutex> enter() {
+  static std::recursive_mutex mutex;
+  std::unique_lock<std::recursive_mutex> lock(mutex);
   static const herr_t before_all_else = H5dont_atexit();
   static_cast<void>(before_all_else);
   H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
+  return lock;
 }
 
 struct TypeRow {
@@ -84,23 +91,20 @@ bool flat_name(const std::string& name) {
   return !name.empty() && name.size() <= 600 && name != "." && name != ".." && std::none_of(name.begin(), name.end(), bad);
 }
 
-// Reads or writes rows [begin, begin + count) of dimension 0.
-template <class Transfer>
-void transfer_rows(const Channel& c, hid_t dataset, const H5Dataset& d, std::int64_t begin, std::int64_t count, Exit code,
-                   Transfer transfer) {
+// Bytes of rows [begin, begin + count) of dimension 0 in the file. They are read and written as they are (contiguous,
+// little-endian like every machine this is built for), past HDF5: in large pieces, and by several threads at once.
+struct ByteRange {
+  std::int64_t offset = 0;
+  std::size_t bytes = 0;
+};
+ByteRange range_of_rows(const Channel& c, const H5Dataset& d, std::int64_t begin, std::int64_t count) {
+  static_assert(std::endian::native == std::endian::little);
   if (d.dims.empty() || begin < 0 || count < 0 || begin + count > d.dims[0])
     throw Error(Exit::kInternal,
                 c.file.path() + ": rows " + std::to_string(begin) + " + " + std::to_string(count) + " lie outside");
-  if (count == 0 || d.elements() == 0) return;
-  std::vector<hsize_t> start(d.dims.size(), 0), extent = extents(d.dims);
-  start[0] = static_cast<hsize_t>(begin);
-  extent[0] = static_cast<hsize_t>(count);
-  const Id file_space(check(H5Dget_space(dataset), c, code, "no dataspace"), H5Sclose);
-  check(H5Sselect_hyperslab(file_space, H5S_SELECT_SET, start.data(), nullptr, extent.data(), nullptr), c, code,
-        "cannot select");
-  const Id memory_space(
-      check(H5Screate_simple(static_cast<int>(extent.size()), extent.data(), nullptr), c, code, "no dataspace"), H5Sclose);
-  transfer(row_of(d.type).memory, memory_space, file_space);
+  if (count == 0 || d.elements() == 0) return {};
+  const std::int64_t row_bytes = d.bytes() / d.dims[0];
+  return {d.file_offset + begin * row_bytes, static_cast<std::size_t>(count * row_bytes)};
 }
 
 }  // namespace
@@ -148,20 +152,21 @@ struct H5Writer::Impl {
 
 H5Writer::H5Writer(const std::string& path, const std::string& kind, int format_version)
     : impl_(new Impl{{File::create(path), {}, 0}, -1, {}}) {
-  silence();
+  const auto busy = enter();
   const Id access(h5_access_list(impl_->channel), H5Pclose);
   impl_->file = impl_->ok(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access), "cannot create");
   attribute("kind", kind);
   attribute("format_version", format_version);
 }
 H5Writer::~H5Writer() {
-  silence();
+  const auto busy = enter();
   if (impl_ && impl_->file >= 0 && !impl_->channel.failure)
     impl_->channel.failure = Error(Exit::kInternal, "abandoned");  // nothing more is written
+  impl_.reset();
 }
 
 void H5Writer::create(const std::string& name, H5Type type, const std::vector<std::int64_t>& dims) {
-  silence();
+  const auto busy = enter();
   if (!flat_name(name))
     throw Error(Exit::kInternal, impl_->channel.file.path() + ": '" + name + "' is no name of a dataset");
   const std::vector<hsize_t> size = extents(dims);
@@ -175,16 +180,27 @@ void H5Writer::create(const std::string& name, H5Type type, const std::vector<st
       impl_->ok(H5Dcreate2(impl_->file, name.c_str(), row_of(type).file, space, H5P_DEFAULT, layout, H5P_DEFAULT),
                 "cannot create dataset " + name),
       H5Dclose);
-  impl_->datasets.emplace_back(name, H5Dataset{type, dims});
+  H5Dataset d{type, dims};
+  if (d.elements() > 0) {
+    const haddr_t offset = H5Dget_offset(dataset);
+    if (offset == HADDR_UNDEF) impl_->ok(-1, "no place for dataset " + name);
+    d.file_offset = static_cast<std::int64_t>(offset);
+  }
+  impl_->datasets.emplace_back(name, std::move(d));
 }
 
 void H5Writer::write_rows(const std::string& name, std::int64_t begin, std::int64_t count, const void* data) {
-  silence();
-  const H5Dataset& d = impl_->known(name);
-  const Id dataset(impl_->ok(H5Dopen2(impl_->file, name.c_str(), H5P_DEFAULT), "cannot open dataset " + name), H5Dclose);
-  transfer_rows(impl_->channel, dataset, d, begin, count, Exit::kIo, [&](hid_t type, hid_t memory, hid_t file) {
-    impl_->ok(H5Dwrite(dataset, type, memory, file, H5P_DEFAULT, data), "cannot write dataset " + name);
-  });
+  Channel& c = impl_->channel;
+  const auto [offset, bytes] = range_of_rows(c, impl_->known(name), begin, count);
+  if (c.failure) throw *c.failure;
+  if (bytes == 0) return;
+  try {
+    c.file.write_at(offset, {static_cast<const std::byte*>(data), bytes});
+  } catch (const Error& e) {
+    c.failure = e;
+    throw;
+  }
+  c.end_of_file = std::max<std::uint64_t>(c.end_of_file, static_cast<std::uint64_t>(offset) + bytes);
 }
 
 void H5Writer::write(const std::string& name, H5Type type, const std::vector<std::int64_t>& dims, const void* data) {
@@ -197,7 +213,7 @@ void H5Writer::write_text(const std::string& name, const std::string& text) {
 }
 
 void H5Writer::attribute(const std::string& name, const std::string& value, const std::string& owner) {
-  silence();
+  const auto busy = enter();
   if (value.size() > 4096)
     throw Error(Exit::kInternal, impl_->channel.file.path() + ": attribute " + name + " is over 4096 bytes");
   const Id type(impl_->ok(H5Tcopy(H5T_C_S1), "no type"), H5Tclose);
@@ -208,19 +224,24 @@ void H5Writer::attribute(const std::string& name, const std::string& value, cons
 }
 
 void H5Writer::attribute(const std::string& name, std::int64_t value, const std::string& owner) {
-  silence();
+  const auto busy = enter();
   impl_->attribute(name, owner, H5T_STD_I64LE, H5T_NATIVE_INT64, &value);
 }
 
 // The mark follows a sync of everything else: a file that has it has the rest.
 void H5Writer::finish() {
-  silence();
+  const auto busy = enter();
   impl_->ok(H5Fflush(impl_->file, H5F_SCOPE_GLOBAL), "cannot flush");
   impl_->channel.file.sync();
-  attribute("complete", 1);
-  impl_->ok(H5Fclose(std::exchange(impl_->file, -1)), "cannot close");
+  finish_unsynced();
   impl_->channel.file.sync();
   impl_->channel.file.close();
+}
+
+void H5Writer::finish_unsynced() {
+  const auto busy = enter();
+  attribute("complete", 1);
+  impl_->ok(H5Fclose(std::exchange(impl_->file, -1)), "cannot close");
 }
 
 // ---- reading
@@ -275,7 +296,7 @@ void H5Reader::Impl::check_superblock() {
 
 H5Reader::H5Reader(const std::string& path, const std::string& kind, int newest_version)
     : impl_(new Impl{{File::open(path), {}, 0}, -1}) {
-  silence();
+  const auto busy = enter();
   impl_->check_superblock();
   const Id access(h5_access_list(impl_->channel), H5Pclose);
   impl_->file = impl_->ok(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access), "damaged");
@@ -288,7 +309,10 @@ H5Reader::H5Reader(const std::string& path, const std::string& kind, int newest_
     impl_->refuse("expected a complete file, found one whose writing did not end");
 }
 H5Reader::H5Reader(H5Reader&&) noexcept = default;
-H5Reader::~H5Reader() { silence(); }
+H5Reader::~H5Reader() {
+  const auto busy = enter();
+  impl_.reset();
+}
 
 hid_t H5Reader::Impl::open_dataset(const std::string& name) {
   if (!flat_name(name)) refuse("'" + name + "' is no name of a dataset");
@@ -331,12 +355,12 @@ H5Dataset H5Reader::Impl::describe(hid_t dataset, const std::string& name) {
 }
 
 bool H5Reader::has(const std::string& name) const {
-  silence();
+  const auto busy = enter();
   return flat_name(name) && impl_->ok(H5Lexists(impl_->file, name.c_str(), H5P_DEFAULT), "damaged link " + name) > 0;
 }
 
 H5Dataset H5Reader::dataset(const std::string& name) const {
-  silence();
+  const auto busy = enter();
   const Id dataset(impl_->open_dataset(name), H5Dclose);
   return impl_->describe(dataset, name);
 }
@@ -354,12 +378,8 @@ void H5Reader::read(const std::string& name, H5Type type, const std::vector<std:
 }
 
 void H5Reader::read_rows(const std::string& name, std::int64_t begin, std::int64_t count, void* out) const {
-  silence();
-  const Id dataset(impl_->open_dataset(name), H5Dclose);
-  const H5Dataset d = impl_->describe(dataset, name);
-  transfer_rows(impl_->channel, dataset, d, begin, count, Exit::kBadInput, [&](hid_t type, hid_t memory, hid_t file) {
-    impl_->ok(H5Dread(dataset, type, memory, file, H5P_DEFAULT, out), "cannot read dataset " + name);
-  });
+  const auto [offset, bytes] = range_of_rows(impl_->channel, dataset(name), begin, count);
+  if (bytes > 0) impl_->channel.file.read_at(offset, {static_cast<std::byte*>(out), bytes});
 }
 
 std::string H5Reader::read_text(const std::string& name, std::int64_t limit_bytes) const {
@@ -379,7 +399,7 @@ hid_t H5Reader::Impl::open_attribute(const std::string& name, const std::string&
 }
 
 std::string H5Reader::attribute_text(const std::string& name, const std::string& owner) const {
-  silence();
+  const auto busy = enter();
   const Id attr(impl_->open_attribute(name, owner), H5Aclose);
   const Id type(impl_->ok(H5Aget_type(attr), "damaged attribute " + name), H5Tclose);
   const Id space(impl_->ok(H5Aget_space(attr), "damaged attribute " + name), H5Sclose);
@@ -393,7 +413,7 @@ std::string H5Reader::attribute_text(const std::string& name, const std::string&
 }
 
 std::int64_t H5Reader::attribute_int(const std::string& name, const std::string& owner) const {
-  silence();
+  const auto busy = enter();
   const Id attr(impl_->open_attribute(name, owner), H5Aclose);
   const Id type(impl_->ok(H5Aget_type(attr), "damaged attribute " + name), H5Tclose);
   const Id space(impl_->ok(H5Aget_space(attr), "damaged attribute " + name), H5Sclose);

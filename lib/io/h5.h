@@ -2,7 +2,8 @@
 // file says its kind, its format version and, written last, that it is complete. The writer checks every return and
 // the reader follows a strict profile: it opens only what it is asked for by name and refuses links, external
 // storage, virtual datasets, filters, variable length and whatever else can make a file read other than its own
-// bytes. All bytes pass through File (files.h), so nothing is locked, and a full disk is an error of the write.
+// bytes. All bytes pass through File (files.h), so nothing is locked, and a full disk is an error of the write. Several
+// threads may each use files of their own.
 // Not here: what the datasets mean (tokens.cpp, checkpoint.cpp, routing_stats.cpp).
 #pragma once
 
@@ -39,7 +40,9 @@ class H5Writer {
   // Attributes of the file, or of dataset `owner`. Texts of at most 4096 bytes.
   void attribute(const std::string& name, const std::string& value, const std::string& owner = "");
   void attribute(const std::string& name, std::int64_t value, const std::string& owner = "");
-  void finish();  // complete mark, flush, sync, close
+  void finish();  // flush, sync, complete mark, sync, close
+  // Complete mark and flush, no sync: for a file that means nothing until the caller has synced it and says so elsewhere.
+  void finish_unsynced();
 
  private:
   struct Impl;

@@ -1,6 +1,7 @@
 #include "lib/io/verify.h"
 
 #include <algorithm>
+#include <initializer_list>
 
 #include "lib/base/error.h"
 #include "lib/io/digest.h"
@@ -11,15 +12,15 @@ namespace {
 
 constexpr std::int64_t kChunkBytes = std::int64_t{1} << 20;  // stays in the cache between reading and hashing
 
-std::string digest_of_range(const File& file, std::int64_t begin, std::int64_t end) {
+// Bytes [begin, end) of the file go into each of `digests`.
+void hash_range(const File& file, std::int64_t begin, std::int64_t end, std::initializer_list<Xxh3*> digests) {
+  if (begin >= end) return;
   std::vector<std::byte> chunk(static_cast<std::size_t>(std::min(kChunkBytes, end - begin)));
-  Xxh3 digest;
   for (std::int64_t at = begin; at < end; at += kChunkBytes) {
     const auto piece = std::span(chunk).first(static_cast<std::size_t>(std::min(kChunkBytes, end - at)));
     file.read_at(at, piece);
-    digest.update(piece);
+    for (Xxh3* const digest : digests) digest->update(piece);
   }
-  return digest.digest().hex();
 }
 
 [[noreturn]] void refuse_digest(const std::string& thing, const std::string& want, const std::string& found) {
@@ -44,11 +45,32 @@ H5Dataset checked_dataset(const H5Reader& shard, const ManifestTensor& t, const 
   return d;
 }
 
+struct SlicePlace {
+  std::int64_t begin, end;  // bytes in the file
+  const ManifestTensor* tensor;
+  const ManifestSlice* slice;
+};
+
+// Of the slices in file i, ascending.
+std::vector<SlicePlace> places_in(const H5Reader& shard, const Manifest& m, std::size_t i, const std::string& path) {
+  std::vector<SlicePlace> places;
+  for (const ManifestTensor& t : m.tensors)
+    for (const ManifestSlice& s : t.slices) {
+      if (s.file != i) continue;
+      const H5Dataset d = checked_dataset(shard, t, s, path);
+      places.push_back({d.file_offset, d.file_offset + d.bytes(), &t, &s});
+    }
+  std::sort(places.begin(), places.end(), [](const SlicePlace& a, const SlicePlace& b) { return a.begin < b.begin; });
+  return places;
+}
+
 }  // namespace
 
 std::string file_digest(const std::string& path) {
   const File file = File::open(path);
-  return digest_of_range(file, 0, file.size());
+  Xxh3 digest;
+  hash_range(file, 0, file.size(), {&digest});
+  return digest.digest().hex();
 }
 
 void verify_files(const Manifest& manifest, const std::string& directory) {
@@ -59,18 +81,25 @@ void verify_files(const Manifest& manifest, const std::string& directory) {
 }
 
 void verify_slices(const Manifest& manifest, const std::string& directory) {
-  for (std::size_t i = 0; i < manifest.files.size(); ++i) {
-    const std::string path = directory + "/" + manifest.files[i].name;
-    const H5Reader shard = open_shard(manifest, i, directory);
-    const File file = File::open(path);
-    for (const ManifestTensor& t : manifest.tensors)
-      for (const ManifestSlice& s : t.slices) {
-        if (s.file != i) continue;
-        const H5Dataset d = checked_dataset(shard, t, s, path);
-        const std::string found = digest_of_range(file, d.file_offset, d.file_offset + d.bytes());
-        if (found != s.digest) refuse_digest(label_of(path, t, s), s.digest, found);
-      }
+  for (std::size_t i = 0; i < manifest.files.size(); ++i) verify_shard(manifest, i, directory);
+}
+
+std::string verify_shard(const Manifest& manifest, std::size_t i, const std::string& directory) {
+  const std::string path = directory + "/" + manifest.files[i].name;
+  const File file = File::open(path);
+  Xxh3 whole;
+  std::int64_t at = 0;
+  for (const SlicePlace& p : places_in(open_shard(manifest, i, directory), manifest, i, path)) {
+    if (p.begin < at) throw Error(Exit::kBadInput, label_of(path, *p.tensor, *p.slice) + ": lies over another dataset");
+    hash_range(file, at, p.begin, {&whole});
+    Xxh3 slice;
+    hash_range(file, p.begin, p.end, {&whole, &slice});
+    at = p.end;
+    const std::string found = slice.digest().hex();
+    if (found != p.slice->digest) refuse_digest(label_of(path, *p.tensor, *p.slice), p.slice->digest, found);
   }
+  hash_range(file, at, file.size(), {&whole});
+  return whole.digest().hex();
 }
 
 H5Reader open_shard(const Manifest& manifest, std::size_t file, const std::string& directory) {

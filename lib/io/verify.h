@@ -15,6 +15,9 @@ void verify_files(const Manifest& manifest, const std::string& directory);
 // Every slice, read back from the shards, has the digest that the manifest says: Error 65 naming tensor and slice.
 void verify_slices(const Manifest& manifest, const std::string& directory);
 
+// Reads file i once: its slices are checked as by verify_slices; returns the digest of the whole file.
+std::string verify_shard(const Manifest& manifest, std::size_t i, const std::string& directory);
+
 // Opens a shard and checks that it belongs to the same save as the manifest (65).
 H5Reader open_shard(const Manifest& manifest, std::size_t file, const std::string& directory);
 // Reads a slice whole into `out` and checks its digest (65).

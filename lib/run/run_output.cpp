@@ -8,7 +8,6 @@
 #include "lib/base/log.h"
 #include "lib/base/provenance.h"
 #include "lib/io/files.h"
-#include "lib/run/mesh_checkpoint.h"
 #include "lib/run/picture.h"
 
 namespace moe {
@@ -33,6 +32,7 @@ RunOutput::RunOutput(const TrainOptions& options, const Invocation& invocation, 
     throw Error(Exit::kCannotCreate, options.output + ": holds the checkpoints of a run",
                 "continue it with --resume auto, choose another --output, or overwrite it with --force");
   make_directories(options.output);
+  lock_.emplace(options.output);
   provenance_ = provenance_chain(invocation, parent_provenance, {{data.path, data.fingerprint}});
   metrics_ = std::make_unique<MetricsFile>(path("metrics.jsonl"), resumed_step, own);
   if (moe_layers.empty()) return;
@@ -57,18 +57,19 @@ void RunOutput::write_event(const nlohmann::json& row) {
   if (writes()) metrics_->write(row);
 }
 
-std::string RunOutput::save(Model& model, Trainer& trainer, const RunCounters& counters) {
-  if (!enabled()) return "";
-  const SavedCheckpoint saved =
-      save_on_mesh(model, options_.output, counters.step, make_state(invocation_.options, counters, data_), provenance_,
-                   {options_.keep_last, options_.keep_every}, options_.common.force);
+SaveRequest RunOutput::request(Model& model, Trainer& trainer, const RunCounters& counters) {
+  SaveRequest r{counters.step,
+                make_state(invocation_.options, counters, data_),
+                provenance_,
+                {options_.keep_last, options_.keep_every},
+                options_.common.force};
+  r.state["layout"] = layout_json(model.mesh());
   const std::vector<std::int64_t> pairs_LEE = trainer.take_coactivation();
-  if (routing_) {
-    routing_->add_coactivation(pairs_LEE);
-    routing_->save();
-  }
-  log_debug("saved " + saved.path + " digest " + saved.digest);
-  return saved.path;
+  if (!routing_) return r;
+  routing_->add_coactivation(pairs_LEE);
+  // A copy: it must say what the checkpoint says, and this run goes on.
+  r.when_published = [routing = *routing_] { routing.save(); };
+  return r;
 }
 
 std::string RunOutput::draw(const std::vector<LayerResult>& layers, double unigram_entropy) const {

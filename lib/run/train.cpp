@@ -6,15 +6,16 @@
 #include "lib/base/log.h"
 #include "lib/base/stopwatch.h"
 #include "lib/comm/collectives.h"
-#include "lib/io/files.h"
 #include "lib/run/evaluate.h"
-#include "lib/run/mesh_checkpoint.h"
+#include "lib/run/mesh_load.h"
 #include "lib/run/peak.h"
 #include "lib/run/result.h"
+#include "lib/run/resume.h"
 #include "lib/run/run_output.h"
 #include "lib/run/schedule.h"
 #include "lib/run/stop_signal.h"
 #include "lib/run/train_report.h"
+#include "lib/run/train_saves.h"
 #include "lib/run/unigram.h"
 
 namespace moe {
@@ -104,6 +105,7 @@ class TrainRun {
           std::make_unique<RunOutput>(o_, invocation_, is_first_, o_.resume_from ? o_.resume_from->provenance : nullptr,
                                       data_->info(), o_.resume_from ? counters_.step : -1, model_->moe_layers());
     });
+    saves_ = std::make_unique<TrainSaves>(o_, *model_, *trainer_, *output_);
   }
 
   // True if a signal ended it, on whichever rank. Rank 0's clock decides for all.
@@ -119,13 +121,14 @@ class TrainRun {
       const double now = run_progress(o_, counters_.step, run_seconds_);
       if (is_first_) tell(*bar, now);
       if (due(o_.eval_every) && now < 1) evaluate_now(o_.eval_tokens);  // the end evaluates on everything
-      if (due(o_.save_every)) save();
+      saves_->step_done(last_);
+      if (saves_->due(counters_.step)) saves_->begin(counters_now());
     }
     return stopped && run_progress(o_, counters_.step, run_seconds_) < 1;
   }
 
   Exit finish(bool stopped) {
-    checkpoint_ = save();
+    checkpoint_ = saves_->finish(counters_now());
     if (stopped) {
       if (is_first_) {
         log_warning("stopped by a signal at step " + std::to_string(counters_.step) +
@@ -172,26 +175,16 @@ class TrainRun {
   bool due(std::int64_t every) const { return every > 0 && counters_.step % every == 0; }
 
   void resume() {
-    const CheckpointInfo& from = *o_.resume_from;
-    for (const std::string& line : resume_differences(invocation_.options, from.state)) log_info("resume: " + line);
-    world_.agree([&] {
-      const std::string before = from.state.at("data").at("fingerprint");
-      if (before != data_->info().fingerprint && !o_.allow_data_change)
-        throw Error(Exit::kBadInput,
-                    o_.data + ": expected the data of the checkpoint (" + before + "), found " + data_->info().fingerprint,
-                    "give the same data, or --allow-data-change");
-    });
-    load_on_mesh(*model_, from);
-    counters_ = counters_of(from.state);
+    counters_ = resume_on_mesh(*model_, o_, invocation_.options, data_->info());
     trainer_->steps_done = counters_.step;
     trainer_->updates_done = counters_.updates;
     trainer_->consumed_samples = counters_.consumed_samples;
-    log_info("resumed " + from.path + " at step " + std::to_string(counters_.step));
   }
 
   void one_step(double progress, const StopSignal& stop) {
-    last_ = trainer_->step(learning_rate(o_, counters_.step + 1, progress),
-                           {.clock = [this] { return seconds(); }, .stop = [&stop] { return stop.received(); }});
+    last_ = trainer_->step(learning_rate(o_, counters_.step + 1, progress), {.clock = [this] { return seconds(); },
+                                                                             .stop = [&stop] { return stop.received(); },
+                                                                             .busy = [this] { return saves_->busy(); }});
     run_seconds_ = last_.run_seconds;
     counters_.step = last_.step;
     counters_.updates = trainer_->updates_done;
@@ -212,24 +205,24 @@ class TrainRun {
     std::snprintf(text, sizeof text, "step %lld: loss %g, gradient norm %g: not finite; update skipped",
                   static_cast<long long>(last_.step), last_.loss, last_.grad_norm);
     if (is_first_) log_warning(text);
+    const std::string newest = saves_->newest();
     if (o_.nonfinite == NonFinite::kStop || nonfinite_in_a_row_ >= o_.nonfinite_limit)
       throw AgreedError(Exit::kNumeric, text,
                         "the newest checkpoint is from before; lower --lr or look at the data of this step", 0);
-    if (o_.nonfinite == NonFinite::kRollback) roll_back();
+    if (o_.nonfinite == NonFinite::kRollback) roll_back(newest);
   }
 
   // Parameters and moments of the newest checkpoint; the data goes on, so that the samples at fault are left behind.
-  void roll_back() {
+  void roll_back(const std::string& newest) {
     // Of this run: --output may hold older ones that --force is about to replace.
-    const std::string from = !checkpoint_.empty() ? checkpoint_ : o_.resume_from ? o_.resume_from->path : "";
+    const std::string from = !newest.empty() ? newest : o_.resume_from ? o_.resume_from->path : "";
     if (from.empty())
       throw AgreedError(Exit::kNumeric, "--nonfinite rollback: expected a checkpoint of this run, found none",
                         "set --save-every", 0);
-    CheckpointInfo info;
-    world_.agree([&] { info = open_checkpoint(from); });
-    load_on_mesh(*model_, info);
-    trainer_->updates_done = counters_.updates = counters_of(info.state).updates;
-    if (is_first_) log_warning("rolled back to " + info.path);
+    const Manifest manifest = manifest_on_mesh(world_, from);
+    load_on_mesh(*model_, manifest, from);
+    trainer_->updates_done = counters_.updates = counters_of(manifest.state).updates;
+    if (is_first_) log_warning("rolled back to " + from);
   }
 
   void tell(ProgressBar& bar, double progress) {
@@ -260,17 +253,11 @@ class TrainRun {
                           {"seconds", seconds()}});
   }
 
-  std::string save() {
-    if (saved_step_ == counters_.step) return checkpoint_;
-    RunCounters c = counters_;
-    c.seconds = seconds();
-    counters_.seconds = c.seconds;
+  // Counters of the state as it is now.
+  const RunCounters& counters_now() {
+    counters_.seconds = seconds();
     clock_ = Stopwatch();
-    const Stopwatch watch;
-    checkpoint_ = output_->save(*model_, *trainer_, c);
-    output_->write_event({{"event", "checkpoint"}, {"step", c.step}, {"checkpoint_ms", 1e3 * watch.seconds()}});
-    saved_step_ = counters_.step;
-    return checkpoint_;
+    return counters_;
   }
 
   void print_sample() {
@@ -299,13 +286,14 @@ class TrainRun {
   std::unique_ptr<Trainer> trainer_;
   std::unique_ptr<Pass> eval_pass_;
   std::unique_ptr<RunOutput> output_;
+  std::unique_ptr<TrainSaves> saves_;
   RunCounters counters_;
   StepResult last_;
   std::optional<Evaluation> evaluation_;
   std::string checkpoint_, picture_, sample_;
   Stopwatch clock_, log_clock_;
   double steps_seconds_ = 0, run_seconds_ = 0;  // run_seconds_: rank 0's, on every rank
-  std::int64_t steps_here_ = 0, saved_step_ = -1;
+  std::int64_t steps_here_ = 0;
   int nonfinite_in_a_row_ = 0;
 };
 

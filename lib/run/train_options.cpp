@@ -4,6 +4,7 @@
 
 #include "lib/base/error.h"
 #include "lib/model/presets.h"
+#include "lib/run/save_interval.h"
 #include "lib/run/train_state.h"
 
 namespace moe {
@@ -53,7 +54,22 @@ void add_output_options(Options& o, TrainOptions& t) {
   o.add("output", t.output, "run directory: checkpoints, metrics.jsonl, routing.h5, run.svg").value = "DIR";
   o.add("resume", t.resume, "auto: from --output if it holds a checkpoint; must; never; or a checkpoint or run directory")
       .value = "auto|must|never|PATH";
-  o.add("save-every", t.save_every, "steps between checkpoints; 0 saves at the end");
+  o.add(
+       "allow-change", t.allow_change,
+       "resume although this option (batch, seq, seed or document-mask) is not the checkpoint's; the samples that come next "
+       "are then others")
+      .value = "OPTION";
+  o.add("save", t.save, "write checkpoints while training goes on (takes the memory of one), or let training wait",
+        {"async", "sync"});
+  o.add(
+       "save-every", t.save_every,
+       "steps between checkpoints; 0 saves at the end; auto takes the interval that costs least, from what a save costs and "
+       "--mtbf")
+      .value = "STEPS|auto";
+  o.add("mtbf", t.mtbf, "hours between failures of the job, for --save-every auto");
+  o.add("save-fail", t.save_fail,
+        "a save that fails during the run: warn and go on, but end with exit code 74 after N in a row; or stop at once")
+      .value = "warn:N|stop";
   o.add("keep-last", t.keep_last, "newest checkpoints that stay");
   o.add("keep-every", t.keep_every, "checkpoints of these steps stay for good; 0 keeps none");
   o.add("eval-every", t.eval_every, "steps between evaluations; 0 evaluates at the end");
@@ -90,7 +106,9 @@ void check_run(const Options& o, const TrainOptions& t) {
   need(t.temperature >= 0, "temperature", "at least 0", o);
   need(t.weight_decay >= 0, "weight-decay", "at least 0", o);
   need(t.adam_eps > 0, "adam-eps", "more than 0", o);
-  need(t.save_every >= 0, "save-every", "at least 0", o);
+  SaveEvery::parse(t.save_every);
+  SaveFailPolicy::parse(t.save_fail);
+  need(t.mtbf > 0, "mtbf", "more than 0 hours", o);
   need(t.keep_every >= 0, "keep-every", "at least 0", o);
   need(t.eval_every >= 0, "eval-every", "at least 0", o);
   need(t.eval_tokens >= 0, "eval-tokens", "at least 0", o);
@@ -105,13 +123,16 @@ void check_run(const Options& o, const TrainOptions& t) {
        "add --router-bias");
 }
 
-std::optional<CheckpointInfo> find_checkpoint(const TrainOptions& t) {
+// Cheap: the manifest is parsed and the sizes of the files are looked at. Their bytes are checked as they are loaded.
+std::optional<CheckpointInfo> find_checkpoint(TrainOptions& t) {
   if (t.resume == "never") return std::nullopt;
   const bool own = t.resume == "auto" || t.resume == "must";
-  if (!own) return open_checkpoint(t.resume);
   if (t.resume == "auto" && (t.output.empty() || t.common.force || !has_checkpoint(t.output))) return std::nullopt;
-  if (t.output.empty()) throw Error(Exit::kUsage, "--resume must: expected --output, found none");
-  return open_checkpoint(t.output);
+  if (own && t.output.empty()) throw Error(Exit::kUsage, "--resume must: expected --output, found none");
+  const std::string path = own ? t.output : t.resume;
+  CheckpointInfo info = open_checkpoint(path, CheckpointCheck::kSizes);
+  if (info.path != path) t.resume_dir = path;
+  return info;
 }
 
 }  // namespace

@@ -13,6 +13,7 @@ namespace moe {
 
 enum class Schedule { kCosine, kWsd, kConstant };  // wsd: warm-up, stable, linear decay
 enum class NonFinite { kSkip, kRollback, kStop };
+enum class SaveMode { kAsync, kSync };
 
 struct TrainOptions {
   CommonOptions common;
@@ -43,8 +44,13 @@ struct TrainOptions {
 
   std::string output;
   std::string resume = "auto";
-  std::optional<CheckpointInfo> resume_from;  // found by finish_train_options
-  std::int64_t save_every = 0;                // 0: at the end only
+  std::optional<CheckpointInfo> resume_from;  // found by finish_train_options: manifest and sizes are right
+  std::string resume_dir;                     // the run directory that it was chosen from; "" if it was named itself
+  std::vector<std::string> allow_change;      // options that may differ from the checkpoint's
+  SaveMode save = SaveMode::kAsync;
+  std::string save_every = "0";  // steps (0: at the end only) or auto
+  double mtbf = 24;              // hours between failures, for auto
+  std::string save_fail = "warn:3";
   int keep_last = 2;
   std::int64_t keep_every = 0;
   std::int64_t eval_every = 0;       // 0: at the end only

@@ -62,6 +62,7 @@ void add_slices(const Param& p, const std::vector<ShardBox>& boxes, const char* 
 
 // Options that a checkpoint keeps, by group; of these, the model and what decides the order of the data may not change.
 constexpr std::array kKeptGroups = {"Model", "Expert balance", "Batch", "Schedule and optimizer"};
+constexpr std::array kOrderOptions = {"batch", "seq", "seed", "document-mask"};  // the samples that come next
 constexpr std::array kFixedOptions = {"batch", "seq", "dtype", "seed", "document-mask"};
 
 bool is_kept(const Option& o) {
@@ -151,7 +152,35 @@ void apply_checkpoint_options(Options& options, const nlohmann::json& state) {
     options.set(name, {value.get<std::string>()}, Origin::kCheckpoint);
 }
 
-std::vector<std::string> resume_differences(const Options& options, const nlohmann::json& state) {
+nlohmann::json layout_json(const MeshContext& mesh) {
+  const MeshOptions& m = mesh.options();
+  const char* const kDispatch[] = {"auto", "flat", "two-level"};
+  return {{"replicate", m.shape.replicate},
+          {"shard", m.shape.shard},
+          {"ep", m.shape.ep},
+          {"zero", m.zero},
+          {"nodes", mesh.world().num_nodes()},
+          {"dispatch", kDispatch[static_cast<int>(m.dispatch)]}};
+}
+
+std::string layout_text(const nlohmann::json& l) try {
+  const MeshShape shape{l.at("replicate"), l.at("shard"), l.at("ep")};
+  const int nodes = l.at("nodes");
+  return mesh_text(shape) + " (zero " + l.at("zero").dump() + ", " + std::to_string(nodes) +
+         (nodes == 1 ? " node" : " nodes") + ", dispatch " + l.at("dispatch").get<std::string>() + ")";
+} catch (const nlohmann::json::exception&) {
+  return "a layout that it does not say";
+}
+
+std::vector<std::string> resume_differences(const Options& options, const nlohmann::json& state,
+                                            const std::vector<std::string>& allowed) {
+  const auto listed = [](const auto& list, const std::string& name) {
+    return std::find(list.begin(), list.end(), name) != list.end();
+  };
+  for (const std::string& name : allowed)
+    if (!listed(kOrderOptions, name))
+      throw Error(Exit::kUsage, "--allow-change: expected batch, seq, seed or document-mask, found " + name,
+                  "the model and its dtype are the checkpoint's; other options may change freely");
   std::vector<std::string> differences;
   std::string refused;
   for (const auto& o : options.all()) {
@@ -159,11 +188,13 @@ std::vector<std::string> resume_differences(const Options& options, const nlohma
     const std::string before = state.at("options").at(o->name), now = o->get();
     if (before == now) continue;
     differences.push_back(o->name + ": checkpoint " + before + ", now " + now);
-    if (is_fixed(*o)) refused += (refused.empty() ? "" : "; ") + differences.back();
+    if (is_fixed(*o) && !listed(allowed, o->name)) refused += (refused.empty() ? "" : "; ") + differences.back();
   }
   if (!refused.empty())
-    throw Error(Exit::kUsage, "resume: " + refused,
-                "leave these options as the checkpoint has them, or start anew with --resume never");
+    throw Error(
+        Exit::kUsage, "resume: " + refused,
+        "leave these options as the checkpoint has them, allow one of them (--allow-change batch), or start anew with "
+        "--resume never");
   return differences;
 }
 

@@ -30,9 +30,16 @@ RunCounters counters_of(const nlohmann::json& state);  // Error(kBadInput) namin
 // Options of the checkpoint with Origin::kCheckpoint: whatever the user said wins, and is told by resume_differences.
 void apply_checkpoint_options(Options& options, const nlohmann::json& state);
 
+// How a run is spread over ranks, for the manifest's state: {replicate, shard, ep, zero, nodes, dispatch}; and as a text,
+// also of a state that does not say.
+nlohmann::json layout_json(const MeshContext& mesh);
+std::string layout_text(const nlohmann::json& layout);
+
 // "lr: checkpoint 3e-3, now 1e-3" for every option that differs. Options that make the model or its data order may not
-// differ: throws Error(kUsage) naming all of them.
-std::vector<std::string> resume_differences(const Options& options, const nlohmann::json& state);
+// differ: throws Error(kUsage) naming all of them, but for those in `allowed`, which may hold batch, seq, seed and
+// document-mask alone (else Error(kUsage)).
+std::vector<std::string> resume_differences(const Options& options, const nlohmann::json& state,
+                                            const std::vector<std::string>& allowed = {});
 
 // Tokenizer that a checkpoint was trained with.
 std::unique_ptr<Tokenizer> tokenizer_of(const nlohmann::json& state);

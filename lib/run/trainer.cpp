@@ -72,7 +72,7 @@ double Trainer::gradients(StepResult& result) {
 void Trainer::agree(StepResult& result, double loss_sum, const StepNews& news) {
   World& world = model_.mesh().world();
   std::vector<double> sums = {loss_sum, gradient_squares(model_, env_), news.stop() ? 1.0 : 0.0,
-                              world.rank() == 0 ? news.clock() : 0.0};
+                              world.rank() == 0 ? news.clock() : 0.0, news.busy() ? 1.0 : 0.0};
   std::vector<std::int64_t> counts;
   for (int layer : model_.moe_layers()) {
     RoutingTally& t = pass_.tallies()[static_cast<std::size_t>(layer)];
@@ -90,7 +90,8 @@ void Trainer::agree(StepResult& result, double loss_sum, const StepNews& news) {
   result.updated = std::isfinite(sums[1]) && std::isfinite(result.loss);
   result.stop = sums[2] > 0;
   result.run_seconds = sums[3];
-  const double* sum = sums.data() + 4;
+  result.num_busy = static_cast<int>(sums[4]);
+  const double* sum = sums.data() + 5;
   const std::int64_t* count = counts.data();
   for (int layer : model_.moe_layers()) {
     RoutingTally& t = pass_.tallies()[static_cast<std::size_t>(layer)];

@@ -34,6 +34,7 @@ struct StepResult {
   std::map<std::string, LaneTime> lane;              // communication by name
   bool stop = false;                                 // some rank was asked to stop
   double run_seconds = 0;                            // rank 0's clock, before the update
+  int num_busy = 0;                                  // ranks that write a checkpoint
   bool updated = true;                               // false: not finite, skipped
   std::vector<LayerResult> layers;
 };
@@ -42,6 +43,7 @@ struct StepResult {
 struct StepNews {
   std::function<double()> clock = [] { return 0.0; };  // seconds of the run; rank 0's counts
   std::function<bool()> stop = [] { return false; };
+  std::function<bool()> busy = [] { return false; };  // writes a checkpoint
 };
 
 // This rank's part of the sum of squares of all gradients. Over all ranks each element is counted once: the shards of a
