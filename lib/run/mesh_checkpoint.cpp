@@ -51,4 +51,9 @@ void load_on_mesh(Model& model, const CheckpointInfo& info) {
   model.units().weights_changed();
 }
 
+void load_weights_on_mesh(Model& model, const CheckpointInfo& info) {
+  model.mesh().world().agree([&] { load_weights(model, info); });
+  model.units().weights_changed();
+}
+
 }  // namespace moe

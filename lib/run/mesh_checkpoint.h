@@ -11,5 +11,7 @@ SavedCheckpoint save_on_mesh(Model& model, const std::string& run_dir, std::int6
 
 // Every rank reads its boxes, whatever mesh wrote them.
 void load_on_mesh(Model& model, const CheckpointInfo& info);
+// The same of load_weights.
+void load_weights_on_mesh(Model& model, const CheckpointInfo& info);
 
 }  // namespace moe

@@ -43,8 +43,10 @@ struct TrainOptions {
 
   std::string output;
   std::string resume = "auto";
-  std::optional<CheckpointInfo> resume_from;  // found by finish_train_options
-  std::int64_t save_every = 0;                // 0: at the end only
+  std::optional<CheckpointInfo> resume_from;   // found by finish_train_options
+  std::string init_from;                       // weights alone of a checkpoint, unless one is resumed
+  std::optional<CheckpointInfo> weights_from;  // found by finish_train_options
+  std::int64_t save_every = 0;                 // 0: at the end only
   int keep_last = 2;
   std::int64_t keep_every = 0;
   std::int64_t eval_every = 0;       // 0: at the end only

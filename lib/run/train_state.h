@@ -17,6 +17,10 @@ namespace moe {
 // whole (zero 1 and 2) are gathered by the caller.
 std::vector<TensorSlice> state_slices(Model& model, bool with_optimizer, bool owns_replicated = true);
 
+// Weights and router biases alone, whatever their dtype in the checkpoint: masters where it has them, else weights; masters
+// and weights of the model are set from them. Router biases that the checkpoint does not have stay as they are.
+void load_weights(Model& model, const CheckpointInfo& info);
+
 struct RunCounters {
   std::int64_t step = 0, updates = 0, consumed_samples = 0;
   std::int64_t skipped = 0;  // updates skipped because something was not finite
@@ -29,6 +33,9 @@ nlohmann::json make_state(const Options& options, const RunCounters& counters, c
 RunCounters counters_of(const nlohmann::json& state);  // Error(kBadInput) naming a missing key
 // Options of the checkpoint with Origin::kCheckpoint: whatever the user said wins, and is told by resume_differences.
 void apply_checkpoint_options(Options& options, const nlohmann::json& state);
+
+// The same of the options that make the model (and dtype), and no others: for a run that starts from weights.
+void apply_model_options(Options& options, const nlohmann::json& state);
 
 // "lr: checkpoint 3e-3, now 1e-3" for every option that differs. Options that make the model or its data order may not
 // differ: throws Error(kUsage) naming all of them.
