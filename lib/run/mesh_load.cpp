@@ -257,4 +257,9 @@ void load_on_mesh(Model& model, const Manifest& m, const std::string& path) {
   model.units().weights_changed();
 }
 
+void load_weights_on_mesh(Model& model, const CheckpointInfo& info) {
+  model.mesh().world().agree([&] { load_weights(model, info); });
+  model.units().weights_changed();
+}
+
 }  // namespace moe

@@ -81,8 +81,8 @@ Options reshard_options(ReshardOptions& r) {
                 "moe-reshard show run",
                 "moe-reshard verify run",
                 "moe-reshard diff run/step-00000100 run/step-00000200",
-                "moe-reshard import hf-directory -o run",
                 "moe-reshard export run -o hf-directory",
+                "moe-reshard import hf-directory -o imported",
             });
   o.group("Checkpoints");
   o.add("command", r.arguments,

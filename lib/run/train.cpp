@@ -66,7 +66,8 @@ class TrainRun {
         env_{stream_, cpu_kernels()} {
     world.watchdog().watch_signal(StopSignal::terminated);
     world.start_watchdog(o_.ranks.watchdog);
-    const std::string checkpoint = o_.resume_from ? o_.resume_from->path + " " + o_.resume_from->digest : "none";
+    const CheckpointInfo* from = parent_checkpoint();
+    const std::string checkpoint = from ? from->path + " " + from->digest : "none";
     if (!world.alone()) world.require_same({"checkpoint=" + checkpoint});
     world.agree([&] {
       open_inputs();
@@ -98,12 +99,14 @@ class TrainRun {
     trainer_ = std::make_unique<Trainer>(o_, *model_, *data_, env_);
     if (o_.resume_from)
       resume();
+    else if (o_.weights_from)
+      start_from_weights();
     else
       model_->initialize(o_.common.seed);
     world_.agree([&] {
-      output_ =
-          std::make_unique<RunOutput>(o_, invocation_, is_first_, o_.resume_from ? o_.resume_from->provenance : nullptr,
-                                      data_->info(), o_.resume_from ? counters_.step : -1, model_->moe_layers());
+      output_ = std::make_unique<RunOutput>(o_, invocation_, is_first_,
+                                            parent_checkpoint() ? parent_checkpoint()->provenance : nullptr, data_->info(),
+                                            o_.resume_from ? counters_.step : -1, model_->moe_layers());
     });
     saves_ = std::make_unique<TrainSaves>(o_, *model_, *trainer_, *output_);
   }
@@ -173,6 +176,17 @@ class TrainRun {
 
   double seconds() const { return counters_.seconds + clock_.seconds(); }
   bool due(std::int64_t every) const { return every > 0 && counters_.step % every == 0; }
+
+  // What this run goes on from, or starts with; nullptr: from nothing.
+  const CheckpointInfo* parent_checkpoint() const {
+    return o_.resume_from ? &*o_.resume_from : o_.weights_from ? &*o_.weights_from : nullptr;
+  }
+
+  // The rest is as in a new run: step 0, moments zero, the data from its beginning.
+  void start_from_weights() {
+    load_weights_on_mesh(*model_, *o_.weights_from);
+    log_info("weights of " + o_.weights_from->path + ", digest " + o_.weights_from->digest);
+  }
 
   void resume() {
     counters_ = resume_on_mesh(*model_, o_, invocation_.options, data_->info());

@@ -54,6 +54,8 @@ void add_output_options(Options& o, TrainOptions& t) {
   o.add("output", t.output, "run directory: checkpoints, metrics.jsonl, routing.h5, run.svg").value = "DIR";
   o.add("resume", t.resume, "auto: from --output if it holds a checkpoint; must; never; or a checkpoint or run directory")
       .value = "auto|must|never|PATH";
+  o.add("init-from", t.init_from, "start with the weights of this checkpoint or run directory, at step 0 with new moments")
+      .value = "PATH";
   o.add(
        "allow-change", t.allow_change,
        "resume although this option (batch, seq, seed or document-mask) is not the checkpoint's; the samples that come next "
@@ -135,11 +137,25 @@ std::optional<CheckpointInfo> find_checkpoint(TrainOptions& t) {
   return info;
 }
 
+// A checkpoint of weights alone (imported, or made with moe-reshard --weights-only) cannot be gone on from.
+void need_moments(const CheckpointInfo& info) {
+  for (const CheckpointInfo::Tensor& t : info.tensors)
+    if (t.role == "m") return;
+  throw Error(Exit::kBadInput, info.path + ": expected the moments of the optimizer to resume, found weights alone",
+              "--init-from " + info.path + " starts a run with these weights; give it another --output");
+}
+
 }  // namespace
 
 void finish_train_options(Options& options, TrainOptions& train) {
   train.resume_from = find_checkpoint(train);
-  if (train.resume_from) apply_checkpoint_options(options, train.resume_from->state);
+  if (train.resume_from) {
+    need_moments(*train.resume_from);
+    apply_checkpoint_options(options, train.resume_from->state);
+  } else if (!train.init_from.empty()) {
+    train.weights_from = open_checkpoint(train.init_from);
+    apply_model_options(options, train.weights_from->state);
+  }
   apply_preset(options, train.preset);
   // A time limit that the user gave replaces the steps that only a preset or default gave.
   if (train.time_limit > 0 && options.find("steps").origin < options.find("time-limit").origin &&

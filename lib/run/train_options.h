@@ -51,6 +51,8 @@ struct TrainOptions {
   std::string save_every = "0";  // steps (0: at the end only) or auto
   double mtbf = 24;              // hours between failures, for auto
   std::string save_fail = "warn:3";
+  std::string init_from;                       // weights alone of a checkpoint, unless one is resumed
+  std::optional<CheckpointInfo> weights_from;  // found by finish_train_options
   int keep_last = 2;
   std::int64_t keep_every = 0;
   std::int64_t eval_every = 0;       // 0: at the end only

@@ -60,6 +60,20 @@ void add_slices(const Param& p, const std::vector<ShardBox>& boxes, const char* 
                     static_cast<std::byte*>(shard) + static_cast<std::size_t>(b.at) * size_of(dtype)});
 }
 
+void add_bias_slices(Model& model, bool owns_replicated, std::vector<TensorSlice>& list) {
+  for (const int layer : model.moe_layers())
+    if (std::vector<float>& bias = model.router_bias(layer); !bias.empty()) {
+      const auto n = static_cast<std::int64_t>(bias.size());
+      list.push_back({"layers." + std::to_string(layer) + ".router.bias",
+                      "bias",
+                      DType::kF32,
+                      {n},
+                      {0},
+                      {owns_replicated ? n : 0},
+                      bias.data()});
+    }
+}
+
 // Options that a checkpoint keeps, by group; of these, the model and what decides the order of the data may not change.
 constexpr std::array kKeptGroups = {"Model", "Expert balance", "Batch", "Schedule and optimizer"};
 constexpr std::array kOrderOptions = {"batch", "seq", "seed", "document-mask"};  // the samples that come next
@@ -102,18 +116,32 @@ std::vector<TensorSlice> state_slices(Model& model, bool with_optimizer, bool ow
     add_slices(p, boxes, "m", DType::kF32, p.m, list);
     add_slices(p, boxes, "v", DType::kF32, p.v, list);
   }
-  for (const int layer : model.moe_layers())
-    if (std::vector<float>& bias = model.router_bias(layer); !bias.empty()) {
-      const auto n = static_cast<std::int64_t>(bias.size());
-      list.push_back({"layers." + std::to_string(layer) + ".router.bias",
-                      "bias",
-                      DType::kF32,
-                      {n},
-                      {0},
-                      {owns_replicated ? n : 0},
-                      bias.data()});
-    }
+  add_bias_slices(model, owns_replicated, list);
   return list;
+}
+
+void load_weights(Model& model, const CheckpointInfo& info) {
+  const auto with_role = [&](const char* role) {
+    return std::find_if(info.tensors.begin(), info.tensors.end(), [&](const auto& t) { return t.role == role; });
+  };
+  const bool has_master = with_role("master") != info.tensors.end();
+  const char* const role = has_master ? "master" : "weight";
+  const auto first = with_role(role);
+  const bool narrow = first != info.tensors.end() && first->dtype == DType::kBF16;
+  std::vector<TensorSlice> list;
+  std::vector<std::vector<BF16>> bf16;  // of each parameter's shard
+  for (const Param& p : model.params().all()) {
+    if (narrow) bf16.emplace_back(static_cast<std::size_t>(p.shard_size()));
+    void* const to = narrow ? static_cast<void*>(bf16.back().data()) : p.master;
+    add_slices(p, shard_boxes(model.params(), p), role, narrow ? DType::kBF16 : DType::kF32, to, list);
+  }
+  add_bias_slices(model, true, list);
+  std::vector<std::string> ignored = {"m", "v", "counter", has_master ? "weight" : "master"};
+  if (with_role("bias") == info.tensors.end()) ignored.push_back("bias");
+  load_checkpoint(info, list, ignored);
+  for (std::size_t i = 0; i < bf16.size(); ++i)
+    std::transform(bf16[i].begin(), bf16[i].end(), model.params().all()[i].master, to_float);
+  model.params().round_masters();
 }
 
 nlohmann::json make_state(const Options& options, const RunCounters& c, const TokenFileInfo& data) {
@@ -150,6 +178,12 @@ RunCounters counters_of(const nlohmann::json& state) {
 void apply_checkpoint_options(Options& options, const nlohmann::json& state) {
   for (const auto& [name, value] : state.at("options").items())
     options.set(name, {value.get<std::string>()}, Origin::kCheckpoint);
+}
+
+void apply_model_options(Options& options, const nlohmann::json& state) {
+  for (const auto& [name, value] : state.at("options").items())
+    if (name == "dtype" || (name != "preset" && options.find(name).group == "Model"))
+      options.set(name, {value.get<std::string>()}, Origin::kCheckpoint);
 }
 
 nlohmann::json layout_json(const MeshContext& mesh) {

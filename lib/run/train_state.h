@@ -17,6 +17,10 @@ namespace moe {
 // whole (zero 1 and 2) are gathered by the caller.
 std::vector<TensorSlice> state_slices(Model& model, bool with_optimizer, bool owns_replicated = true);
 
+// Weights and router biases alone, whatever their dtype in the checkpoint: masters where it has them, else weights; masters
+// and weights of the model are set from them. Router biases that the checkpoint does not have stay as they are.
+void load_weights(Model& model, const CheckpointInfo& info);
+
 struct RunCounters {
   std::int64_t step = 0, updates = 0, consumed_samples = 0;
   std::int64_t skipped = 0;  // updates skipped because something was not finite
@@ -34,6 +38,8 @@ void apply_checkpoint_options(Options& options, const nlohmann::json& state);
 // also of a state that does not say.
 nlohmann::json layout_json(const MeshContext& mesh);
 std::string layout_text(const nlohmann::json& layout);
+// The same of the options that make the model (and dtype), and no others: for a run that starts from weights.
+void apply_model_options(Options& options, const nlohmann::json& state);
 
 // "lr: checkpoint 3e-3, now 1e-3" for every option that differs. Options that make the model or its data order may not
 // differ: throws Error(kUsage) naming all of them, but for those in `allowed`, which may hold batch, seq, seed and
