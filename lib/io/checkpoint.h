@@ -93,7 +93,7 @@ struct CheckpointInfo {
 // `path` is a checkpoint directory, or a run directory (its `latest`, else its newest complete checkpoint; a broken one is
 // passed over with a warning). Checks manifest, sizes and completeness. Throws Error 66 if there is none, 65 if broken.
 CheckpointInfo open_checkpoint(const std::string& path);
-// True if run_dir holds a complete checkpoint.
+// True if run_dir has the directory of a checkpoint, complete or not. Error 74 if that cannot be found out.
 bool has_checkpoint(const std::string& run_dir);
 
 // Fills every slice, whole, checking digests. The slices may be any boxes: a process asks for what it holds and reads only
