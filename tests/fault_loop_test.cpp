@@ -152,7 +152,8 @@ class FaultLoop : public CheckpointTest {
     EXPECT_GT(operations, at_least) << "the faults did not strike";
   }
   void strike_save(const std::string& error, int at_least = 100) {
-    strike_all(error, [](const std::string& run) { return save_of(run, 2); }, true, at_least);
+    strike_all(
+        error, [](const std::string& run) { return save_of(run, 2); }, true, at_least);
   }
   void strike_resume(const std::string& error) { strike_all(error, resume_of, false, 50); }
 

@@ -72,15 +72,22 @@ std::string base_name(const std::string& path) {
   return path.substr(begin, end + 1 - begin);
 }
 
-// Each is synced into its parent: what is written below does not get lost with the way to it.
+// Each is synced into its parent: what is written below does not get lost with the way to it. One that could not be is
+// removed again.
 void make_directories(const std::string& path) {
   if (is_directory(path)) return;
   const std::string parent = parent_directory(path);
   if (parent != path) make_directories(parent);
   const int rc = guarded("mkdir", path, [&] { return ::mkdir(path.c_str(), 0755); });
   if (rc != 0 && errno != EEXIST) fail(code_of_create(errno), path, "cannot make the directory", errno);
-  if (!is_directory(path)) fail(Exit::kCannotCreate, path, "cannot make the directory", EEXIST);
-  sync_directory(parent);
+  if (rc != 0 && !is_directory(path)) fail(Exit::kCannotCreate, path, "cannot make the directory", EEXIST);
+  if (rc != 0) return;
+  try {
+    sync_directory(parent);
+  } catch (...) {
+    remove_tree(path);
+    throw;
+  }
 }
 
 void rename_path(const std::string& from, const std::string& to) {
