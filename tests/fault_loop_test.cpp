@@ -1,6 +1,7 @@
 // A fault at every single file operation of every rank, in the save and in the resumption of a model on four ranks (ep 2 x
 // shard 2): afterwards the newest complete checkpoint is there, whole and unchanged. Each job is a child process whose ranks
-// are threads, so that it can be killed. MOE_FAULT_STRIDE=N takes every N-th operation only (default 1: all).
+// are threads, so that it can be killed. MOE_FAULT_STRIDE=N takes every N-th operation, 1 all of them
+// (minutes); the default takes others for each kind of fault and each rank.
 // Not here: one process (checkpoint_test.cpp), the tools under mpirun (fault_mpi_test.sh).
 #include <omp.h>
 #include <sys/wait.h>
@@ -20,6 +21,7 @@ namespace moe {
 namespace {
 
 constexpr int kRanks = 4;
+constexpr int kDefaultStride = 31;
 
 ModelConfig small_config() {
   ModelConfig c;
@@ -127,9 +129,10 @@ class FaultLoop : public CheckpointTest {
   // Strikes rank `rank` at operation 1, 2, ... until a job passes without a fault; their number.
   int strike_rank(int rank, const std::string& error, const std::function<Body(const std::string&)>& body, bool saves) {
     const char* const text = std::getenv("MOE_FAULT_STRIDE");
-    const int stride = std::max(1, text ? std::atoi(text) : 1);
+    const int stride = std::max(1, text ? std::atoi(text) : kDefaultStride);
+    const int first = 1 + (7 * rank + 11 * static_cast<int>(error[1])) % stride;
     const std::string log = dir_ + "/log";
-    for (int n = 1 + rank % stride;; n += stride) {
+    for (int n = first;; n += stride) {
       SCOPED_TRACE(error + " at operation " + std::to_string(n) + " of rank " + std::to_string(rank));
       fresh_run();
       fs::remove(log);
