@@ -6,10 +6,9 @@
 # Not here: every k (fault_loop_test.cpp), what the messages say (scenarios_test.sh).
 set -u
 train=$1/moe-train
-reshard=$1/moe-reshard
 launcher=${MOE_TEST_MPIEXEC:-mpirun}
 RANDOM=${MOE_FAULT_SEED:-5}
-tries=${MOE_FAULT_TRIES:-2}
+tries=${MOE_FAULT_TRIES:-1}
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 cd "$dir" || exit 1
