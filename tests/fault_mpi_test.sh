@@ -6,6 +6,7 @@
 # Not here: every k (fault_loop_test.cpp), what the messages say (scenarios_test.sh).
 set -u
 train=$1/moe-train
+reshard=$1/moe-reshard
 launcher=${MOE_TEST_MPIEXEC:-mpirun}
 RANDOM=${MOE_FAULT_SEED:-5}
 tries=${MOE_FAULT_TRIES:-1}
@@ -30,6 +31,7 @@ small="--preset tiny --layers 1 --heads 2 --kv-heads 2 --head-dim 8 --experts 4 
 commands() {
   echo "save $train $small --ep 2 --shard 2 --steps 4 --save-every 2 -o run"
   echo "resume $train --data text.txt -q --threads 1 --resume run --steps 4 -o run"
+  echo "reshard $reshard run -o resharded --files 3 -q"
 }
 job() { timeout -k 5 100 "$launcher" -n 4 "$@" >out 2>err </dev/null; } # COMMAND...
 
@@ -40,6 +42,10 @@ grep -E '"step":[12][,}]' whole/metrics.jsonl >before/metrics.jsonl
 # The newest checkpoint is the undisturbed run's of that step, read back by training on one process.
 intact() {  # WHAT
   local step
+  if [ -e resharded/step-00000002 ]; then # absent or whole
+    [ "$(digest_in resharded/step-00000002)" = "$(digest_in whole/step-00000002)" ] || fail "$1: the output is not what was read"
+    "$reshard" verify resharded -q >out 2>err </dev/null || fail "$1: the output is not whole"
+  fi
   step=$(cat run/latest 2>/dev/null) || { [ ! -e run/step-00000002 ] || fail "$1: no latest"; return; }
   [ "$(digest_in "run/$step")" = "$(digest_in "whole/$step")" ] || fail "$1: $step is not as it was saved"
   rm -rf loaded
@@ -48,7 +54,7 @@ intact() {  # WHAT
 
 commands | while read -r name command; do echo "$name|$command"; done >list
 while IFS='|' read -r name command; do
-  fresh() { rm -rf run log && { [ "$name" = save ] || cp -r before run; }; }
+  fresh() { rm -rf run resharded log && { [ "$name" = save ] || cp -r before run; }; }
   fresh
   MOE_FAULT=err=count,log=$dir/log job $command || fail "$name without a fault"
   for error in ENOSPC EIO short,op=write kill; do

@@ -238,6 +238,97 @@ scenario_21_other_model() {
   [ ! -e elsewhere ] || fail "a refused resume made its output"
 }
 
+# Of saving in the background, reshard and verify.
+
+scenario_01_disk_full_in_one_save_of_many() {
+  copy base run
+  expect 0 env MOE_FAULT=op=write,path=step-00000006,n=1,err=ENOSPC $go_on --resume run --steps 10 --save-every 2 -o run
+  said "warning: .*No space left on device"
+  [ ! -e run/step-00000006 ] || fail "a failed save left a checkpoint"
+  same run/step-00000010 whole/step-00000010
+  no_leftovers run
+}
+
+scenario_01_disk_full_in_reshard() {
+  expect 74 env MOE_FAULT=op=write,n=2,err=ENOSPC "$reshard" base -o resharded
+  said "No space left on device"
+  [ -z "$(ls -A resharded 2>/dev/null)" ] || fail "there is an output: $(ls -A resharded)"
+}
+
+scenario_03_sigkill_in_reshard() {
+  for k in 20 40 60; do
+    rm -rf resharded
+    MOE_FAULT=op=any,n=$k,err=kill "$reshard" base -o resharded >out 2>err
+    [ ! -e resharded/step-00000004 ] || same resharded/step-00000004 base/step-00000004
+  done
+  rm -rf resharded
+  expect 0 "$reshard" base -o resharded
+  same resharded/step-00000004 base/step-00000004
+}
+
+scenario_08_verify_lists_all_bad_slices() {
+  copy base4 run
+  for n in 0 2; do flip run/step-00000004/shard-0000$n.h5 $(($(size_of run/step-00000004/shard-0000$n.h5) / 2)); done
+  expect 3 "$reshard" verify run/step-00000004
+  for n in 0 2; do cat out err | grep -q "shard-0000$n.h5" || fail "shard-0000$n.h5 is not named"; done
+}
+
+scenario_12_reshard_onto_or_into_its_input() {
+  copy base run
+  for out in run run/step-00000004 run/step-00000004/inside; do
+    expect 73 "$reshard" run -o $out
+    same run/step-00000004 base/step-00000004
+    [ "$(ls run/step-00000004 | wc -l)" = 2 ] || fail "something was written into the input"
+  done
+}
+
+scenario_13_two_jobs_of_one_run() {
+  "$train" ${small/--seq 16/--seq 64} --steps 100000 --save-every 10 -o busy >first 2>&1 </dev/null &
+  local first=$!
+  for _ in $(seq 200); do [ -e busy/latest ] && break; sleep 0.05; done
+  expect 73 "$train" ${small/--seq 16/--seq 64} --steps 100000 -o busy
+  said "busy.*$(hostname)"
+  said "\b$first\b"
+  kill -KILL $first
+  wait $first 2>/dev/null
+  expect 0 $go_on --resume busy --steps "$((10#$(sed 's/step-//' busy/latest)))" -o elsewhere
+}
+
+scenario_16_final_exit_waits_for_the_last_save() {
+  copy base run
+  expect 0 env MOE_FAULT=op=sync,path=.tmp-step,n=1,err=delay:1500 $go_on --resume run --steps 6 -o run
+  same run/step-00000006 whole/step-00000006
+}
+
+scenario_17_removed_while_it_is_read() {
+  copy base4 run
+  MOE_FAULT=op=open,path=shard-00001,n=2,err=delay:3000 $go_on --resume run/step-00000004 --steps 4 -o elsewhere >out 2>err </dev/null &
+  local reader=$!
+  sleep 1.5
+  mv run/step-00000004 run/.tmp-delete-x && rm -rf run/.tmp-delete-x
+  wait $reader
+  local code=$?
+  [ $code = 75 ] || fail "exit $code, expected 75"
+  said "removed while"
+}
+
+scenario_18_old_and_new_layout_are_told() {
+  expect 0 "$train" --data text.txt --threads 1 --resume base4/step-00000004 --steps 4 -o elsewhere
+  said "ep 2.*->"
+}
+
+scenario_20_weights_alone_are_no_state() {
+  expect 0 "$reshard" base -o weights --weights-only
+  expect 65 $go_on --resume weights --steps 6 -o elsewhere
+  [ ! -e elsewhere ] || fail "a refused resume made its output"
+}
+
+# Of plans only that a file which is none is refused (24); what is in a plan (19, 25) comes with the tool that makes them.
+scenario_24_foreign_plan() {
+  expect 65 "$reshard" base -o planned --ep 2 --plan text.txt
+  [ ! -e planned ] || fail "a refused plan made an output"
+}
+
 for scenario in $(declare -F | awk '$3 ~ /^scenario_/ { print $3 }'); do
   [[ $scenario =~ ${MOE_SCENARIO:-.} ]] || continue
   rm -rf elsewhere loaded
