@@ -8,9 +8,9 @@
 #include <iterator>
 #include <memory>
 
+#include "lib/base/launcher.h"
 #include "lib/base/provenance.h"
 #include "lib/comm/collectives.h"
-#include "lib/comm/mpi_comm.h"
 #include "lib/comm/world.h"
 #include "tools/tool_main.h"
 #include "tools/tool_parts.h"

@@ -16,6 +16,7 @@
 #include <cstdlib>
 
 #include "lib/base/error.h"
+#include "lib/base/launcher.h"
 #include "lib/comm/collectives.h"
 #include "lib/comm/self_comm.h"
 
@@ -281,14 +282,9 @@ std::unique_ptr<Comm> MpiComm::split(int color, int key) {
   return std::make_unique<MpiComm>(group_of(part, group_->job));
 }
 
-int number_in_environment(std::initializer_list<const char*> names) {
-  for (const char* name : names)
-    if (const char* text = std::getenv(name); text && *text) return std::atoi(text);
-  return -1;
-}
-
 std::size_t chosen_chunk_bytes(std::size_t wanted) {
-  const int in_environment = number_in_environment({"MOE_MPI_CHUNK"});
+  const char* const text = std::getenv("MOE_MPI_CHUNK");
+  const int in_environment = text ? std::atoi(text) : 0;
   if (wanted == 0) wanted = in_environment > 0 ? static_cast<std::size_t>(in_environment) : kMaxChunkBytes;
   return std::min(wanted, kMaxChunkBytes);
 }
@@ -354,10 +350,6 @@ void ask_for_short_slices() {
 }
 
 }  // namespace
-
-int launched_size() { return number_in_environment({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_NRANKS"}); }
-int launched_rank() { return number_in_environment({"OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "MPI_RANKID"}); }
-bool launched_by_mpi() { return launched_size() > 0 || launched_rank() >= 0; }
 
 MpiWorld mpi_start(MpiWaits& waits, std::size_t max_chunk_bytes) {
   prctl(PR_SET_TIMERSLACK, 1UL);  // of this thread: its short sleeps are short

@@ -26,12 +26,6 @@ struct MpiWorld {
   std::vector<int> rank2host;      // numbers of machines: ranks that share memory
 };
 
-// True if the environment says that a launcher (mpirun, mpiexec, srun) started this process.
-bool launched_by_mpi();
-// The number of ranks, or this rank, as the environment tells it; -1 if it does not.
-int launched_size();
-int launched_rank();
-
 // Starts MPI. `waits` outlives everything. max_chunk_bytes: longest single message, since MPI counts are ints; 0: 1 GiB, or
 // what the environment variable MOE_MPI_CHUNK says (for tests). Error(kUnavailable) if MPI cannot be started.
 MpiWorld mpi_start(MpiWaits& waits, std::size_t max_chunk_bytes = 0);

@@ -11,6 +11,7 @@
 #include <map>
 #include <thread>
 
+#include "lib/base/launcher.h"
 #include "lib/comm/collectives.h"
 #include "lib/comm/mesh.h"
 #include "lib/comm/mpi_comm.h"

@@ -102,7 +102,7 @@ enum class CheckpointCheck { kSizes, kBytes };
 CheckpointInfo open_checkpoint(const std::string& path, CheckpointCheck check = CheckpointCheck::kBytes);
 // What to try in a run directory: `latest` first, then the newest step first. Paths; complete or not.
 std::vector<std::string> checkpoint_candidates(const std::string& run_dir);
-// True if run_dir holds a complete checkpoint.
+// True if run_dir has the directory of a checkpoint, complete or not. Error 74 if that cannot be found out.
 bool has_checkpoint(const std::string& run_dir);
 
 // Fills every slice, whole, checking digests. The slices may be any boxes: a process asks for what it holds and reads only

@@ -56,16 +56,8 @@ CheckpointInfo open_checkpoint(const std::string& path, CheckpointCheck check) {
   return info_of(m, path);
 }
 
-bool has_checkpoint(const std::string& run_dir) {
-  if (!is_directory(run_dir)) return false;
-  for (const std::string& path : checkpoint_candidates(run_dir)) try {
-      check_files(read_manifest(path), path);
-      return true;
-    } catch (const Error&) {
-      continue;  // a broken one does not count
-    }
-  return false;
-}
+// A broken one counts too: a run must not begin anew over it as if nothing had been there.
+bool has_checkpoint(const std::string& run_dir) { return is_directory(run_dir) && !listed_steps(run_dir).empty(); }
 
 void load_checkpoint(const CheckpointInfo& info, const std::vector<TensorSlice>& slices,
                      const std::vector<std::string>& roles_to_ignore) {

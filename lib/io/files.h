@@ -2,8 +2,17 @@
 // the path, and a planned fault (MOE_FAULT, below) can strike at any operation, so that tests can prove what a full disk
 // or a kill leaves behind. HDF5 reads and writes through File too (h5.cpp). Not here: what is in the files.
 //
-// MOE_FAULT=op=OP,n=N,err=ERR: the N-th operation (from 1) of kind OP (open, read, write, sync, rename, remove, mkdir, or
-// any) fails with ERR (ENOSPC, EIO, EDQUOT, EROFS) or, with err=kill, kills the process just before it.
+// MOE_FAULT=err=ERR,op=OP,n=N,rank=R,path=TEXT,log=FILE: the N-th operation (from 1; N+: it and all after it) of kind OP
+// that rank R does on a path that contains TEXT fails with ERR. Only err and n must be there; the others leave nothing out.
+//   OP   open, read, write, sync, close, rename, remove, mkdir, stat, list, or any
+//   ERR  ENOSPC, EIO, EDQUOT, EROFS, ESTALE, EINTR; short (op=write: half of the bytes are written, then ENOSPC); kill (of
+//   the
+//        process, just before); delay:MS (late, but it succeeds); count (nothing happens, n is not needed)
+//   log  one line "RANK N OPERATION strikes|passes PATH" per operation that counts, appended
+// A rank is a process that a launcher started, or a thread that said so (fault.h). Each process counts for itself.
+//
+// Not through this layer, because they are neither data nor results: /proc, terminals, the configuration file (--config) and
+// the log (--log-file, lib/base/log.cpp). tests/files_door_test.sh looks for others.
 #pragma once
 
 #include <cstdint>
@@ -19,6 +28,7 @@ class File {
  public:
   static File create(const std::string& path);  // read and write; must not exist (73)
   static File open(const std::string& path);    // read only, regular files only; 66 if it is not there
+  static File edit(const std::string& path);    // the same, read and write
   File(File&& other) noexcept;
   File& operator=(File&& other) noexcept;
   ~File();  // closes; a failure that matters was reported by sync() or close()
@@ -32,18 +42,20 @@ class File {
   const std::string& path() const { return path_; }
 
  private:
+  static File open_as(const std::string& path, int access);
   File(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}
   int fd_ = -1;
   std::string path_;
 };
 
+// Both: Error 74 where the file system does not answer; that is not the same as nothing there.
 bool path_exists(const std::string& path);  // of any kind, links not followed
 bool is_directory(const std::string& path);
 std::vector<std::string> list_directory(const std::string& path);  // names, sorted, without . and ..
 std::string parent_directory(const std::string& path);             // "." for a bare name
 std::string base_name(const std::string& path);
 
-void make_directories(const std::string& path);  // with parents; those that exist are fine
+void make_directories(const std::string& path);  // with parents, each synced; those that exist are fine
 void rename_path(const std::string& from, const std::string& to);
 // Exchanges two paths in one step where the file system can; else false and nothing has changed.
 bool exchange_paths(const std::string& a, const std::string& b);
@@ -72,10 +84,11 @@ class PendingFile {
   ~PendingFile();
   const std::string& temporary_path() const { return temporary_; }
   const std::string& path() const { return path_; }
-  void commit();  // the file must have been synced by its writer
+  void commit();  // the file must have been synced by its writer; 73 if there is one by now and not force
 
  private:
   std::string path_, temporary_;
+  bool force_;
 };
 
 }  // namespace moe

@@ -18,18 +18,19 @@ struct Driver : H5FD_t {
 
 Channel& channel_of(const H5FD_t* f) { return *static_cast<const Driver*>(f)->channel; }
 
+// Runs action unless something has failed before. True if nothing has failed, then or now.
 template <class Action>
-herr_t kept(Channel& channel, Action action) {
-  if (channel.failure) return 0;
+bool kept(Channel& channel, Action action) {
+  if (channel.failure) return false;
   try {
     action();
-    return 0;
+    return true;
   } catch (const Error& e) {
     channel.failure = e;
   } catch (const std::exception& e) {
     channel.failure = Error(Exit::kInternal, channel.file.path() + ": " + e.what());
   }
-  return -1;
+  return false;
 }
 
 H5FD_t* driver_open(const char*, unsigned, hid_t fapl, haddr_t) {
@@ -62,19 +63,26 @@ herr_t driver_read(H5FD_t* f, H5FD_mem_t, hid_t, haddr_t address, size_t size, v
   // Inside the allocated space but not written yet: zeros, as every driver of HDF5 gives.
   const haddr_t there = address >= c.end_of_file ? 0 : std::min<haddr_t>(size, c.end_of_file - address);
   std::memset(static_cast<char*>(out) + there, 0, size - there);
-  return kept(c, [&] { c.file.read_at(static_cast<std::int64_t>(address), {static_cast<std::byte*>(out), there}); });
+  const bool failed_before = c.failure.has_value();
+  if (kept(c, [&] { c.file.read_at(static_cast<std::int64_t>(address), {static_cast<std::byte*>(out), there}); })) return 0;
+  std::memset(out, 0, there);
+  return failed_before ? 0 : -1;
 }
+// A failed write is a success for HDF5: told of it, H5Fclose would leave the file open for good, and the library would take
+// the next file at the same address of memory for this one. The failure is in the channel.
 herr_t driver_write(H5FD_t* f, H5FD_mem_t, hid_t, haddr_t address, size_t size, const void* data) {
   Channel& c = channel_of(f);
   c.end_of_file = std::max<haddr_t>(c.end_of_file, address + size);
-  return kept(c, [&] { c.file.write_at(static_cast<std::int64_t>(address), {static_cast<const std::byte*>(data), size}); });
+  kept(c, [&] { c.file.write_at(static_cast<std::int64_t>(address), {static_cast<const std::byte*>(data), size}); });
+  return 0;
 }
 herr_t driver_truncate(H5FD_t* f, hid_t, hbool_t) {
   Channel& c = channel_of(f);
   const haddr_t end = static_cast<Driver*>(f)->end_of_allocation;
   if (end == c.end_of_file) return 0;
   c.end_of_file = end;
-  return kept(c, [&] { c.file.truncate(static_cast<std::int64_t>(end)); });
+  kept(c, [&] { c.file.truncate(static_cast<std::int64_t>(end)); });
+  return 0;
 }
 
 H5FD_class_t driver_class() {

@@ -10,8 +10,8 @@
 
 namespace moe {
 
-// One open file. After the first failure of a write all later ones are swallowed, so that HDF5 can close its objects; the
-// failure itself is kept and thrown by check().
+// One open file. HDF5 is never told of a failed write, and all later ones are swallowed, so that it can close its objects;
+// the failure itself is kept and thrown by check().
 struct Channel {
   File file;
   std::optional<Error> failure;

@@ -2,13 +2,12 @@
 
 #include <sys/resource.h>
 
-#include <cerrno>
 #include <cstdio>
-#include <cstring>
-#include <fstream>
+#include <span>
+#include <sstream>
 
 #include "lib/base/error.h"
-#include "lib/io/files.h"
+#include "lib/base/log.h"
 
 namespace moe {
 
@@ -25,6 +24,9 @@ double mean_max_vio(const StepResult& r) {
 }
 
 namespace {
+
+constexpr std::int64_t kMostBytes = std::int64_t{4} << 30;  // of the file: millions of steps
+constexpr std::size_t kMostWaitingBytes = std::size_t{64} << 20;
 
 double peak_memory_gib() {
   rusage usage{};
@@ -92,7 +94,8 @@ std::string step_line(const StepResult& r, const RateBase& base, std::int64_t la
 
 std::vector<nlohmann::json> read_metrics(const std::string& path) {
   std::vector<nlohmann::json> rows;
-  std::ifstream in(path);
+  if (!path_exists(path)) return rows;
+  std::istringstream in(read_text_file(path, kMostBytes));
   for (std::string line; std::getline(in, line);) {
     nlohmann::json row = nlohmann::json::parse(line, nullptr, false);
     if (row.is_object()) rows.push_back(std::move(row));
@@ -100,26 +103,43 @@ std::vector<nlohmann::json> read_metrics(const std::string& path) {
   return rows;
 }
 
-MetricsFile::MetricsFile(const std::string& path, std::int64_t resumed_step, bool resumed) : path_(path) {
+MetricsFile::MetricsFile(const std::string& path, std::int64_t resumed_step, bool resumed) {
   std::vector<nlohmann::json> kept;
   if (resumed) kept = read_metrics(path);
   std::string text;
   for (const nlohmann::json& row : kept)
     if (row.value("step", std::int64_t{0}) <= resumed_step) text += row.dump() + "\n";
   replace_text_file(path, text);  // at once: killed here, a run keeps its rows
-  file_ = std::fopen(path.c_str(), "a");
-  if (!file_) throw Error(Exit::kCannotCreate, path + ": " + std::strerror(errno));
+  file_.emplace(File::edit(path));
+  end_ = file_->size();
   if (resumed) write({{"event", "resume"}, {"step", resumed_step}});
 }
 
 MetricsFile::~MetricsFile() {
-  if (file_) std::fclose(file_);
+  if (waiting_.empty() || flush()) return;
+  log_warning(file_->path() + ": " + std::to_string(waiting_.size()) + " bytes of rows could not be written and are lost");
 }
 
 void MetricsFile::write(const nlohmann::json& row) {
-  const std::string line = row.dump() + "\n";
-  if (std::fwrite(line.data(), 1, line.size(), file_) != line.size() || std::fflush(file_) != 0)
-    throw Error(Exit::kIo, path_ + ": " + std::strerror(errno));
+  const bool was_behind = !waiting_.empty();
+  waiting_ += row.dump() + "\n";
+  if (flush()) {
+    if (was_behind) log_warning(file_->path() + ": can be written again; no row is lost");
+    return;
+  }
+  if (!was_behind) log_warning(failure_ + "; rows wait in memory, training goes on");
+  if (waiting_.size() > kMostWaitingBytes) throw Error(Exit::kIo, failure_, "rows have waited in memory for too long");
+}
+
+// A row that was written in part is written over.
+bool MetricsFile::flush() try {
+  file_->write_at(end_, std::as_bytes(std::span(waiting_)));
+  end_ += static_cast<std::int64_t>(waiting_.size());
+  waiting_.clear();
+  return true;
+} catch (const Error& e) {
+  failure_ = e.what();
+  return false;
 }
 
 }  // namespace moe

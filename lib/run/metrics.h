@@ -2,9 +2,11 @@
 #pragma once
 
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "lib/io/files.h"
 #include "lib/run/trainer.h"
 
 namespace moe {
@@ -23,19 +25,23 @@ nlohmann::json metrics_row(const StepResult& r, const RateBase& base, double run
 // "step   120/2000  loss 2.3412  grad 0.84  lr 3.0e-03   61.2 ms  33463 tok/s  246 GF/s  72 %  imb 0.21"
 std::string step_line(const StepResult& r, const RateBase& base, std::int64_t last_step);
 
-// Appends rows to DIR/metrics.jsonl, flushed row by row.
+// Appends rows to DIR/metrics.jsonl, row by row. A disk that is full for a while stops no training: rows that cannot be
+// written are told of once, wait in memory, and follow when it goes on.
 class MetricsFile {
  public:
   // Starts anew; or, resuming at `step`, drops the rows after it and adds a marker row {"event": "resume"}.
   MetricsFile(const std::string& path, std::int64_t resumed_step, bool resumed);
-  ~MetricsFile();
+  ~MetricsFile();  // tries what waits once more, and says what is lost
   MetricsFile(const MetricsFile&) = delete;
   MetricsFile& operator=(const MetricsFile&) = delete;
-  void write(const nlohmann::json& row);  // Error(kIo) when the file cannot be written
+  void write(const nlohmann::json& row);  // Error(kIo) when 64 MiB wait
 
  private:
-  std::string path_;
-  std::FILE* file_ = nullptr;
+  bool flush();
+
+  std::optional<File> file_;
+  std::int64_t end_ = 0;  // of what is there for sure
+  std::string waiting_, failure_;
 };
 
 // Rows of an earlier run, for the picture; lines that are no JSON are passed over.
