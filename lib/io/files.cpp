@@ -11,6 +11,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <random>
 #include <utility>
 
@@ -103,6 +104,10 @@ void File::truncate(std::int64_t size) {
   if (guarded("write", [&] { return ::ftruncate(fd_, size); }) != 0) fail(Exit::kIo, path_, "cannot set the size", errno);
 }
 
+void File::start_writing(std::int64_t offset, std::int64_t bytes) noexcept {
+  static_cast<void>(::sync_file_range(fd_, offset, bytes, SYNC_FILE_RANGE_WRITE));
+}
+
 void File::sync() {
   if (guarded("sync", [&] { return ::fsync(fd_); }) != 0) fail(Exit::kIo, path_, "cannot sync", errno);
 }
@@ -152,6 +157,18 @@ std::string base_name(const std::string& path) {
   const std::size_t slash = path.rfind('/', end);
   const std::size_t begin = slash == std::string::npos ? 0 : slash + 1;
   return path.substr(begin, end + 1 - begin);
+}
+
+std::string real_path(const std::string& path) {
+  std::error_code unknown;
+  std::string real = std::filesystem::weakly_canonical(std::filesystem::absolute(path), unknown).string();
+  while (real.size() > 1 && real.back() == '/') real.pop_back();
+  return unknown ? path : real;
+}
+
+bool is_inside(const std::string& path, const std::string& directory) {
+  const std::string inner = real_path(path), outer = real_path(directory);
+  return inner == outer || outer == "/" || inner.starts_with(outer + "/");
 }
 
 void make_directories(const std::string& path) {

@@ -160,7 +160,7 @@ H5Writer::~H5Writer() {
     impl_->channel.failure = Error(Exit::kInternal, "abandoned");  // nothing more is written
 }
 
-void H5Writer::create(const std::string& name, H5Type type, const std::vector<std::int64_t>& dims) {
+H5Dataset H5Writer::create(const std::string& name, H5Type type, const std::vector<std::int64_t>& dims) {
   silence();
   if (!flat_name(name))
     throw Error(Exit::kInternal, impl_->channel.file.path() + ": '" + name + "' is no name of a dataset");
@@ -175,8 +175,25 @@ void H5Writer::create(const std::string& name, H5Type type, const std::vector<st
       impl_->ok(H5Dcreate2(impl_->file, name.c_str(), row_of(type).file, space, H5P_DEFAULT, layout, H5P_DEFAULT),
                 "cannot create dataset " + name),
       H5Dclose);
-  impl_->datasets.emplace_back(name, H5Dataset{type, dims});
+  H5Dataset made{type, dims};
+  if (made.elements() > 0) {
+    made.file_offset = static_cast<std::int64_t>(H5Dget_offset(dataset));
+    const auto end = static_cast<std::uint64_t>(made.file_offset + made.bytes());
+    impl_->channel.end_of_file = std::max(impl_->channel.end_of_file, end);  // a hole until the bytes come
+  }
+  impl_->datasets.emplace_back(name, made);
+  return made;
 }
+
+void H5Writer::write_bytes(const H5Dataset& d, std::int64_t first_byte, std::span<const std::byte> bytes) {
+  const auto count = static_cast<std::int64_t>(bytes.size());
+  if (d.file_offset < 0 || first_byte < 0 || first_byte + count > d.bytes())
+    throw Error(Exit::kInternal, impl_->channel.file.path() + ": bytes outside of their dataset");
+  impl_->channel.file.write_at(d.file_offset + first_byte, bytes);
+  impl_->channel.file.start_writing(d.file_offset + first_byte, count);
+}
+
+void H5Writer::sync() { impl_->channel.file.sync(); }
 
 void H5Writer::write_rows(const std::string& name, std::int64_t begin, std::int64_t count, const void* data) {
   silence();

@@ -9,7 +9,7 @@
 
 namespace moe {
 
-enum class BenchCommand { kKernels, kStep, kDispatch, kCollectives };
+enum class BenchCommand { kKernels, kStep, kDispatch, kCollectives, kReshard };
 enum class BenchIsa { kAuto, kAvx512, kAvx2, kGeneric };
 enum class WorkloadChoice { kW0, kW1, kW2, kW3, kW4, kW5, kW6, kW7, kAll };  // the values of Workload, and all
 
@@ -27,9 +27,12 @@ struct BenchOptions {
   Recompute recompute = Recompute::kNone;
   RankOptions ranks;
   WorkloadChoice workload = WorkloadChoice::kAll;
-  int tokens = 1024;            // of a rank
-  double link_gbits = 0;        // 0: unknown
+  int tokens = 1024;      // of a rank
+  double link_gbits = 0;  // 0: unknown
   std::int64_t min_bytes = 1024, max_bytes = std::int64_t{1} << 24;
+  std::string directory = ".";                      // of the files
+  std::string bytes = "1G";                         // of a checkpoint
+  std::int64_t file_bytes = std::int64_t{1} << 30;  // the same as a number
 
   BatchShape batch_shape() const { return {batch, seq}; }
 };
@@ -45,6 +48,7 @@ Exit bench_step(const BenchOptions& options, const Kernels& kernels);           
 Exit bench_mesh_step(const BenchOptions& options, World& world, const Kernels& kernels);  // the ranks of a mesh
 Exit bench_dispatch(const BenchOptions& options, World& world, const Kernels& kernels);
 Exit bench_collectives(const BenchOptions& options, World& world);
+Exit bench_reshard(const BenchOptions& options, const Invocation& invocation, World& world);  // one process
 
 // Tables go to stdout, or to stderr when the JSON has stdout.
 std::FILE* table_file(const BenchOptions& options);

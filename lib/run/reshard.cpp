@@ -15,7 +15,6 @@ void add_layout_options(Options& o, ReshardOptions& r) {
   o.add("shard", r.layout.shard, "ranks that share the tensors of an expert-parallel rank; 0 as in the input");
   o.add("replicate", r.layout.replicate, "replicas of the mesh; they hold the same and add no file");
   o.add("files", r.layout.files, "so many files of even size instead; 0 makes one per rank of the mesh");
-  o.add("plan", r.layout.plan, "placement plan: which experts each rank holds").value = "FILE";
   o.add("memory", r.memory, "most that buffers may take, as 512M or 2G").value = "SIZE";
 }
 
@@ -99,7 +98,8 @@ Options reshard_options(ReshardOptions& r) {
 Exit run_reshard(ReshardOptions& r, const Invocation& invocation, World& world) {
   r.layout.memory_bytes = parse_byte_size(r.memory, "--memory");
   const Paths& words = r.arguments;
-  if (words.empty() && r.layout.average.empty())
+  Paths& averaged = r.layout.average;
+  if (words.empty() && averaged.empty())
     throw Error(Exit::kUsage, "expected a checkpoint or a command, found none", "see --help");
   const std::string first = words.empty() ? "" : words[0];
   const Paths rest(words.begin() + (words.empty() ? 0 : 1), words.end());
@@ -111,8 +111,13 @@ Exit run_reshard(ReshardOptions& r, const Invocation& invocation, World& world) 
                                    : (need_paths(first, rest, 1, rest.size() + 1), look->second(rest, r));
     return code;
   }
-  need_paths("moe-reshard", words, 1, 1);
-  r.layout.input = first;
+  if (words.empty()) {  // --average A B C: all are its values
+    r.layout.input = averaged[0];
+    averaged.erase(averaged.begin());
+  } else {
+    need_paths("moe-reshard", words, 1, 1);
+    r.layout.input = first;
+  }
   return reshard_layout(r.layout, r.common, invocation, world);
 }
 
