@@ -26,14 +26,14 @@ using Key = std::pair<std::string, std::string>;
 using State = std::map<Key, std::vector<float>>;
 
 // A model of two layers with all roles, random, saved as moe-train saves it.
-struct Run {
+struct SmallRun {
   TrainOptions train;
   Options options = train_options(train);
   State values;
   std::map<Key, std::vector<std::int64_t>> shapes;
   std::map<Key, std::vector<BF16>> rounded;
 
-  Run(const std::vector<std::pair<std::string, std::string>>& set, unsigned seed) {
+  SmallRun(const std::vector<std::pair<std::string, std::string>>& set, unsigned seed) {
     const std::vector<std::pair<std::string, std::string>> small = {
         {"vocab-size", "11"}, {"layers", "2"},  {"d-model", "6"},    {"heads", "1"}, {"kv-heads", "1"},
         {"head-dim", "2"},    {"experts", "5"}, {"expert-ffn", "3"}, {"seed", "99"}};
@@ -133,7 +133,7 @@ TEST_F(ReshardContentTest, NamesOfExpertsAreThoseOfTheList) {
 }
 
 TEST_F(ReshardContentTest, TheMeanIsTakenInDouble) {
-  Run a({}, 1), b({}, 2), c({}, 3);
+  SmallRun a({}, 1), b({}, 2), c({}, 3);
   const State got = reshard({.input = a.save(dir_ + "/a"), .average = {b.save(dir_ + "/b"), c.save(dir_ + "/c")}});
   ASSERT_EQ(got.size(), a.values.size());
   for (const auto& [key, v] : got)
@@ -144,7 +144,7 @@ TEST_F(ReshardContentTest, TheMeanIsTakenInDouble) {
 }
 
 TEST_F(ReshardContentTest, RoundedWeightsAreTheRoundedMeanOfTheMasters) {
-  Run a({{"dtype", "bf16"}}, 1), b({{"dtype", "bf16"}}, 2);
+  SmallRun a({{"dtype", "bf16"}}, 1), b({{"dtype", "bf16"}}, 2);
   const State got = reshard({.input = a.save(dir_ + "/a"), .ep = 2, .average = {b.save(dir_ + "/b")}});
   for (const auto& [key, v] : got)
     for (std::size_t i = 0; i < v.size(); ++i) {
@@ -155,7 +155,7 @@ TEST_F(ReshardContentTest, RoundedWeightsAreTheRoundedMeanOfTheMasters) {
 }
 
 TEST_F(ReshardContentTest, ExpertsThatAreKept) {
-  Run a(kBias, 1);
+  SmallRun a(kBias, 1);
   nlohmann::json state;
   const State got = reshard({.input = a.save(dir_ + "/a"), .ep = 2, .experts = "4,1-2"}, &state);
   ASSERT_EQ(got.size(), a.values.size());
@@ -183,7 +183,7 @@ TEST_F(ReshardContentTest, ExpertsThatAreKept) {
 TEST_F(ReshardContentTest, DenseLayersBecomeExperts) {
   auto options = kBias;
   options.insert(options.end(), {{"dense-layers", "2"}, {"dense-ffn", "4"}});
-  Run a(options, 1);
+  SmallRun a(options, 1);
   nlohmann::json state;
   const State got = reshard({.input = a.save(dir_ + "/a"), .ep = 3, .shard = 2, .upcycle = 5}, &state);
   EXPECT_EQ(state["options"]["experts"], "5");
@@ -218,7 +218,7 @@ TEST_F(ReshardContentTest, DenseLayersBecomeExperts) {
 }
 
 TEST_F(ReshardContentTest, DtypesKeepMastersAndRoundWeights) {
-  Run a({}, 1);
+  SmallRun a({}, 1);
   nlohmann::json state;
   const State half = reshard({.input = a.save(dir_ + "/a"), .shard = 3, .dtype = "bf16"}, &state);
   EXPECT_EQ(state["options"]["dtype"], "bf16");
@@ -238,7 +238,7 @@ TEST_F(ReshardContentTest, DtypesKeepMastersAndRoundWeights) {
 }
 
 TEST_F(ReshardContentTest, ModulesOfMultiTokenPredictionAreDropped) {
-  Run a({}, 1);
+  SmallRun a({}, 1);
   const auto norm = a.values[{"final_norm.weight", "weight"}];
   a.values[{"mtp.0.norm.weight", "weight"}] = norm;
   a.shapes[{"mtp.0.norm.weight", "weight"}] = {6};
@@ -257,7 +257,7 @@ TEST_F(ReshardContentTest, ListsOfExperts) {
 
 // Every layout of a mesh is found again, and a run of a mesh finds its slices in its own file.
 TEST_F(ReshardContentTest, MeshesAreRecognised) {
-  Run a(kBias, 1);
+  SmallRun a(kBias, 1);
   const std::string path = a.save(dir_ + "/a");
   for (const MeshShape mesh : {MeshShape{1, 1, 1}, MeshShape{1, 2, 2}, MeshShape{1, 1, 4}, MeshShape{1, 3, 2}}) {
     reshard({.input = path, .ep = mesh.ep, .shard = mesh.shard});

@@ -44,7 +44,7 @@ for how in "--ep 2 --shard 2" "--ep 4" "--ep 3 --shard 2" "--shard 5" "--files 3
   same a "$next"
   last=$next
 done
-[ "$(shards toep2shard2) $(shards toep4) $(shards toep3shard2) $(shards tofiles3)" = "4 4 6 3" ] || fail "files: $(ls -d to*/step*/*)"
+[ "$(shards toep2shard2) $(shards toep4) $(shards toep3shard2) $(shards toshard5) $(shards tofiles3)" = "4 8 6 15 3" ] || fail "files: $(ls -d to*/step*/*)"
 expect 0 "$reshard" $last -o back --ep 1 --shard 1
 same a back
 [ "$(cat back/latest)" = step-00000004 ] || fail "latest: $(cat back/latest)"

@@ -24,7 +24,9 @@ void add_content_options(Options& o, ReshardOptions& r) {
   o.add("drop-optimizer", r.layout.drop_optimizer, "leave out the moments of the optimizer");
   o.add("drop-mtp", r.layout.drop_mtp, "leave out the modules of multi-token prediction");
   o.add("dtype", r.layout.dtype, "of the weights: keep, fp32 or bf16").value = "keep|fp32|bf16";
-  o.add("average", r.layout.average, "write the mean of IN and these checkpoints").value = "PATH";
+  o.add("average", r.layout.average,
+        "write the mean of all paths; the state is that of the first one before or behind this value")
+      .value = "PATH";
   o.add("upcycle", r.layout.upcycle, "make so many experts of each dense feed-forward layer; 0 makes none");
   o.add("experts", r.layout.experts, "keep these experts only, as 0-31 or 0,2,5-7").value = "LIST";
 }
@@ -111,13 +113,10 @@ Exit run_reshard(ReshardOptions& r, const Invocation& invocation, World& world) 
                                    : (need_paths(first, rest, 1, rest.size() + 1), look->second(rest, r));
     return code;
   }
-  if (words.empty()) {  // --average A B C: all are its values
-    r.layout.input = averaged[0];
-    averaged.erase(averaged.begin());
-  } else {
-    need_paths("moe-reshard", words, 1, 1);
-    r.layout.input = first;
-  }
+  if (averaged.empty()) need_paths("moe-reshard", words, 1, 1);
+  averaged.insert(averaged.begin(), words.begin(), words.end());  // A --average B C and --average A B C alike
+  r.layout.input = averaged.empty() ? first : averaged[0];
+  averaged.erase(averaged.begin());
   return reshard_layout(r.layout, r.common, invocation, world);
 }
 

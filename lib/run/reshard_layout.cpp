@@ -96,6 +96,7 @@ class Resharding {
     const Stopwatch clock;
     std::string text;
     const int num_parts = static_cast<int>(target_.parts.size());
+    const bool was_there = path_exists(o_.output);
     world_.agree([&] {
       if (is_first_) text = begin_checkpoint(o_.output, inputs_[0].manifest.step, num_parts, bytes()).text();
     });
@@ -104,7 +105,10 @@ class Resharding {
       world_.agree([&] { text = write_parts(draft); });
       publish(draft, gather(text));
     } catch (...) {
-      if (is_first_) abandon_checkpoint(draft);
+      if (is_first_) {
+        abandon_checkpoint(draft);
+        if (!was_there && list_directory(o_.output).empty()) remove_tree(o_.output);
+      }
       throw;
     }
     seconds_ = clock.seconds();
