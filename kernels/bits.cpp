@@ -1,8 +1,9 @@
-// Plain loops over four sums that cannot
-// overflow, for the compiler to make vectors of. Not here: names, carries between calls.
-#include <algorithm>
-
+// Sums and judgements of bit patterns (bits.h). Where there are vectors of 64-bit products (AVX-512DQ), a plain loop over
+// four sums that cannot overflow, for the compiler to make vectors of; elsewhere one wide product an element is faster. Not
+// here: names, carries between calls.
 #include "kernels/bits.h"
+
+#include <algorithm>
 
 namespace moe::MOE_ISA {
 namespace {
@@ -18,6 +19,7 @@ inline std::uint64_t splitmix64(std::uint64_t x) {
 
 __extension__ typedef unsigned __int128 Wide;
 
+#ifdef __AVX512DQ__
 // f (b + 1) = low(f) (b + 1) + 2^32 high(f) (b + 1): both factors are below 2^64, as (2^32 - 1) b + 2^32 - 1 is. Their
 // halves are summed apart, so that 2^32 terms fit.
 template <class Bits>
@@ -33,6 +35,14 @@ Wide sum_of_block(std::uint64_t x, const Bits* bits, std::size_t n) {
   }
   return low_low + ((Wide{low_high} + high_low) << 32) + (Wide{high_high} << 64);
 }
+#else
+template <class Bits>
+Wide sum_of_block(std::uint64_t x, const Bits* bits, std::size_t n) {
+  Wide sum = 0;
+  for (std::size_t i = 0; i < n; ++i, x += kGolden) sum += Wide{splitmix64(x)} * (std::uint64_t{bits[i]} + 1);
+  return sum;
+}
+#endif
 
 template <class Bits>
 void element_sum(std::uint64_t key, std::uint64_t first, std::span<const Bits> bits, std::uint64_t* sum) {
