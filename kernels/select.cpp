@@ -2,6 +2,7 @@
 #include <cstdlib>
 #include <vector>
 
+#include "kernels/bits.h"
 #include "kernels/kernels.h"
 
 namespace moe {
@@ -9,13 +10,16 @@ namespace moe {
 #ifdef MOE_HAVE_X86_ISAS
 namespace avx512 {
 Kernels all_kernels();
+extern const BitKernels bits_cpu;
 }
 namespace avx2 {
 Kernels all_kernels();
+extern const BitKernels bits_cpu;
 }
 #endif
 namespace generic {
 Kernels all_kernels();
+extern const BitKernels bits_cpu;
 }
 
 namespace {
@@ -49,6 +53,20 @@ const Kernels& cpu_kernels() {
   if (const char* isa = std::getenv("MOE_ISA"))
     if (const Kernels* k = cpu_kernels_by_isa(isa)) return *k;
   return usable_kernels().front();
+}
+
+const BitKernels* cpu_bits_by_isa(const std::string& isa) {
+  if (cpu_kernels_by_isa(isa) == nullptr) return nullptr;
+#ifdef MOE_HAVE_X86_ISAS
+  if (isa == "avx512") return &avx512::bits_cpu;
+  if (isa == "avx2") return &avx2::bits_cpu;
+#endif
+  return &generic::bits_cpu;
+}
+
+const BitKernels& cpu_bits() {
+  static const BitKernels& bits = *cpu_bits_by_isa(cpu_kernels().isa);
+  return bits;
 }
 
 }  // namespace moe

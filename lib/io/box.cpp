@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "lib/base/error.h"
+#include "lib/io/box_pairs.h"
 
 namespace moe {
 
@@ -38,7 +39,7 @@ Box intersection(const Box& a, const Box& b) {
 }
 
 // Inside, disjoint, and as many elements as the whole: then each element once.
-std::string coverage_fault(const std::vector<std::int64_t>& shape, std::vector<Box> boxes) {
+std::string coverage_fault(const std::vector<std::int64_t>& shape, const std::vector<Box>& boxes) {
   const std::int64_t whole = elements_of(shape);
   std::int64_t covered = 0;
   for (const Box& b : boxes) {
@@ -49,11 +50,7 @@ std::string coverage_fault(const std::vector<std::int64_t>& shape, std::vector<B
     if (covered > whole) return "its slices hold more than its " + std::to_string(whole) + " elements";
   }
   if (covered != whole) return "expected slices of " + std::to_string(whole) + " elements, found " + std::to_string(covered);
-  if (shape.empty()) return "";
-  std::sort(boxes.begin(), boxes.end(), [](const Box& a, const Box& b) { return a.offset < b.offset; });
-  for (std::size_t i = 0; i < boxes.size(); ++i)
-    for (std::size_t j = i + 1; j < boxes.size() && boxes[j].offset[0] < boxes[i].offset[0] + boxes[i].extent[0]; ++j)
-      if (boxes_meet(boxes[i], boxes[j])) return "its slices overlap";
+  if (any_overlap(shape, boxes)) return "its slices overlap";
   return "";
 }
 

@@ -19,7 +19,7 @@ std::string joined(const std::vector<std::int64_t>& values);  // "2,3,4"
 bool boxes_meet(const Box& a, const Box& b);
 Box intersection(const Box& a, const Box& b);  // of boxes that meet
 // "" if the boxes lie in `shape` and hold each element exactly once, else what is wrong.
-std::string coverage_fault(const std::vector<std::int64_t>& shape, std::vector<Box> boxes);
+std::string coverage_fault(const std::vector<std::int64_t>& shape, const std::vector<Box>& boxes);
 
 // Calls run(first, count) for the maximal runs of box elements that are neighbours in an array of `shape`, in row-major
 // order; `first` is an index into that array. A box that is the whole array is one run.

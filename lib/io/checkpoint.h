@@ -57,7 +57,7 @@ std::int64_t total_bytes(const std::vector<TensorSlice>& slices);
 // cannot be made.
 CheckpointDraft begin_checkpoint(const std::string& run_dir, std::int64_t step, int num_parts, std::int64_t total_bytes);
 // 2. Each writer, part = 0 .. num_parts - 1, writes shard-NNNNN.h5 (none if its slices hold no element), syncs it and reads
-// it back. Returns a report for publish_checkpoint (JSON). Error 76 naming the first element that is not finite; 73, 74 as
+// it back. Returns a report for publish_checkpoint (JSON). Error 76 naming an element that is not finite; 73, 74 as
 // usual. After an error on any writer: abandon_checkpoint.
 std::string write_part(const CheckpointDraft& draft, int part, const std::vector<TensorSlice>& slices);
 // 3. The process that began joins the reports, publishes run_dir/step-NNNNNNNN, moves `latest` and removes what `keep` does

@@ -6,8 +6,8 @@
 #include <set>
 
 #include "lib/base/error.h"
-#include "lib/io/digest.h"
 #include "lib/io/finite.h"
+#include "lib/io/reshard_plan.h"
 
 namespace moe {
 namespace {
@@ -28,32 +28,6 @@ std::vector<std::int64_t> index_in(const Box& box, std::int64_t at) {
   std::vector<std::int64_t> index = box.offset;
   for (std::size_t d = index.size(); d-- > 0; at /= box.extent[d]) index[d] += at % box.extent[d];
   return index;
-}
-
-constexpr std::size_t kChunkElements = std::size_t{1} << 17;  // stay in the cache between the three passes
-
-// One pass over memory: all finite, += to the sum of the tensor, and the digest of the elements of this slice.
-template <class Bits>
-std::string digest_elements(const TensorSlice& s, ElementSum& sum) {
-  const std::span all(static_cast<const Bits*>(s.data), static_cast<std::size_t>(elements_of(s.extent)));
-  Xxh3 bytes;
-  std::size_t at = 0;
-  for_each_run(s.shape, {s.offset, s.extent}, [&](std::int64_t first, std::int64_t count) {
-    for (const std::size_t end = at + static_cast<std::size_t>(count); at < end;) {
-      const std::span chunk = all.subspan(at, std::min(kChunkElements, end - at));
-      if (const std::int64_t bad = first_not_finite(chunk); bad >= 0)
-        throw Error(Exit::kNumeric,
-                    "tensor " + s.name + " (" + s.role + "), element [" +
-                        joined(index_in({s.offset, s.extent}, static_cast<std::int64_t>(at) + bad)) +
-                        "]: parameters are not finite",
-                    "the checkpoint before stays the newest");
-      sum.add(static_cast<std::uint64_t>(first), chunk);
-      bytes.update(std::as_bytes(chunk));
-      at += chunk.size();
-      first += static_cast<std::int64_t>(chunk.size());
-    }
-  });
-  return bytes.digest().hex();
 }
 
 void check_box(const ManifestTensor& t, const TensorSlice& s) {
@@ -101,41 +75,69 @@ void check_parts(const CheckpointDraft& draft, const std::vector<CheckpointPart>
 
 std::size_t bytes_of(const TensorSlice& s) { return static_cast<std::size_t>(elements_of(s.extent)) * size_of(s.dtype); }
 
-std::vector<ManifestTensor> place_slices(const std::vector<TensorSlice>& slices, std::vector<PlacedSlice>& placed) {
+std::vector<ManifestTensor> arrange_slices(const std::vector<TensorSlice>& slices, std::vector<PlacedSlice>& placed) {
   std::map<Key, std::vector<const TensorSlice*>> by_name;
   for (const TensorSlice& s : slices) by_name[{s.name, s.role}].push_back(&s);
   std::vector<ManifestTensor> tensors;
   for (const auto& [key, boxes] : by_name) {
-    ManifestTensor t{key.first, key.second, boxes[0]->dtype, boxes[0]->shape, "", {}};
+    ManifestTensor t{key.first, key.second, boxes[0]->dtype, boxes[0]->shape, Digest{}.hex(), {}};
     std::set<std::string> datasets;
     for (const TensorSlice* s : boxes) {
       check_box(t, *s);
       if (elements_of(s->extent) == 0) continue;
-      if (!datasets.insert(dataset_name(*s)).second) refuse(t, "its slices overlap");
-      placed.push_back({s, dataset_name(*s)});
-      t.slices.push_back({0, dataset_name(*s), {s->offset, s->extent}, ""});
+      const std::string dataset = dataset_name(*s);
+      if (!datasets.insert(dataset).second) refuse(t, "its slices overlap");
+      placed.push_back({s, dataset, tensors.size(), t.slices.size()});
+      t.slices.push_back({0, dataset, {s->offset, s->extent}, ""});
     }
     tensors.push_back(std::move(t));
   }
   return tensors;
 }
 
-void digest_slices(const std::vector<PlacedSlice>& placed, std::vector<ManifestTensor>& tensors) {
-  auto next = placed.begin();
-  for (ManifestTensor& t : tensors) {
-    ElementSum sum(t.identity());
-    for (ManifestSlice& s : t.slices) {
-      const TensorSlice& from = *(next++)->slice;
-      s.digest =
-          t.dtype == DType::kF32 ? digest_elements<std::uint32_t>(from, sum) : digest_elements<std::uint16_t>(from, sum);
-    }
-    t.digest = sum.value().hex();
-  }
+SliceDigest::SliceDigest(const ManifestTensor& tensor, const TensorSlice& slice)
+    : slice_(slice),
+      box_{slice.offset, slice.extent},
+      whole_{std::vector<std::int64_t>(slice.shape.size(), 0), slice.shape},
+      sum_(tensor.identity()) {}
+
+template <class Bits>
+void SliceDigest::add_bits(std::span<const Bits> bits) {
+  if (const std::int64_t bad = first_not_finite(bits); bad >= 0)
+    throw Error(Exit::kNumeric,
+                "tensor " + slice_.name + " (" + slice_.role + "), element [" + joined(index_in(box_, at_ + bad)) +
+                    "]: parameters are not finite",
+                "the checkpoint before stays the newest");
+  const std::int64_t end = at_ + static_cast<std::int64_t>(bits.size());
+  for_each_common_run(box_, whole_, box_, at_, end, [&](std::int64_t global, std::int64_t local, std::int64_t count) {
+    sum_.add(static_cast<std::uint64_t>(global),
+             bits.subspan(static_cast<std::size_t>(local - at_), static_cast<std::size_t>(count)));
+  });
+  at_ = end;
 }
 
-std::vector<ManifestTensor> describe_slices(const std::vector<TensorSlice>& slices, std::vector<PlacedSlice>& placed) {
-  std::vector<ManifestTensor> tensors = place_slices(slices, placed);
-  digest_slices(placed, tensors);
+void SliceDigest::add(std::span<const std::byte> elements) {
+  bytes_.update(elements);
+  const std::size_t count = elements.size() / size_of(slice_.dtype);
+  if (slice_.dtype == DType::kF32)
+    add_bits(std::span(reinterpret_cast<const std::uint32_t*>(elements.data()), count));
+  else
+    add_bits(std::span(reinterpret_cast<const std::uint16_t*>(elements.data()), count));
+}
+
+std::vector<ManifestTensor> describe_slices(const std::vector<TensorSlice>& slices) {
+  std::vector<PlacedSlice> placed;
+  std::vector<ManifestTensor> tensors = arrange_slices(slices, placed);
+  std::vector<ElementSum> sums;
+  for (const ManifestTensor& t : tensors) sums.emplace_back(t.identity());
+  for (const PlacedSlice& p : placed) {
+    ManifestTensor& t = tensors[p.tensor];
+    SliceDigest digest(t, *p.slice);
+    digest.add(memory_of(*p.slice));
+    sums[p.tensor].add(digest.elements());
+    t.slices[p.entry].digest = digest.bytes();
+  }
+  for (std::size_t i = 0; i < tensors.size(); ++i) tensors[i].digest = sums[i].value().hex();
   return tensors;
 }
 

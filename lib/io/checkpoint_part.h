@@ -2,10 +2,12 @@
 // that all of them make together. Not here: writing files (checkpoint_save.cpp).
 #pragma once
 
+#include <span>
 #include <string>
 #include <vector>
 
 #include "lib/io/checkpoint.h"
+#include "lib/io/digest.h"
 #include "lib/io/manifest.h"
 
 namespace moe {
@@ -17,22 +19,40 @@ struct CheckpointPart {
   std::vector<ManifestTensor> tensors;  // ordered by (name, role); digest: of the elements given here; slices: in file 0
 };
 
-// A slice and the dataset it is written to.
+// A slice and the dataset it is written to; tensors[tensor].slices[entry] describes it.
 struct PlacedSlice {
   const TensorSlice* slice;
   std::string dataset;
+  std::size_t tensor, entry;
 };
 
 std::size_t bytes_of(const TensorSlice& slice);
 
-// What a writer holds, without digests; `placed` = what is to be written, in the order of writing, which is that of the
-// tensors and their slices. A tensor of which there is no element here is listed without slices. Error(kInternal) for boxes
-// that cannot be.
-std::vector<ManifestTensor> place_slices(const std::vector<TensorSlice>& slices, std::vector<PlacedSlice>& placed);
-// Fills the digests of the slices, and of the elements given here. Error(kNumeric) for elements that are not finite.
-void digest_slices(const std::vector<PlacedSlice>& placed, std::vector<ManifestTensor>& tensors);
-// Both.
-std::vector<ManifestTensor> describe_slices(const std::vector<TensorSlice>& slices, std::vector<PlacedSlice>& placed);
+// Tensors of what a writer holds, without digests; `placed` = what is to be written, in the order of writing. A tensor of
+// which there is no element here is listed without slices. Error(kInternal) for boxes that cannot be.
+std::vector<ManifestTensor> arrange_slices(const std::vector<TensorSlice>& slices, std::vector<PlacedSlice>& placed);
+
+// Digests of one slice whose elements come in pieces, in their order.
+class SliceDigest {
+ public:
+  SliceDigest(const ManifestTensor& tensor, const TensorSlice& slice);
+  // The elements that follow those added before. Error(kNumeric) naming one that is not finite.
+  void add(std::span<const std::byte> elements);
+  Digest elements() const { return sum_.value(); }  // ElementSum of what was added
+  std::string bytes() const { return bytes_.digest().hex(); }
+
+ private:
+  template <class Bits>
+  void add_bits(std::span<const Bits> bits);
+  const TensorSlice& slice_;
+  Box box_, whole_;
+  ElementSum sum_;
+  Xxh3 bytes_;
+  std::int64_t at_ = 0;
+};
+
+// The same with digests, of slices in memory.
+std::vector<ManifestTensor> describe_slices(const std::vector<TensorSlice>& slices);
 
 std::string part_text(const CheckpointPart& part);
 CheckpointPart parse_part(const std::string& text);  // Error(kInternal): only our own processes write it

@@ -1,16 +1,14 @@
-// Saving checkpoints: temporary directory, shard files, manifest, publication. Not here: digests and the join of what
-// several processes wrote (checkpoint_part.cpp), what may be kept (run_dir.cpp), reading (checkpoint_load.cpp).
-#include <cstdio>
-#include <functional>
-#include <future>
+// Saving checkpoints: temporary directory, manifest, publication. Not here: shard files (checkpoint_stream.cpp), digests and
+// the join of what several processes wrote (checkpoint_part.cpp), what may be kept (run_dir.cpp), reading
+// (checkpoint_load.cpp).
 #include <map>
 #include <optional>
 
 #include "lib/base/error.h"
 #include "lib/io/checkpoint.h"
 #include "lib/io/checkpoint_part.h"
+#include "lib/io/checkpoint_stream.h"
 #include "lib/io/files.h"
-#include "lib/io/h5.h"
 #include "lib/io/run_dir.h"
 #include "lib/io/verify.h"
 
@@ -24,38 +22,6 @@ struct Removal {
   const CheckpointDraft& draft;
   ~Removal() { abandon_checkpoint(draft); }
 };
-
-std::string shard_name(int part) {
-  char name[32];
-  std::snprintf(name, sizeof name, "shard-%05d.h5", part);
-  return name;
-}
-
-// Not synced.
-void write_shard(const std::string& path, const CheckpointDraft& draft, const std::vector<PlacedSlice>& placed) {
-  H5Writer h5(path, kShardKind, kCheckpointVersion);
-  h5.attribute("step", draft.step);
-  h5.attribute("nonce", draft.nonce);
-  for (const auto& [slice, dataset] : placed) {
-    const std::vector<std::int64_t> dims = slice->extent.empty() ? std::vector<std::int64_t>{1} : slice->extent;
-    h5.write(dataset, slice->dtype == DType::kF32 ? H5Type::kF32 : H5Type::kU16, dims, slice->data);
-    h5.attribute("dtype", name_of(slice->dtype), dataset);
-  }
-  h5.finish_unsynced();
-}
-
-// Both, the first on a thread of its own. What `beside` throws comes first.
-void at_once(const std::function<void()>& beside, const std::function<void()>& here) {
-  std::future<void> other = std::async(std::launch::async, beside);
-  std::optional<Error> failure;
-  try {
-    here();
-  } catch (const Error& e) {
-    failure = e;
-  }
-  other.get();
-  if (failure) throw *failure;
-}
 
 // The shards are where the manifest will look for them. They are not if the processes do not share a file system.
 void check_visible(const Manifest& m, const std::string& directory) try {
@@ -115,8 +81,7 @@ SavedCheckpoint settle(const std::string& run_dir, const Manifest& m, const Keep
 
 // What the slices of one process would be published as.
 Manifest manifest_of(std::int64_t step, const std::vector<TensorSlice>& slices) {
-  std::vector<PlacedSlice> placed;
-  return join_parts({.step = step}, {{.tensors = describe_slices(slices, placed)}});
+  return join_parts({.step = step}, {{.tensors = describe_slices(slices)}});
 }
 
 }  // namespace
@@ -152,29 +117,14 @@ CheckpointDraft begin_checkpoint(const std::string& run_dir, std::int64_t step, 
 }
 
 std::string write_part(const CheckpointDraft& draft, int part, const std::vector<TensorSlice>& slices) {
-  CheckpointPart report{.index = part, .nonce = draft.nonce};
-  std::vector<PlacedSlice> placed;
-  report.tensors = place_slices(slices, placed);
-  if (placed.empty()) {
-    digest_slices(placed, report.tensors);
-    return part_text(report);
-  }
-  if (!is_directory(draft.directory))
-    throw Error(Exit::kCannotCreate, draft.directory + ": expected the directory that the first process made, found none",
-                "the run directory must be on a file system that all hosts share");
-  const std::string path = draft.directory + "/" + shard_name(part);
-  at_once([&] { digest_slices(placed, report.tensors); }, [&] { write_shard(path, draft, placed); });
-  const File file = File::open(path);
-  report.files = {{shard_name(part), file.size(), ""}};
-  // Read back through the system's cache, which costs what the disk does not notice: the bytes of the file are those that
-  // were in memory. That they reach the disk is the sync's word.
-  at_once([&] { file.sync(); },
-          [&] {
-            report.files[0].digest =
-                verify_shard({.step = draft.step, .nonce = draft.nonce, .files = report.files, .tensors = report.tensors}, 0,
-                             draft.directory);
-          });
-  return part_text(report);
+  CheckpointStream stream(draft, {});
+  stream.write_part(
+      part, slices, [&](std::size_t slice, std::int64_t first, std::int64_t count, std::span<std::byte>, std::size_t) {
+        const TensorSlice& s = slices[slice];
+        return std::span(static_cast<const std::byte*>(s.data), bytes_of(s))
+            .subspan(static_cast<std::size_t>(first) * size_of(s.dtype), static_cast<std::size_t>(count) * size_of(s.dtype));
+      });
+  return stream.finish()[0];
 }
 
 SavedCheckpoint publish_checkpoint(const CheckpointDraft& draft, const std::vector<std::string>& reports, const json& state,

@@ -6,31 +6,14 @@
 #include <cstdio>
 #include <new>
 
+#include "kernels/bits.h"
+
 namespace moe {
 namespace {
 
 Digest from(XXH128_hash_t h) { return {h.high64, h.low64}; }
 
 __extension__ typedef unsigned __int128 Wide;
-
-// Steele, Lea, Flood 2014: the output function of splitmix64.
-inline std::uint64_t splitmix64(std::uint64_t x) {
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
-
-template <class Bits>
-Wide element_sum(std::uint64_t key, std::uint64_t first, std::span<const Bits> bits) {
-  constexpr std::uint64_t kGolden = 0x9e3779b97f4a7c15u;
-  Wide sum = 0;
-  std::uint64_t x = key + first * kGolden;
-  for (const Bits b : bits) {
-    sum += Wide{splitmix64(x)} * (std::uint64_t{b} + 1);
-    x += kGolden;
-  }
-  return sum;
-}
 
 Digest plus(const Digest& a, Wide b) {
   const Wide sum = ((Wide{a.high} << 64) | a.low) + b;
@@ -65,10 +48,14 @@ Digest Xxh3::digest() const { return from(XXH3_128bits_digest(state_->xxh)); }
 
 ElementSum::ElementSum(std::string_view identity) : key_(xxh3(identity).low) {}
 void ElementSum::add(std::uint64_t first, std::span<const std::uint32_t> bits) {
-  sum_ = plus(sum_, element_sum(key_, first, bits));
+  std::uint64_t sum[2] = {sum_.low, sum_.high};
+  cpu_bits().element_sum32(key_, first, bits, sum);
+  sum_ = {sum[1], sum[0]};
 }
 void ElementSum::add(std::uint64_t first, std::span<const std::uint16_t> bits) {
-  sum_ = plus(sum_, element_sum(key_, first, bits));
+  std::uint64_t sum[2] = {sum_.low, sum_.high};
+  cpu_bits().element_sum16(key_, first, bits, sum);
+  sum_ = {sum[1], sum[0]};
 }
 void ElementSum::add(const Digest& partial) { sum_ = plus(sum_, (Wide{partial.high} << 64) | partial.low); }
 

@@ -97,6 +97,10 @@ void File::truncate(std::int64_t size) {
     fail(Exit::kIo, path_, "cannot set the size", errno);
 }
 
+void File::start_writing(std::int64_t offset, std::int64_t bytes) noexcept {
+  static_cast<void>(::sync_file_range(fd_, offset, bytes, SYNC_FILE_RANGE_WRITE));
+}
+
 // Not tried again when it fails: the pages that could not be written may count as clean then.
 void File::sync() const {
   if (guarded("sync", path_, [&] { return ::fsync(fd_); }) != 0) fail(Exit::kIo, path_, "cannot sync", errno);

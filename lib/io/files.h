@@ -36,6 +36,8 @@ class File {
   void read_at(std::int64_t offset, std::span<std::byte> out) const;     // all of it, else Error 65 (too short) or 74
   void write_at(std::int64_t offset, std::span<const std::byte> bytes);  // all of it, else Error 74
   void truncate(std::int64_t size);
+  // Asks the disk to begin with these bytes; sync() waits for them. Only a hint.
+  void start_writing(std::int64_t offset, std::int64_t bytes) noexcept;
   void sync() const;  // on the disk when it returns, whoever wrote it
   void close();       // reports what the destructor could not
   std::int64_t size() const;
@@ -54,6 +56,10 @@ bool is_directory(const std::string& path);
 std::vector<std::string> list_directory(const std::string& path);  // names, sorted, without . and ..
 std::string parent_directory(const std::string& path);             // "." for a bare name
 std::string base_name(const std::string& path);
+// Absolute, links followed as far as the path exists.
+std::string real_path(const std::string& path);
+// True if `path` is `directory` or lies in it, however the two are spelled.
+bool is_inside(const std::string& path, const std::string& directory);
 
 void make_directories(const std::string& path);  // with parents, each synced; those that exist are fine
 void rename_path(const std::string& from, const std::string& to);

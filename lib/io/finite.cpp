@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "kernels/bits.h"
+
 namespace moe {
 namespace {
 
@@ -11,15 +13,16 @@ bool is_bad(Bits bits, Bits exponent) {
   return (bits & exponent) == exponent;
 }
 
-// Blocks are judged as a whole, without a branch per element, so that the compiler makes vectors of them.
+bool all_finite(std::span<const std::uint32_t> block) { return cpu_bits().all_finite32(block); }
+bool all_finite(std::span<const std::uint16_t> block) { return cpu_bits().all_finite16(block); }
+
+// Blocks are judged as a whole; only one that is bad is searched.
 template <class Bits>
 std::int64_t search(std::span<const Bits> bits, Bits exponent) {
-  constexpr std::size_t kBlock = 4096;
+  constexpr std::size_t kBlock = 65536;
   for (std::size_t begin = 0; begin < bits.size(); begin += kBlock) {
     const auto block = bits.subspan(begin, std::min(kBlock, bits.size() - begin));
-    Bits any = 0;
-    for (const Bits b : block) any |= static_cast<Bits>(is_bad(b, exponent));
-    if (any == 0) continue;
+    if (all_finite(block)) continue;
     const auto at = std::find_if(block.begin(), block.end(), [&](Bits b) { return is_bad(b, exponent); });
     return static_cast<std::int64_t>(begin) + (at - block.begin());
   }

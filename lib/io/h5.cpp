@@ -165,7 +165,7 @@ H5Writer::~H5Writer() {
   impl_.reset();
 }
 
-void H5Writer::create(const std::string& name, H5Type type, const std::vector<std::int64_t>& dims) {
+H5Dataset H5Writer::create(const std::string& name, H5Type type, const std::vector<std::int64_t>& dims) {
   const auto busy = enter();
   if (!flat_name(name))
     throw Error(Exit::kInternal, impl_->channel.file.path() + ": '" + name + "' is no name of a dataset");
@@ -180,14 +180,27 @@ void H5Writer::create(const std::string& name, H5Type type, const std::vector<st
       impl_->ok(H5Dcreate2(impl_->file, name.c_str(), row_of(type).file, space, H5P_DEFAULT, layout, H5P_DEFAULT),
                 "cannot create dataset " + name),
       H5Dclose);
-  H5Dataset d{type, dims};
-  if (d.elements() > 0) {
+  H5Dataset made{type, dims};
+  if (made.elements() > 0) {
     const haddr_t offset = H5Dget_offset(dataset);
     if (offset == HADDR_UNDEF) impl_->ok(-1, "no place for dataset " + name);
-    d.file_offset = static_cast<std::int64_t>(offset);
+    made.file_offset = static_cast<std::int64_t>(offset);
+    const auto end = static_cast<std::uint64_t>(made.file_offset + made.bytes());
+    impl_->channel.end_of_file = std::max(impl_->channel.end_of_file, end);  // a hole until the bytes come
   }
-  impl_->datasets.emplace_back(name, std::move(d));
+  impl_->datasets.emplace_back(name, made);
+  return made;
 }
+
+void H5Writer::write_bytes(const H5Dataset& d, std::int64_t first_byte, std::span<const std::byte> bytes) {
+  const auto count = static_cast<std::int64_t>(bytes.size());
+  if (d.file_offset < 0 || first_byte < 0 || first_byte + count > d.bytes())
+    throw Error(Exit::kInternal, impl_->channel.file.path() + ": bytes outside of their dataset");
+  impl_->channel.file.write_at(d.file_offset + first_byte, bytes);
+  impl_->channel.file.start_writing(d.file_offset + first_byte, count);
+}
+
+void H5Writer::sync() { impl_->channel.file.sync(); }
 
 void H5Writer::write_rows(const std::string& name, std::int64_t begin, std::int64_t count, const void* data) {
   Channel& c = impl_->channel;
@@ -200,7 +213,6 @@ void H5Writer::write_rows(const std::string& name, std::int64_t begin, std::int6
     c.failure = e;
     throw;
   }
-  c.end_of_file = std::max<std::uint64_t>(c.end_of_file, static_cast<std::uint64_t>(offset) + bytes);
 }
 
 void H5Writer::write(const std::string& name, H5Type type, const std::vector<std::int64_t>& dims, const void* data) {
@@ -233,15 +245,10 @@ void H5Writer::finish() {
   const auto busy = enter();
   impl_->ok(H5Fflush(impl_->file, H5F_SCOPE_GLOBAL), "cannot flush");
   impl_->channel.file.sync();
-  finish_unsynced();
-  impl_->channel.file.sync();
-  impl_->channel.file.close();
-}
-
-void H5Writer::finish_unsynced() {
-  const auto busy = enter();
   attribute("complete", 1);
   impl_->ok(H5Fclose(std::exchange(impl_->file, -1)), "cannot close");
+  impl_->channel.file.sync();
+  impl_->channel.file.close();
 }
 
 // ---- reading

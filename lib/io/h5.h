@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -32,17 +33,19 @@ class H5Writer {
   H5Writer(const std::string& path, const std::string& kind, int format_version);
   ~H5Writer();  // without finish(): an incomplete file stays, which no reader accepts
 
-  void create(const std::string& name, H5Type type, const std::vector<std::int64_t>& dims);
+  // Where it lies in the file is known at once.
+  H5Dataset create(const std::string& name, H5Type type, const std::vector<std::int64_t>& dims);
   // = rows [begin, begin + count) along dimension 0. What is never written is undefined: write everything.
   void write_rows(const std::string& name, std::int64_t begin, std::int64_t count, const void* data);
   void write(const std::string& name, H5Type type, const std::vector<std::int64_t>& dims, const void* data);
+  // Bytes of a dataset that create() made, at their place in the file: past HDF5, so by several threads at once.
+  void write_bytes(const H5Dataset& dataset, std::int64_t first_byte, std::span<const std::byte> bytes);
+  void sync();  // what write_bytes() wrote is on the disk; may run beside other threads' use of other files
   void write_text(const std::string& name, const std::string& text);  // a dataset of bytes, of any length
   // Attributes of the file, or of dataset `owner`. Texts of at most 4096 bytes.
   void attribute(const std::string& name, const std::string& value, const std::string& owner = "");
   void attribute(const std::string& name, std::int64_t value, const std::string& owner = "");
   void finish();  // flush, sync, complete mark, sync, close
-  // Complete mark and flush, no sync: for a file that means nothing until the caller has synced it and says so elsewhere.
-  void finish_unsynced();
 
  private:
   struct Impl;

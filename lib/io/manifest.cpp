@@ -108,8 +108,9 @@ json tensor_json(const ManifestTensor& t) {
 
 std::string ManifestTensor::coverage_fault() const {
   std::vector<Box> boxes;
+  boxes.reserve(slices.size());
   for (const ManifestSlice& s : slices) boxes.push_back(s.box);
-  return moe::coverage_fault(shape, std::move(boxes));
+  return moe::coverage_fault(shape, boxes);
 }
 
 std::string ManifestTensor::identity() const { return name + "\n" + role + "\n" + name_of(dtype) + "\n" + joined(shape); }

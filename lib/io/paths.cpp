@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <csignal>
 #include <cstdio>
+#include <filesystem>
 #include <random>
 #include <utility>
 
@@ -70,6 +71,18 @@ std::string base_name(const std::string& path) {
   const std::size_t slash = path.rfind('/', end);
   const std::size_t begin = slash == std::string::npos ? 0 : slash + 1;
   return path.substr(begin, end + 1 - begin);
+}
+
+std::string real_path(const std::string& path) {
+  std::error_code unknown;
+  std::string real = std::filesystem::weakly_canonical(std::filesystem::absolute(path), unknown).string();
+  while (real.size() > 1 && real.back() == '/') real.pop_back();
+  return unknown ? path : real;
+}
+
+bool is_inside(const std::string& path, const std::string& directory) {
+  const std::string inner = real_path(path), outer = real_path(directory);
+  return inner == outer || outer == "/" || inner.starts_with(outer + "/");
 }
 
 // Each is synced into its parent: what is written below does not get lost with the way to it. One that could not be is

@@ -1,7 +1,7 @@
 #include "lib/io/verify.h"
 
 #include <algorithm>
-#include <initializer_list>
+#include <optional>
 
 #include "lib/base/error.h"
 #include "lib/io/digest.h"
@@ -80,26 +80,53 @@ void verify_files(const Manifest& manifest, const std::string& directory) {
       refuse_digest(directory + "/" + f.name, f.digest, found);
 }
 
-void verify_slices(const Manifest& manifest, const std::string& directory) {
-  for (std::size_t i = 0; i < manifest.files.size(); ++i) verify_shard(manifest, i, directory);
+std::vector<SliceBytes> slice_bytes(const Manifest& manifest, std::size_t file, const std::string& directory) {
+  const std::string path = directory + "/" + manifest.files[file].name;
+  const H5Reader shard = open_shard(manifest, file, directory);
+  std::vector<SliceBytes> places;
+  for (std::size_t i = 0; i < manifest.tensors.size(); ++i)
+    for (std::size_t k = 0; k < manifest.tensors[i].slices.size(); ++k) {
+      const ManifestTensor& t = manifest.tensors[i];
+      const ManifestSlice& s = t.slices[k];
+      if (s.file != file) continue;
+      const H5Dataset d = checked_dataset(shard, t, s, path);
+      places.push_back({d.file_offset, d.file_offset + d.bytes(), s.digest, label_of(path, t, s), i, k});
+    }
+  std::sort(places.begin(), places.end(), [](const SliceBytes& a, const SliceBytes& b) { return a.begin < b.begin; });
+  for (std::size_t i = 1; i < places.size(); ++i)
+    if (places[i].begin < places[i - 1].end)
+      throw Error(Exit::kBadInput, places[i].label + ": its bytes are those of another slice too", "the file is damaged");
+  return places;
 }
 
-std::string verify_shard(const Manifest& manifest, std::size_t i, const std::string& directory) {
-  const std::string path = directory + "/" + manifest.files[i].name;
+std::string verify_bytes(const std::string& path, const std::vector<SliceBytes>& slices, std::int64_t block_bytes) {
   const File file = File::open(path);
+  const std::int64_t size = file.size();
+  std::vector<std::byte> block(static_cast<std::size_t>(std::min(block_bytes, size)));
   Xxh3 whole;
-  std::int64_t at = 0;
-  for (const SlicePlace& p : places_in(open_shard(manifest, i, directory), manifest, i, path)) {
-    if (p.begin < at) throw Error(Exit::kBadInput, label_of(path, *p.tensor, *p.slice) + ": lies over another dataset");
-    hash_range(file, at, p.begin, {&whole});
-    Xxh3 slice;
-    hash_range(file, p.begin, p.end, {&whole, &slice});
-    at = p.end;
-    const std::string found = slice.digest().hex();
-    if (found != p.slice->digest) refuse_digest(label_of(path, *p.tensor, *p.slice), p.slice->digest, found);
+  std::optional<Xxh3> digest;
+  std::size_t next = 0;  // the slice that is being read or comes next
+  for (std::int64_t at = 0; at < size; at += block_bytes) {
+    const std::int64_t end = std::min(at + block_bytes, size);
+    const auto piece = std::span(block).first(static_cast<std::size_t>(end - at));
+    file.read_at(at, piece);
+    whole.update(piece);
+    for (; next < slices.size() && slices[next].begin < end; ++next) {
+      const SliceBytes& s = slices[next];
+      const std::int64_t from = std::max(s.begin, at), to = std::min(s.end, end);
+      if (!digest) digest.emplace();
+      digest->update(piece.subspan(static_cast<std::size_t>(from - at), static_cast<std::size_t>(to - from)));
+      if (s.end > end) break;
+      if (const std::string found = digest->digest().hex(); found != s.digest) refuse_digest(s.label, s.digest, found);
+      digest.reset();
+    }
   }
-  hash_range(file, at, file.size(), {&whole});
   return whole.digest().hex();
+}
+
+void verify_slices(const Manifest& manifest, const std::string& directory) {
+  for (std::size_t i = 0; i < manifest.files.size(); ++i)
+    verify_bytes(directory + "/" + manifest.files[i].name, slice_bytes(manifest, i, directory), kChunkBytes);
 }
 
 H5Reader open_shard(const Manifest& manifest, std::size_t file, const std::string& directory) {

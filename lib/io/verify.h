@@ -15,8 +15,18 @@ void verify_files(const Manifest& manifest, const std::string& directory);
 // Every slice, read back from the shards, has the digest that the manifest says: Error 65 naming tensor and slice.
 void verify_slices(const Manifest& manifest, const std::string& directory);
 
-// Reads file i once: its slices are checked as by verify_slices; returns the digest of the whole file.
-std::string verify_shard(const Manifest& manifest, std::size_t i, const std::string& directory);
+// Where the elements of a slice lie in its file, and their digest.
+struct SliceBytes {
+  std::int64_t begin = 0, end = 0;
+  std::string digest;
+  std::string label;                  // file, tensor and slice, for messages
+  std::size_t tensor = 0, slice = 0;  // in the manifest
+};
+// Of all slices in one file, ordered by place. Opens the shard as a reader would.
+std::vector<SliceBytes> slice_bytes(const Manifest& manifest, std::size_t file, const std::string& directory);
+// Reads a file once in pieces of block_bytes: Error 65 naming the first slice that has another digest. Returns the digest of
+// the file. Without HDF5, so by several threads at once.
+std::string verify_bytes(const std::string& path, const std::vector<SliceBytes>& slices, std::int64_t block_bytes);
 
 // Opens a shard and checks that it belongs to the same save as the manifest (65).
 H5Reader open_shard(const Manifest& manifest, std::size_t file, const std::string& directory);

@@ -74,15 +74,16 @@ Options bench_options(BenchOptions& b) {
        "moe-bench step --shape S --seconds 1",
        "moe-bench step --layers 2 --experts 16 --top-k 4 --seconds 1 --json step.json",
        "moe-bench dispatch --workload W2 --tokens 256 --experts 32 --top-k 4 --json dispatch.json",
-       "moe-bench collectives --filter all_reduce --max-bytes 65536 --seconds 0.02", "moe-bench checkpoint --bytes 16M"});
+       "moe-bench collectives --filter all_reduce --max-bytes 65536 --seconds 0.02", "moe-bench checkpoint --bytes 16M",
+       "moe-bench reshard --bytes 16M"});
   o.group("What to measure");
   Option& command =
       o.add("command", b.command,
             "kernels: each kernel by itself, in one process; step: forward, backward and optimizer of a model on random "
             "tokens; dispatch: rows of tokens to the ranks of their experts and back; collectives: sums, gathers and "
             "broadcasts over all ranks; these three run on the ranks of mpirun or srun. checkpoint: saving, loading and "
-            "verifying one, against raw writes and reads",
-            {"kernels", "step", "dispatch", "collectives", "checkpoint"});
+            "verifying one, against raw writes and reads; reshard: one into another layout, against cp",
+            {"kernels", "step", "dispatch", "collectives", "checkpoint", "reshard"});
   command.positional = command.needed = true;
   o.add("shape", b.shape,
         "S and M (d 256, 4 layers, 8 experts; d 512, 8 layers, 16 experts) or a preset of moe-train; the options of "
@@ -110,7 +111,7 @@ Options bench_options(BenchOptions& b) {
   o.group("Collectives");
   o.add("min-bytes", b.min_bytes, "smallest size; each next one is 4 times as large");
   o.add("max-bytes", b.max_bytes, "largest size");
-  o.group("Files (checkpoint)");
+  o.group("Files (checkpoint, reshard)");
   o.add("bytes", b.bytes, "size of the checkpoint, as 512M or 4G; twice as much is written").value = "SIZE";
   o.add("directory", b.directory, "where the files are made, and removed again").value = "DIR";
   add_rank_options(o, b.ranks);
@@ -123,7 +124,7 @@ Options bench_options(BenchOptions& b) {
 
 std::FILE* table_file(const BenchOptions& options) { return options.common.json == "-" ? stderr : stdout; }
 
-Exit bench(const BenchOptions& options, const Invocation&, World& world) {
+Exit bench(const BenchOptions& options, const Invocation& invocation, World& world) {
   const Kernels& kernels = kernels_of(options.isa);
   world.start_watchdog(options.ranks.watchdog);
   switch (options.command) {
@@ -133,6 +134,8 @@ Exit bench(const BenchOptions& options, const Invocation&, World& world) {
       return bench_collectives(options, world);
     case BenchCommand::kStep:
       return world.alone() ? bench_step(options, kernels) : bench_mesh_step(options, world, kernels);
+    case BenchCommand::kReshard:
+      return bench_reshard(options, invocation, world);
     case BenchCommand::kKernels:
     case BenchCommand::kCheckpoint:
       break;

@@ -9,7 +9,7 @@
 
 namespace moe {
 
-enum class BenchCommand { kKernels, kStep, kDispatch, kCollectives, kCheckpoint };
+enum class BenchCommand { kKernels, kStep, kDispatch, kCollectives, kCheckpoint, kReshard };
 enum class BenchIsa { kAuto, kAvx512, kAvx2, kGeneric };
 enum class WorkloadChoice { kW0, kW1, kW2, kW3, kW4, kW5, kW6, kW7, kAll };  // the values of Workload, and all
 
@@ -30,8 +30,9 @@ struct BenchOptions {
   int tokens = 1024;      // of a rank
   double link_gbits = 0;  // 0: unknown
   std::int64_t min_bytes = 1024, max_bytes = std::int64_t{1} << 24;
-  std::string bytes = "1G", directory = ".";
-  std::int64_t file_bytes = 0;  // of `bytes`
+  std::string directory = ".";                      // of the files
+  std::string bytes = "1G";                         // of a checkpoint
+  std::int64_t file_bytes = std::int64_t{1} << 30;  // the same as a number
 
   BatchShape batch_shape() const { return {batch, seq}; }
 };
@@ -48,6 +49,7 @@ Exit bench_mesh_step(const BenchOptions& options, World& world, const Kernels& k
 Exit bench_dispatch(const BenchOptions& options, World& world, const Kernels& kernels);
 Exit bench_collectives(const BenchOptions& options, World& world);
 Exit bench_checkpoint(const BenchOptions& options);  // one process
+Exit bench_reshard(const BenchOptions& options, const Invocation& invocation, World& world);  // one process
 
 // Tables go to stdout, or to stderr when the JSON has stdout.
 std::FILE* table_file(const BenchOptions& options);

@@ -15,7 +15,6 @@ void add_layout_options(Options& o, ReshardOptions& r) {
   o.add("shard", r.layout.shard, "ranks that share the tensors of an expert-parallel rank; 0 as in the input");
   o.add("replicate", r.layout.replicate, "replicas of the mesh; they hold the same and add no file");
   o.add("files", r.layout.files, "so many files of even size instead; 0 makes one per rank of the mesh");
-  o.add("plan", r.layout.plan, "placement plan: which experts each rank holds").value = "FILE";
   o.add("memory", r.memory, "most that buffers may take, as 512M or 2G").value = "SIZE";
 }
 
@@ -25,7 +24,9 @@ void add_content_options(Options& o, ReshardOptions& r) {
   o.add("drop-optimizer", r.layout.drop_optimizer, "leave out the moments of the optimizer");
   o.add("drop-mtp", r.layout.drop_mtp, "leave out the modules of multi-token prediction");
   o.add("dtype", r.layout.dtype, "of the weights: keep, fp32 or bf16").value = "keep|fp32|bf16";
-  o.add("average", r.layout.average, "write the mean of IN and these checkpoints").value = "PATH";
+  o.add("average", r.layout.average,
+        "write the mean of all paths; the state is that of the first one before or behind this value")
+      .value = "PATH";
   o.add("upcycle", r.layout.upcycle, "make so many experts of each dense feed-forward layer; 0 makes none");
   o.add("experts", r.layout.experts, "keep these experts only, as 0-31 or 0,2,5-7").value = "LIST";
 }
@@ -99,7 +100,8 @@ Options reshard_options(ReshardOptions& r) {
 Exit run_reshard(ReshardOptions& r, const Invocation& invocation, World& world) {
   r.layout.memory_bytes = parse_byte_size(r.memory, "--memory");
   const Paths& words = r.arguments;
-  if (words.empty() && r.layout.average.empty())
+  Paths& averaged = r.layout.average;
+  if (words.empty() && averaged.empty())
     throw Error(Exit::kUsage, "expected a checkpoint or a command, found none", "see --help");
   const std::string first = words.empty() ? "" : words[0];
   const Paths rest(words.begin() + (words.empty() ? 0 : 1), words.end());
@@ -111,8 +113,10 @@ Exit run_reshard(ReshardOptions& r, const Invocation& invocation, World& world) 
                                    : (need_paths(first, rest, 1, rest.size() + 1), look->second(rest, r));
     return code;
   }
-  need_paths("moe-reshard", words, 1, 1);
-  r.layout.input = first;
+  if (averaged.empty()) need_paths("moe-reshard", words, 1, 1);
+  averaged.insert(averaged.begin(), words.begin(), words.end());  // A --average B C and --average A B C alike
+  r.layout.input = averaged.empty() ? first : averaged[0];
+  averaged.erase(averaged.begin());
   return reshard_layout(r.layout, r.common, invocation, world);
 }
 

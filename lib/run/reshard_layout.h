@@ -18,7 +18,6 @@ struct LayoutOptions {
   int ep = 0, shard = 0, replicate = 1;  // files as the ranks of this mesh write them; 0: as in the input
   int files = 0;                         // or so many files of even size; 0: one per rank of the mesh
   std::int64_t memory_bytes = 0;         // most that the buffers of this process may take
-  std::string plan;                      // placement plan: experts of each rank; "": linear
   bool weights_only = false;             // weights and router biases alone
   bool drop_optimizer = false;           // without moments (masters, counters and data position stay)
   bool drop_mtp = false;
@@ -30,5 +29,7 @@ struct LayoutOptions {
 
 // On the ranks of a job the files are shared out among them. Prints old and new layout and both digests.
 Exit reshard_layout(const LayoutOptions& layout, const CommonOptions& common, const Invocation& invocation, World& world);
+// The same without a word; its seconds.
+double reshard_seconds(const LayoutOptions& layout, const CommonOptions& common, const Invocation& invocation, World& world);
 
 }  // namespace moe

@@ -14,7 +14,7 @@ namespace moe {
 namespace {
 
 // However the two are spelled: "run" and "./run/step-00000010", but not "run" and "run2/step-00000010".
-bool is_inside(const std::string& checkpoint, const std::string& run_dir) {
+bool is_step_of(const std::string& checkpoint, const std::string& run_dir) {
   std::error_code gone;
   return std::filesystem::equivalent(std::filesystem::path(checkpoint).parent_path(), run_dir, gone);
 }
@@ -27,7 +27,7 @@ RunOutput::RunOutput(const TrainOptions& options, const Invocation& invocation, 
     : options_(options), invocation_(invocation), is_first_rank_(is_first_rank), data_(data) {
   if (!writes()) return;
   const bool resumed = resumed_step >= 0;
-  const bool own = resumed && is_inside(options.resume_from->path, options.output);
+  const bool own = resumed && is_step_of(options.resume_from->path, options.output);
   if (!own && has_checkpoint(options.output) && !options.common.force)
     throw Error(Exit::kCannotCreate, options.output + ": holds the checkpoints of a run",
                 "continue it with --resume auto, choose another --output, or overwrite it with --force");

@@ -5,53 +5,10 @@
 #include <cmath>
 
 #include "lib/base/error.h"
-#include "lib/io/box.h"
+#include "lib/run/tensor_cut.h"
 
 namespace moe {
 namespace {
-
-// A box of a tensor that is contiguous in a shard from element `at`.
-struct ShardBox {
-  Box box;
-  std::int64_t at;
-};
-
-// [first, first + count) of dimension 0, all of the others.
-Box planes(const std::vector<std::int64_t>& shape, std::int64_t first, std::int64_t count) {
-  Box box{std::vector<std::int64_t>(shape.size(), 0), shape};
-  box.offset[0] = first;
-  box.extent[0] = count;
-  return box;
-}
-
-// Rows [begin, end) of the matrix [experts x dimension 1, rest] as boxes: what it has of its first expert, whole experts,
-// what it has of its last.
-void cut_expert_rows(const std::vector<std::int64_t>& shape, std::int64_t cols, std::int64_t begin, std::int64_t end,
-                     std::int64_t at, std::vector<ShardBox>& list) {
-  const std::int64_t rows_per_expert = shape[1];
-  for (std::int64_t row = begin, next = 0; row < end; row = next) {
-    const std::int64_t expert = row / rows_per_expert, within = row % rows_per_expert, left = end - row;
-    const bool whole = within == 0 && left >= rows_per_expert;
-    const std::int64_t count = whole ? left / rows_per_expert : 1;
-    next = whole ? row + count * rows_per_expert : std::min(end, row - within + rows_per_expert);
-    Box box = planes(shape, expert, count);
-    if (!whole) box.offset[1] = within, box.extent[1] = next - row;
-    list.push_back({std::move(box), at + (row - begin) * cols});
-  }
-}
-
-std::vector<ShardBox> shard_boxes(const ParamStore& store, const Param& p) {
-  std::vector<ShardBox> list;
-  for (const ShardRun& run : store.runs(p)) {
-    const std::int64_t row = run.global / p.shard_cols, rows = run.count / p.shard_cols;
-    if (p.spec.is_expert)
-      cut_expert_rows(p.spec.shape, p.shard_cols, row, row + rows, run.at, list);
-    else
-      list.push_back({planes(p.spec.shape, row, rows), run.at});
-  }
-  if (list.empty()) list.push_back({planes(p.spec.shape, 0, 0), 0});
-  return list;
-}
 
 void add_slices(const Param& p, const std::vector<ShardBox>& boxes, const char* role, DType dtype, void* shard,
                 std::vector<TensorSlice>& list) {

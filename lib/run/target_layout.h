@@ -1,0 +1,31 @@
+// Which slices of a checkpoint go into which file: as the ranks of a mesh would write them, in so many files of even size,
+// or as they lie in another checkpoint. Not here: what moves where (lib/io/reshard_plan.h), the bytes.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "lib/comm/mesh.h"
+#include "lib/io/checkpoint.h"
+#include "lib/io/manifest.h"
+
+namespace moe {
+
+struct TargetLayout {
+  std::vector<std::vector<TensorSlice>> parts;  // by number of the writer; each ordered by (name, role, place); no data
+  std::string text;                             // "4 files as of replicate 1 x shard 2 x ep 2"
+};
+
+// A resumed run on that mesh finds what each rank holds in a file of its own. `tensors`: without slices.
+TargetLayout mesh_layout(const std::vector<ManifestTensor>& tensors, const MeshShape& mesh);
+// Parts that differ by at most a row of a tensor.
+TargetLayout even_layout(const std::vector<ManifestTensor>& tensors, int num_files);
+// The slices and files of a checkpoint, as they are.
+TargetLayout same_layout(const Manifest& source);
+
+// The mesh whose ranks would write the files of this checkpoint, if there is one; of several the one with the largest ep.
+std::optional<MeshShape> mesh_of(const Manifest& source);
+std::string layout_text(const Manifest& source);
+
+}  // namespace moe
