@@ -37,48 +37,69 @@ Box intersection(const Box& a, const Box& b) {
   return c;
 }
 
-// Inside, disjoint, and as many elements as the whole: then each element once.
-std::string coverage_fault(const std::vector<std::int64_t>& shape, std::vector<Box> boxes) {
+namespace {
+
+constexpr std::uint64_t kPrime = (std::uint64_t{1} << 61) - 1;
+__extension__ typedef unsigned __int128 Wide;
+
+std::uint64_t times(std::uint64_t a, std::uint64_t b) { return static_cast<std::uint64_t>(Wide{a} * b % kPrime); }
+
+// A number below kPrime that stands for coordinate x of dimension d (splitmix64).
+std::uint64_t mark(std::size_t d, std::int64_t x) {
+  std::uint64_t z = static_cast<std::uint64_t>(x) * 0x9e3779b97f4a7c15u + (d + 1) * 0xd1b54a32d192ed03u;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  return (z ^ (z >> 31)) % kPrime;
+}
+
+// A box is a product of differences of steps; the product of the differences of their marks stands for it. Steps are
+// linearly independent, so sums of these numbers agree when the sums of the boxes do, and else with probability 2^-58
+// (Schwartz-Zippel).
+std::uint64_t mark(const Box& b) {
+  std::uint64_t product = 1;
+  for (std::size_t d = 0; d < b.offset.size(); ++d)
+    product = times(product, mark(d, b.offset[d] + b.extent[d]) + kPrime - mark(d, b.offset[d]));
+  return product;
+}
+
+}  // namespace
+
+// Inside, as many elements as the whole, and their sum is the whole: each element once. Linear in the boxes.
+std::string coverage_fault(const std::vector<std::int64_t>& shape, const std::vector<Box>& boxes) {
   const std::int64_t whole = elements_of(shape);
   std::int64_t covered = 0;
+  std::uint64_t marks = 0;
   for (const Box& b : boxes) {
     for (std::size_t d = 0; d < shape.size(); ++d)
       if (b.offset[d] < 0 || b.extent[d] < 1 || b.extent[d] > shape[d] || b.offset[d] > shape[d] - b.extent[d])
         return "a slice lies outside of its shape [" + joined(shape) + "]";
     covered += elements_of(b.extent);
     if (covered > whole) return "its slices hold more than its " + std::to_string(whole) + " elements";
+    marks = (marks + mark(b)) % kPrime;
   }
   if (covered != whole) return "expected slices of " + std::to_string(whole) + " elements, found " + std::to_string(covered);
-  if (shape.empty()) return "";
-  std::sort(boxes.begin(), boxes.end(), [](const Box& a, const Box& b) { return a.offset < b.offset; });
-  for (std::size_t i = 0; i < boxes.size(); ++i)
-    for (std::size_t j = i + 1; j < boxes.size() && boxes[j].offset[0] < boxes[i].offset[0] + boxes[i].extent[0]; ++j)
-      if (boxes_meet(boxes[i], boxes[j])) return "its slices overlap";
+  if (whole > 0 && marks != mark(Box{std::vector<std::int64_t>(shape.size(), 0), shape})) return "its slices overlap";
   return "";
+}
+
+Run run_at(const std::vector<std::int64_t>& shape, const Box& box, std::int64_t at) {
+  // Dimensions from `split` on are whole, so they and dimension split - 1 make one run.
+  std::size_t split = shape.size();
+  while (split > 0 && box.extent[split - 1] == shape[split - 1]) --split;
+  std::int64_t run = 1, first = 0, stride = 1, left = at;
+  for (std::size_t d = split == 0 ? 0 : split - 1; d < shape.size(); ++d) run *= box.extent[d];
+  for (std::size_t d = shape.size(); d-- > 0; stride *= shape[d], left /= box.extent[d])
+    first += (box.offset[d] + left % box.extent[d]) * stride;
+  return {first, run - at % run};
 }
 
 void for_each_run(const std::vector<std::int64_t>& shape, const Box& box,
                   const std::function<void(std::int64_t, std::int64_t)>& run) {
-  if (elements_of(box.extent) == 0) return;
-  // Dimensions from `split` on are whole, so they and dimension split - 1 make one run.
-  std::size_t split = shape.size();
-  while (split > 0 && box.extent[split - 1] == shape[split - 1]) --split;
-  const std::size_t outer = split == 0 ? 0 : split - 1;
-  std::int64_t inner = 1, count = 1;
-  for (std::size_t d = outer; d < shape.size(); ++d) count *= box.extent[d];
-  for (std::size_t d = outer + 1; d < shape.size(); ++d) inner *= shape[d];
-
-  std::vector<std::int64_t> at(box.offset.begin(), box.offset.begin() + static_cast<std::ptrdiff_t>(outer));
-  while (true) {
-    std::int64_t first = 0;
-    for (std::size_t d = 0; d < outer; ++d) first = (first + at[d]) * (d + 1 < outer ? shape[d + 1] : 1);
-    run(shape.empty() ? 0 : (first * shape[outer] + box.offset[outer]) * inner, count);
-    std::size_t d = outer;  // the next index, last dimension fastest
-    while (d > 0 && ++at[d - 1] == box.offset[d - 1] + box.extent[d - 1]) {
-      at[d - 1] = box.offset[d - 1];
-      --d;
-    }
-    if (d == 0) return;
+  const std::int64_t all = elements_of(box.extent);
+  for (std::int64_t at = 0; at < all;) {
+    const Run r = run_at(shape, box, at);
+    run(r.first, r.count);
+    at += r.count;
   }
 }
 

@@ -51,9 +51,15 @@ File File::create(const std::string& path) {
   return File(fd, path);
 }
 
-File File::open(const std::string& path) {
+File File::open(const std::string& path, Links links) {
   // O_NONBLOCK: a pipe must be refused below, not waited for.
-  const int fd = guarded("open", [&] { return ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK); });
+  const int how = O_RDONLY | O_CLOEXEC | O_NONBLOCK | (links == Links::kRefuse ? O_NOFOLLOW : 0);
+  const int fd = guarded("open", [&] { return ::open(path.c_str(), how); });
+  if (fd < 0 && errno == ELOOP)
+    throw Error(Exit::kBadInput,
+                path + ": expected a regular file, found a symbolic link" +
+                    (links == Links::kFollow ? " that leads round in circles" : ""),
+                "put the file itself there");
   if (fd < 0) fail(errno == ENOENT || errno == ENOTDIR ? Exit::kNoInput : Exit::kIo, path, "cannot open", errno);
   File file(fd, path);
   struct stat st {};
@@ -198,8 +204,8 @@ void sync_directory(const std::string& path) {
   if (rc != 0) fail(Exit::kIo, path, "cannot sync the directory", error);
 }
 
-std::string read_text_file(const std::string& path, std::int64_t limit_bytes) {
-  const File file = File::open(path);
+std::string read_text_file(const std::string& path, std::int64_t limit_bytes, Links links) {
+  const File file = File::open(path, links);
   const std::int64_t size = file.size();
   if (size > limit_bytes)
     throw Error(Exit::kBadInput,

@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "lib/io/files.h"
+
 namespace moe {
 
 enum class H5Type { kU8, kU16, kU32, kU64, kI64, kF32 };
@@ -49,7 +51,7 @@ class H5Writer {
 class H5Reader {
  public:
   // Error 66: not there. 65: not HDF5, damaged, of another kind, of a newer version, incomplete.
-  H5Reader(const std::string& path, const std::string& kind, int newest_version);
+  H5Reader(const std::string& path, const std::string& kind, int newest_version, Links links = Links::kFollow);
   H5Reader(H5Reader&&) noexcept;
   ~H5Reader();
 
@@ -68,7 +70,7 @@ class H5Reader {
   std::unique_ptr<Impl> impl_;
 };
 
-// True if the file begins with the HDF5 signature.
+// True if the file begins with the HDF5 signature. Error 65 if with most of it: such a file is damaged, not text.
 bool has_h5_signature(const std::string& path);
 
 }  // namespace moe

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 namespace moe {
 namespace {
@@ -32,14 +33,16 @@ herr_t kept(Channel& channel, Action action) {
   return -1;
 }
 
-H5FD_t* driver_open(const char*, unsigned, hid_t fapl, haddr_t) {
+// A file that HDF5 would open on its own, because a link or a virtual dataset says so, has another name.
+H5FD_t* driver_open(const char* name, unsigned, hid_t fapl, haddr_t) {
   const auto* info = static_cast<const ChannelInfo*>(H5Pget_driver_info(fapl));
-  if (info == nullptr) return nullptr;
+  if (info == nullptr || info->channel->file.path() != name || std::exchange(info->channel->is_open, true)) return nullptr;
   auto* driver = new Driver{};
   driver->channel = info->channel;
   return driver;
 }
 herr_t driver_close(H5FD_t* f) {
+  channel_of(f).is_open = false;
   delete static_cast<Driver*>(f);
   return 0;
 }
@@ -102,11 +105,12 @@ H5FD_class_t driver_class() {
   return c;
 }
 
+// The driver, and a library that runs no code from files and knows no link that leads to another file.
 hid_t driver_id() {
   static const H5FD_class_t driver = driver_class();
   static const hid_t id = [] {
-    unsigned plugins = 0;
-    H5PLset_loading_state(plugins);  // no code from files
+    H5PLset_loading_state(0);
+    H5Lunregister(H5L_TYPE_EXTERNAL);
     return H5FDregister(&driver);
   }();
   return id;

@@ -117,7 +117,9 @@ RoutingStats read_routing_stats(const std::string& path) {
            "expected 1 <= top_k <= num_experts, found " + std::to_string(top_k) + " and " + std::to_string(num_experts));
   s.shape.num_experts = static_cast<int>(num_experts);
   s.shape.top_k = static_cast<int>(top_k);
-  const std::int64_t num_layers = h5.dataset("layer").dims[0], num_steps = h5.dataset("step").dims[0];
+  const H5Dataset layer = h5.dataset("layer"), step = h5.dataset("step");
+  if (layer.dims.size() != 1 || step.dims.size() != 1) refuse(path, "datasets layer and step: expected one dimension");
+  const std::int64_t num_layers = layer.dims[0], num_steps = step.dims[0];
   // The sizes that follow from the dimensions must be those of the file before anything is allocated.
   if (h5.dataset("counts").dims != std::vector{num_steps, num_layers, num_experts} ||
       h5.dataset("coactivation").dims != std::vector{num_layers, num_experts, num_experts})
@@ -130,7 +132,11 @@ RoutingStats read_routing_stats(const std::string& path) {
     h5.read(name, H5Type::kI64, dims, values.data());
     return values;
   };
-  for (const std::int64_t layer : read("layer", {num_layers})) s.shape.layers.push_back(static_cast<int>(layer));
+  for (const std::int64_t l : read("layer", {num_layers})) {
+    if (l < 0 || l > 1 << 20 || (!s.shape.layers.empty() && l <= s.shape.layers.back()))
+      refuse(path, "dataset layer: expected ascending indices from 0, found " + std::to_string(l));
+    s.shape.layers.push_back(static_cast<int>(l));
+  }
   s.step_S = read("step", {num_steps});
   s.counts_SLE = read("counts", {num_steps, num_layers, num_experts});
   s.coactivation_LEE = read("coactivation", {num_layers, num_experts, num_experts});

@@ -31,8 +31,9 @@ std::string label_of(const std::string& path, const ManifestTensor& t, const Man
   return path + ": tensor " + t.label() + ", slice at [" + joined(s.box.offset) + "]";
 }
 
-// Type and extents of the dataset are those of the slice.
-H5Dataset checked_dataset(const H5Reader& shard, const ManifestTensor& t, const ManifestSlice& s, const std::string& path) {
+}  // namespace
+
+H5Dataset slice_dataset(const H5Reader& shard, const ManifestTensor& t, const ManifestSlice& s, const std::string& path) {
   const H5Dataset d = shard.dataset(s.dataset);
   const std::vector<std::int64_t> dims = s.box.extent.empty() ? std::vector<std::int64_t>{1} : s.box.extent;
   if (d.dims != dims)
@@ -44,10 +45,8 @@ H5Dataset checked_dataset(const H5Reader& shard, const ManifestTensor& t, const 
   return d;
 }
 
-}  // namespace
-
 std::string file_digest(const std::string& path) {
-  const File file = File::open(path);
+  const File file = File::open(path, Links::kRefuse);
   return digest_of_range(file, 0, file.size());
 }
 
@@ -62,11 +61,11 @@ void verify_slices(const Manifest& manifest, const std::string& directory) {
   for (std::size_t i = 0; i < manifest.files.size(); ++i) {
     const std::string path = directory + "/" + manifest.files[i].name;
     const H5Reader shard = open_shard(manifest, i, directory);
-    const File file = File::open(path);
+    const File file = File::open(path, Links::kRefuse);
     for (const ManifestTensor& t : manifest.tensors)
       for (const ManifestSlice& s : t.slices) {
         if (s.file != i) continue;
-        const H5Dataset d = checked_dataset(shard, t, s, path);
+        const H5Dataset d = slice_dataset(shard, t, s, path);
         const std::string found = digest_of_range(file, d.file_offset, d.file_offset + d.bytes());
         if (found != s.digest) refuse_digest(label_of(path, t, s), s.digest, found);
       }
@@ -75,7 +74,7 @@ void verify_slices(const Manifest& manifest, const std::string& directory) {
 
 H5Reader open_shard(const Manifest& manifest, std::size_t file, const std::string& directory) {
   const std::string path = directory + "/" + manifest.files[file].name;
-  H5Reader shard(path, kShardKind, kCheckpointVersion);
+  H5Reader shard(path, kShardKind, kCheckpointVersion, Links::kRefuse);
   if (const std::string nonce = shard.attribute_text("nonce"); nonce != manifest.nonce)
     throw Error(Exit::kBadInput, path + ": expected a file of save " + manifest.nonce + ", found one of save " + nonce,
                 "files of two saves are mixed: use another checkpoint");
@@ -84,7 +83,7 @@ H5Reader open_shard(const Manifest& manifest, std::size_t file, const std::strin
 
 void read_slice(const H5Reader& shard, const ManifestTensor& tensor, const ManifestSlice& slice, const std::string& path,
                 void* out) {
-  const H5Dataset d = checked_dataset(shard, tensor, slice, path);
+  const H5Dataset d = slice_dataset(shard, tensor, slice, path);
   shard.read_rows(slice.dataset, 0, d.dims[0], out);
   const std::string found = xxh3({static_cast<const std::byte*>(out), static_cast<std::size_t>(d.bytes())}).hex();
   if (found != slice.digest) refuse_digest(label_of(path, tensor, slice), slice.digest, found);
@@ -93,7 +92,7 @@ void read_slice(const H5Reader& shard, const ManifestTensor& tensor, const Manif
 void read_slice_in_blocks(const H5Reader& shard, const ManifestTensor& tensor, const ManifestSlice& slice,
                           const std::string& path, std::int64_t block_bytes,
                           const std::function<void(const Box&, const std::byte*)>& take) {
-  const H5Dataset d = checked_dataset(shard, tensor, slice, path);
+  const H5Dataset d = slice_dataset(shard, tensor, slice, path);
   const std::int64_t row_bytes = d.bytes() / d.dims[0];
   const std::int64_t rows = std::clamp<std::int64_t>(block_bytes / row_bytes, 1, d.dims[0]);
   std::vector<std::byte> block(static_cast<std::size_t>(rows * row_bytes));
