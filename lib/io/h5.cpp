@@ -391,6 +391,11 @@ hid_t H5Reader::Impl::open_attribute(const std::string& name, const std::string&
   return ok(H5Aopen_by_name(file, path.c_str(), name.c_str(), H5P_DEFAULT, H5P_DEFAULT), "damaged attribute " + name);
 }
 
+bool H5Reader::has_attribute(const std::string& name) const {
+  silence();
+  return impl_->ok(H5Aexists(impl_->file, name.c_str()), "damaged attributes") > 0;
+}
+
 std::string H5Reader::attribute_text(const std::string& name, const std::string& owner) const {
   silence();
   const Id attr(impl_->open_attribute(name, owner), H5Aclose);

@@ -61,6 +61,7 @@ class H5Reader {
   void read(const std::string& name, H5Type type, const std::vector<std::int64_t>& dims, void* out) const;
   void read_rows(const std::string& name, std::int64_t begin, std::int64_t count, void* out) const;
   std::string read_text(const std::string& name, std::int64_t limit_bytes) const;
+  bool has_attribute(const std::string& name) const;  // of the file
   std::string attribute_text(const std::string& name, const std::string& owner = "") const;
   std::int64_t attribute_int(const std::string& name, const std::string& owner = "") const;
   std::int64_t file_bytes() const;
