@@ -1,6 +1,6 @@
 // Damaged and hostile files for every reader of the file layer. Each mutant is refused with 65 or 66, or read as what was
 // written wherever a digest protects it; within seconds, within memory, and without opening a file outside of its directory.
-// MOE_FUZZ_COUNT: mutants of each reader (default 600). MOE_FUZZ_FIRST: number of the first. A mutant is a function of its
+// MOE_FUZZ_COUNT: mutants of each reader (default 300). MOE_FUZZ_FIRST: number of the first. A mutant is a function of its
 // number, so a failure names all that is needed to see it again. Mutants run in forked batches: a crash ends a batch only.
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -123,7 +123,7 @@ class FuzzReaders : public CheckpointTest {
   }
 
   Shared* shared_ = nullptr;
-  std::uint64_t count_ = 600, first_ = 0;
+  std::uint64_t count_ = 300, first_ = 0;
 };
 
 // ---- token files

@@ -431,7 +431,7 @@ bool has_h5_signature(const std::string& path) {
   file.read_at(0, head);
   const std::string_view found(reinterpret_cast<const char*>(head.data()), head.size()), want("\x89HDF\r\n\x1a\n");
   const auto same = std::inner_product(found.begin(), found.end(), want.begin(), 0, std::plus<>(), std::equal_to<>());
-  if (same >= 5 && found != want)
+  if (same >= 4 && found != want)
     throw Error(Exit::kBadInput, path + ": expected the signature of an HDF5 file, found a damaged one");
   return found == want;
 }

@@ -71,7 +71,7 @@ class H5Reader {
   std::unique_ptr<Impl> impl_;
 };
 
-// True if the file begins with the HDF5 signature. Error 65 if with most of it: such a file is damaged, not text.
+// True if the file begins with the HDF5 signature. Error 65 if with half of it or more: such a file is damaged, not text.
 bool has_h5_signature(const std::string& path);
 
 }  // namespace moe
