@@ -283,6 +283,7 @@ void H5Reader::Impl::check_superblock() {
 H5Reader::H5Reader(const std::string& path, const std::string& kind, int newest_version, Links links)
     : impl_(new Impl{{File::open(path, links), {}, 0}, -1}) {
   silence();
+  impl_->channel.is_read_only = true;
   impl_->check_superblock();
   const Id access(h5_access_list(impl_->channel), H5Pclose);
   impl_->file = impl_->ok(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access), "damaged");
@@ -427,8 +428,7 @@ std::int64_t H5Reader::file_bytes() const { return static_cast<std::int64_t>(imp
 bool has_h5_signature(const std::string& path) {
   const File file = File::open(path);
   std::array<std::byte, 8> head{};
-  if (file.size() < 8) return false;
-  file.read_at(0, head);
+  file.read_at(0, std::span(head).first(static_cast<std::size_t>(std::min<std::int64_t>(file.size(), 8))));
   const std::string_view found(reinterpret_cast<const char*>(head.data()), head.size()), want("\x89HDF\r\n\x1a\n");
   const auto same = std::inner_product(found.begin(), found.end(), want.begin(), 0, std::plus<>(), std::equal_to<>());
   if (same >= 4 && found != want)

@@ -16,6 +16,7 @@ struct Channel {
   File file;
   std::optional<Error> failure;
   std::uint64_t end_of_file = 0;
+  bool is_read_only = false;
   bool is_open = false;  // by HDF5, once: it opens no file that a file names
 };
 
