@@ -13,6 +13,7 @@
 #include "lib/base/error.h"
 #include "lib/io/files.h"
 #include "lib/io/h5_driver.h"
+#include "lib/io/h5_header.h"
 
 namespace moe {
 namespace {
@@ -250,6 +251,7 @@ struct H5Reader::Impl {
     return check(rc, channel, Exit::kBadInput, what);
   }
   void check_superblock();
+  void check_header(const std::string& what, std::uint64_t address);
   void check_link(const std::string& name);
   hid_t open_dataset(const std::string& name);
   H5Dataset describe(hid_t dataset, const std::string& name);
@@ -278,6 +280,9 @@ void H5Reader::Impl::check_superblock() {
     refuse("expected " + std::to_string(end) + " bytes, found " + std::to_string(size),
            "the file is truncated or has been appended to");
   channel.end_of_file = static_cast<haddr_t>(size);
+  std::uint64_t root = 0;
+  std::memcpy(&root, &head[36], 8);
+  check_header("root group", root);
 }
 
 H5Reader::H5Reader(const std::string& path, const std::string& kind, int newest_version, Links links)
@@ -298,6 +303,10 @@ H5Reader::H5Reader(const std::string& path, const std::string& kind, int newest_
 H5Reader::H5Reader(H5Reader&&) noexcept = default;
 H5Reader::~H5Reader() { silence(); }
 
+void H5Reader::Impl::check_header(const std::string& what, std::uint64_t address) {
+  if (const std::string fault = h5_header_fault(channel.file, address); !fault.empty()) refuse(what + ": " + fault);
+}
+
 // A name of the root group that leads to an object of this file, not through a soft or external link.
 void H5Reader::Impl::check_link(const std::string& name) {
   if (!flat_name(name)) refuse("'" + name + "' is no name of a dataset");
@@ -305,6 +314,7 @@ void H5Reader::Impl::check_link(const std::string& name) {
   H5L_info_t link{};
   ok(H5Lget_info(file, name.c_str(), &link, H5P_DEFAULT), "damaged link " + name);
   if (link.type != H5L_TYPE_HARD) refuse("expected a dataset '" + name + "', found a link to elsewhere");
+  check_header("dataset " + name, link.u.address);
 }
 
 hid_t H5Reader::Impl::open_dataset(const std::string& name) {
