@@ -24,7 +24,7 @@ doors='
 ^mpi\.h$                      ^lib/comm/mpi_comm\.cpp$
 ^nccl\.h$                     ^lib/comm/nccl_comm\.(cpp|cu)$
 ^hdf5\.h$                     ^lib/io/h5(_[a-z]+)?\.cpp$
-^xxhash\.h$                   ^lib/io/
+^xxh(ash|_x86dispatch)\.h$      ^lib/io/
 ^sentencepiece                ^lib/io/tokenizer[a-z_]*\.cpp$
 ^CLI/                         ^(lib/base/options[a-z_]*\.(cpp|h)|tools/.*)$
 ^spdlog/                      ^lib/base/log\.cpp$

@@ -54,28 +54,24 @@ std::string coverage_fault(const std::vector<std::int64_t>& shape, const std::ve
   return "";
 }
 
-void for_each_run(const std::vector<std::int64_t>& shape, const Box& box,
-                  const std::function<void(std::int64_t, std::int64_t)>& run) {
-  if (elements_of(box.extent) == 0) return;
+Run run_at(const std::vector<std::int64_t>& shape, const Box& box, std::int64_t at) {
   // Dimensions from `split` on are whole, so they and dimension split - 1 make one run.
   std::size_t split = shape.size();
   while (split > 0 && box.extent[split - 1] == shape[split - 1]) --split;
-  const std::size_t outer = split == 0 ? 0 : split - 1;
-  std::int64_t inner = 1, count = 1;
-  for (std::size_t d = outer; d < shape.size(); ++d) count *= box.extent[d];
-  for (std::size_t d = outer + 1; d < shape.size(); ++d) inner *= shape[d];
+  std::int64_t run = 1, first = 0, stride = 1, left = at;
+  for (std::size_t d = split == 0 ? 0 : split - 1; d < shape.size(); ++d) run *= box.extent[d];
+  for (std::size_t d = shape.size(); d-- > 0; stride *= shape[d], left /= box.extent[d])
+    first += (box.offset[d] + left % box.extent[d]) * stride;
+  return {first, run - at % run};
+}
 
-  std::vector<std::int64_t> at(box.offset.begin(), box.offset.begin() + static_cast<std::ptrdiff_t>(outer));
-  while (true) {
-    std::int64_t first = 0;
-    for (std::size_t d = 0; d < outer; ++d) first = (first + at[d]) * (d + 1 < outer ? shape[d + 1] : 1);
-    run(shape.empty() ? 0 : (first * shape[outer] + box.offset[outer]) * inner, count);
-    std::size_t d = outer;  // the next index, last dimension fastest
-    while (d > 0 && ++at[d - 1] == box.offset[d - 1] + box.extent[d - 1]) {
-      at[d - 1] = box.offset[d - 1];
-      --d;
-    }
-    if (d == 0) return;
+void for_each_run(const std::vector<std::int64_t>& shape, const Box& box,
+                  const std::function<void(std::int64_t, std::int64_t)>& run) {
+  const std::int64_t all = elements_of(box.extent);
+  for (std::int64_t at = 0; at < all;) {
+    const Run r = run_at(shape, box, at);
+    run(r.first, r.count);
+    at += r.count;
   }
 }
 

@@ -21,6 +21,13 @@ Box intersection(const Box& a, const Box& b);  // of boxes that meet
 // "" if the boxes lie in `shape` and hold each element exactly once, else what is wrong.
 std::string coverage_fault(const std::vector<std::int64_t>& shape, const std::vector<Box>& boxes);
 
+// Where the at-th element of a box (row-major) lies in an array of `shape`, and how many elements from there on are
+// neighbours in both.
+struct Run {
+  std::int64_t first, count;
+};
+Run run_at(const std::vector<std::int64_t>& shape, const Box& box, std::int64_t at);
+
 // Calls run(first, count) for the maximal runs of box elements that are neighbours in an array of `shape`, in row-major
 // order; `first` is an index into that array. A box that is the whole array is one run.
 void for_each_run(const std::vector<std::int64_t>& shape, const Box& box,

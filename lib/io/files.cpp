@@ -41,12 +41,19 @@ File File::create(const std::string& path) {
   return File(fd, path);
 }
 
-File File::open(const std::string& path) { return open_as(path, O_RDONLY); }
+File File::open(const std::string& path, Links links) {
+  return open_as(path, O_RDONLY | (links == Links::kRefuse ? O_NOFOLLOW : 0));
+}
 File File::edit(const std::string& path) { return open_as(path, O_RDWR); }
 
 File File::open_as(const std::string& path, int access) {
   // O_NONBLOCK: a pipe must be refused below, not waited for.
   const int fd = guarded("open", path, [&] { return ::open(path.c_str(), access | O_CLOEXEC | O_NONBLOCK); });
+  if (fd < 0 && errno == ELOOP)
+    throw Error(Exit::kBadInput,
+                path + ": expected a regular file, found a symbolic link" +
+                    ((access & O_NOFOLLOW) == 0 ? " that leads round in circles" : ""),
+                "put the file itself there");
   if (fd < 0) fail(errno == ENOENT || errno == ENOTDIR ? Exit::kNoInput : Exit::kIo, path, "cannot open", errno);
   File file(fd, path);
   struct stat st {};
@@ -120,8 +127,8 @@ std::int64_t File::size() const {
   return st.st_size;
 }
 
-std::string read_text_file(const std::string& path, std::int64_t limit_bytes) {
-  const File file = File::open(path);
+std::string read_text_file(const std::string& path, std::int64_t limit_bytes, Links links) {
+  const File file = File::open(path, links);
   const std::int64_t size = file.size();
   if (size > limit_bytes)
     throw Error(Exit::kBadInput,

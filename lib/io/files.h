@@ -23,12 +23,16 @@
 
 namespace moe {
 
+// What a file is taken for that is a symbolic link: the file it leads to, or Error 65.
+enum class Links { kFollow, kRefuse };
+
 // An open file. Positions are explicit, so nothing is hidden between two calls.
 class File {
  public:
   static File create(const std::string& path);  // read and write; must not exist (73)
-  static File open(const std::string& path);    // read only, regular files only; 66 if it is not there
-  static File edit(const std::string& path);    // the same, read and write
+  // Read only, regular files only; 66 if it is not there.
+  static File open(const std::string& path, Links links = Links::kFollow);
+  static File edit(const std::string& path);  // the same, read and write
   File(File&& other) noexcept;
   File& operator=(File&& other) noexcept;
   ~File();  // closes; a failure that matters was reported by sync() or close()
@@ -69,8 +73,9 @@ void remove_file(const std::string& path);
 void remove_tree(const std::string& path) noexcept;  // best effort: cleaning up must not hide the first error
 void sync_directory(const std::string& path);
 
-std::string read_text_file(const std::string& path, std::int64_t limit_bytes);  // 65 if it is larger
-void write_text_file(const std::string& path, std::string_view text);           // new file, on the disk
+// 65 if it is larger.
+std::string read_text_file(const std::string& path, std::int64_t limit_bytes, Links links = Links::kFollow);
+void write_text_file(const std::string& path, std::string_view text);  // new file, on the disk
 // Replaces path in one step: temporary file, sync, rename, sync of the directory.
 void replace_text_file(const std::string& path, std::string_view text);
 

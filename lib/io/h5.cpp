@@ -6,12 +6,16 @@
 #include <array>
 #include <bit>
 #include <cstring>
+#include <functional>
 #include <mutex>
+#include <numeric>
+#include <string_view>
 #include <utility>
 
 #include "lib/base/error.h"
 #include "lib/io/files.h"
 #include "lib/io/h5_driver.h"
+#include "lib/io/h5_header.h"
 
 namespace moe {
 namespace {
@@ -275,6 +279,8 @@ struct H5Reader::Impl {
     return check(rc, channel, Exit::kBadInput, what);
   }
   void check_superblock();
+  void check_header(const std::string& what, std::uint64_t address);
+  void check_link(const std::string& name);
   hid_t open_dataset(const std::string& name);
   H5Dataset describe(hid_t dataset, const std::string& name);
   hid_t open_attribute(const std::string& name, const std::string& owner);
@@ -291,19 +297,26 @@ void H5Reader::Impl::check_superblock() {
   const int version = std::to_integer<int>(head[8]);
   if (version < 2 || version > 3) refuse("expected HDF5 superblock version 2 or 3, found " + std::to_string(version));
   if (head[9] != std::byte{8} || head[10] != std::byte{8}) refuse("expected 8-byte HDF5 addresses");
-  std::uint64_t base = 0, end = 0;
+  std::uint64_t base = 0, extension = 0, end = 0;
   std::memcpy(&base, &head[12], 8);
+  std::memcpy(&extension, &head[20], 8);
   std::memcpy(&end, &head[28], 8);
   if (base != 0) refuse("expected HDF5 data from byte 0, found byte " + std::to_string(base));
+  // There a file may name its driver, a cache image and other things that no file of ours has.
+  if (extension != HADDR_UNDEF) refuse("expected no HDF5 superblock extension, found one");
   if (end != static_cast<std::uint64_t>(size))
     refuse("expected " + std::to_string(end) + " bytes, found " + std::to_string(size),
            "the file is truncated or has been appended to");
   channel.end_of_file = static_cast<haddr_t>(size);
+  std::uint64_t root = 0;
+  std::memcpy(&root, &head[36], 8);
+  check_header("root group", root);
 }
 
-H5Reader::H5Reader(const std::string& path, const std::string& kind, int newest_version)
-    : impl_(new Impl{{File::open(path), {}, 0}, -1}) {
+H5Reader::H5Reader(const std::string& path, const std::string& kind, int newest_version, Links links)
+    : impl_(new Impl{{File::open(path, links), {}, 0}, -1}) {
   const auto busy = enter();
+  impl_->channel.is_read_only = true;
   impl_->check_superblock();
   const Id access(h5_access_list(impl_->channel), H5Pclose);
   impl_->file = impl_->ok(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access), "damaged");
@@ -321,12 +334,22 @@ H5Reader::~H5Reader() {
   impl_.reset();
 }
 
-hid_t H5Reader::Impl::open_dataset(const std::string& name) {
+void H5Reader::Impl::check_header(const std::string& what, std::uint64_t address) {
+  if (const std::string fault = h5_header_fault(channel.file, address); !fault.empty()) refuse(what + ": " + fault);
+}
+
+// A name of the root group that leads to an object of this file, not through a soft or external link.
+void H5Reader::Impl::check_link(const std::string& name) {
   if (!flat_name(name)) refuse("'" + name + "' is no name of a dataset");
   if (H5Lexists(file, name.c_str(), H5P_DEFAULT) <= 0) refuse("expected a dataset '" + name + "', found none");
   H5L_info_t link{};
   ok(H5Lget_info(file, name.c_str(), &link, H5P_DEFAULT), "damaged link " + name);
   if (link.type != H5L_TYPE_HARD) refuse("expected a dataset '" + name + "', found a link to elsewhere");
+  check_header("dataset " + name, link.u.address);
+}
+
+hid_t H5Reader::Impl::open_dataset(const std::string& name) {
+  check_link(name);
   return ok(H5Dopen2(file, name.c_str(), H5P_DEFAULT), "damaged dataset " + name);
 }
 
@@ -399,10 +422,16 @@ std::string H5Reader::read_text(const std::string& name, std::int64_t limit_byte
 }
 
 hid_t H5Reader::Impl::open_attribute(const std::string& name, const std::string& owner) {
+  if (!owner.empty()) check_link(owner);
   const std::string path = owner.empty() ? "." : owner;
   if (H5Aexists_by_name(file, path.c_str(), name.c_str(), H5P_DEFAULT) <= 0)
     refuse("expected an attribute '" + name + "', found none", "not a file of these tools, or damaged");
   return ok(H5Aopen_by_name(file, path.c_str(), name.c_str(), H5P_DEFAULT, H5P_DEFAULT), "damaged attribute " + name);
+}
+
+bool H5Reader::has_attribute(const std::string& name) const {
+  const auto busy = enter();
+  return impl_->ok(H5Aexists(impl_->file, name.c_str()), "damaged attributes") > 0;
 }
 
 std::string H5Reader::attribute_text(const std::string& name, const std::string& owner) const {
@@ -436,9 +465,12 @@ std::int64_t H5Reader::file_bytes() const { return static_cast<std::int64_t>(imp
 bool has_h5_signature(const std::string& path) {
   const File file = File::open(path);
   std::array<std::byte, 8> head{};
-  if (file.size() < 8) return false;
-  file.read_at(0, head);
-  return std::memcmp(head.data(), "\x89HDF\r\n\x1a\n", 8) == 0;
+  file.read_at(0, std::span(head).first(static_cast<std::size_t>(std::min<std::int64_t>(file.size(), 8))));
+  const std::string_view found(reinterpret_cast<const char*>(head.data()), head.size()), want("\x89HDF\r\n\x1a\n");
+  const auto same = std::inner_product(found.begin(), found.end(), want.begin(), 0, std::plus<>(), std::equal_to<>());
+  if (same >= 4 && found != want)
+    throw Error(Exit::kBadInput, path + ": expected the signature of an HDF5 file, found a damaged one");
+  return found == want;
 }
 
 }  // namespace moe

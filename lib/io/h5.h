@@ -13,6 +13,8 @@
 #include <string>
 #include <vector>
 
+#include "lib/io/files.h"
+
 namespace moe {
 
 enum class H5Type { kU8, kU16, kU32, kU64, kI64, kF32 };
@@ -55,7 +57,7 @@ class H5Writer {
 class H5Reader {
  public:
   // Error 66: not there. 65: not HDF5, damaged, of another kind, of a newer version, incomplete.
-  H5Reader(const std::string& path, const std::string& kind, int newest_version);
+  H5Reader(const std::string& path, const std::string& kind, int newest_version, Links links = Links::kFollow);
   H5Reader(H5Reader&&) noexcept;
   ~H5Reader();
 
@@ -65,6 +67,7 @@ class H5Reader {
   void read(const std::string& name, H5Type type, const std::vector<std::int64_t>& dims, void* out) const;
   void read_rows(const std::string& name, std::int64_t begin, std::int64_t count, void* out) const;
   std::string read_text(const std::string& name, std::int64_t limit_bytes) const;
+  bool has_attribute(const std::string& name) const;  // of the file
   std::string attribute_text(const std::string& name, const std::string& owner = "") const;
   std::int64_t attribute_int(const std::string& name, const std::string& owner = "") const;
   std::int64_t file_bytes() const;
@@ -74,7 +77,7 @@ class H5Reader {
   std::unique_ptr<Impl> impl_;
 };
 
-// True if the file begins with the HDF5 signature.
+// True if the file begins with the HDF5 signature. Error 65 if with half of it or more: such a file is damaged, not text.
 bool has_h5_signature(const std::string& path);
 
 }  // namespace moe

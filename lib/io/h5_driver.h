@@ -16,6 +16,8 @@ struct Channel {
   File file;
   std::optional<Error> failure;
   std::uint64_t end_of_file = 0;
+  bool is_read_only = false;
+  bool is_open = false;  // by HDF5, once: it opens no file that a file names
 };
 
 // A new HDF5 file access property list that leads to `channel`, which must outlive the file; its identifier (hid_t), or a

@@ -39,11 +39,17 @@ class Fields {
     if (!v.is_string()) refuse(where_, std::string("key ") + key + ": expected a text");
     return v.get<std::string>();
   }
+  std::string digest(const char* key) const {
+    const std::string v = text(key);
+    if (v.size() != kDigits || v.find_first_not_of("0123456789abcdef") != std::string::npos)
+      refuse(where_, std::string("key ") + key + ": expected 32 hexadecimal digits, found '" + v.substr(0, 80) + "'");
+    return v;
+  }
   std::int64_t count(const char* key) const { return count(at(key), key); }
   std::vector<std::int64_t> counts(const char* key) const {
+    if (array(key).size() > 8) refuse(where_, std::string("key ") + key + ": expected at most 8 dimensions");
     std::vector<std::int64_t> values;
     for (const json& v : array(key)) values.push_back(count(v, key));
-    if (values.size() > 8) refuse(where_, std::string("key ") + key + ": expected at most 8 dimensions");
     return values;
   }
   const json& array(const char* key) const {
@@ -74,7 +80,7 @@ ManifestSlice parse_slice(const json& object, std::size_t num_files, const Manif
   ManifestSlice s{static_cast<std::size_t>(f.count("file")),
                   f.name("dataset", 600),
                   {f.counts("offset"), f.counts("extent")},
-                  f.text("digest")};
+                  f.digest("digest")};
   if (s.file >= num_files) refuse(where, "slice of file " + std::to_string(s.file) + ": no such file in the list");
   if (s.box.offset.size() != t.shape.size() || s.box.extent.size() != t.shape.size())
     refuse(where, "a slice has another rank than its tensor");
@@ -85,7 +91,7 @@ ManifestSlice parse_slice(const json& object, std::size_t num_files, const Manif
 
 ManifestTensor parse_tensor(const json& object, std::size_t num_files, const std::string& path) {
   const Fields f(object, path);
-  ManifestTensor t{f.name("name"), f.name("role"), DType::kF32, f.counts("shape"), f.text("digest"), {}};
+  ManifestTensor t{f.name("name"), f.name("role"), DType::kF32, f.counts("shape"), f.digest("digest"), {}};
   const std::string where = path + ": tensor " + t.label();
   const std::string dtype = f.text("dtype");
   if (dtype != "fp32" && dtype != "bf16") refuse(where, "expected dtype fp32 or bf16, found '" + dtype + "'");
@@ -141,6 +147,35 @@ std::string manifest_text(const Manifest& m) {
   return text.replace(kHead.size(), kDigits, xxh3(text).hex());
 }
 
+namespace {
+
+std::vector<ManifestFile> parse_files(const json& list, const std::string& path) {
+  std::vector<ManifestFile> files;
+  std::set<std::string> seen;
+  for (const json& file : list) {
+    const Fields f(file, path);
+    files.push_back({f.name("name"), f.count("bytes"), f.digest("digest")});
+    if (!seen.insert(files.back().name).second) refuse(path, "file " + files.back().name + " is listed twice");
+  }
+  return files;
+}
+
+// Each tensor once and whole; all that are not are named.
+void check_tensors(const Manifest& m, const std::string& path) {
+  std::set<std::pair<std::string, std::string>> seen;
+  std::string faults;
+  const auto add = [&](const ManifestTensor& t, const std::string& fault) {
+    faults += (faults.empty() ? "" : "; ") + ("tensor " + t.label() + ": ") + fault;
+  };
+  for (const ManifestTensor& t : m.tensors) {
+    if (!seen.insert({t.name, t.role}).second) add(t, "is listed twice");
+    if (const std::string fault = t.coverage_fault(); !fault.empty()) add(t, fault);
+  }
+  if (!faults.empty()) refuse(path, faults);
+}
+
+}  // namespace
+
 Manifest parse_manifest(const std::string& text, const std::string& path) {
   if (!text.starts_with(kHead) || text.size() < kHead.size() + kDigits)
     refuse(path, "expected a manifest, found something else", "the file is foreign or damaged");
@@ -155,21 +190,13 @@ Manifest parse_manifest(const std::string& text, const std::string& path) {
 
   Manifest m;
   m.step = f.count("step");
-  m.nonce = f.text("nonce");
-  m.digest = f.text("digest");
+  m.nonce = f.name("nonce", 600);
+  m.digest = f.digest("digest");
   m.state = f.at("state");
   m.provenance = f.at("provenance");
-  for (const json& file : f.array("files")) {
-    const Fields g(file, path);
-    m.files.push_back({g.name("name"), g.count("bytes"), g.text("digest")});
-  }
-  std::set<std::pair<std::string, std::string>> seen;
-  for (const json& tensor : f.array("tensors")) {
-    m.tensors.push_back(parse_tensor(tensor, m.files.size(), path));
-    const ManifestTensor& t = m.tensors.back();
-    if (!seen.insert({t.name, t.role}).second) refuse(path, "tensor " + t.label() + " is listed twice");
-    if (const std::string fault = t.coverage_fault(); !fault.empty()) refuse(path + ": tensor " + t.label(), fault);
-  }
+  m.files = parse_files(f.array("files"), path);
+  for (const json& tensor : f.array("tensors")) m.tensors.push_back(parse_tensor(tensor, m.files.size(), path));
+  check_tensors(m, path);
   if (const std::string found = m.digest_of_tensors(); found != m.digest)
     refuse(path, "expected digest of tensors " + m.digest + ", found " + found);
   return m;
@@ -180,7 +207,7 @@ Manifest read_manifest(const std::string& directory) {
   if (!path_exists(path))
     throw Error(Exit::kNoInput, path + ": expected a manifest, found none",
                 "not a checkpoint, or one whose saving did not end");
-  return parse_manifest(read_text_file(path, kLimitBytes), path);
+  return parse_manifest(read_text_file(path, kLimitBytes, Links::kRefuse), path);
 }
 
 void check_files(const Manifest& manifest, const std::string& directory) {
@@ -191,7 +218,7 @@ void check_files(const Manifest& manifest, const std::string& directory) {
     throw Error(Exit::kNoInput, directory + ": expected the files of its manifest, missing: " + missing,
                 "use another checkpoint");
   for (const ManifestFile& f : manifest.files)
-    if (const std::int64_t size = File::open(directory + "/" + f.name).size(); size != f.bytes)
+    if (const std::int64_t size = File::open(directory + "/" + f.name, Links::kRefuse).size(); size != f.bytes)
       refuse(directory + "/" + f.name, "expected " + std::to_string(f.bytes) + " bytes, found " + std::to_string(size),
              "the file is truncated or foreign");
 }

@@ -19,14 +19,11 @@
 namespace moe {
 namespace {
 
-enum class Links { kFollow, kKeep };
-
-// The kind of file at path (S_IFREG, S_IFDIR, ...), 0 if there is none. A file system that does not answer is an Error: what
-// cannot be seen must not pass for what is not there.
-mode_t kind_of(const std::string& path, Links links) {
+// The kind of file at path (S_IFREG, S_IFDIR, ...), or with `follow` of what a link there leads to; 0 if there is none. A
+// file system that does not answer is an Error: what cannot be seen must not pass for what is not there.
+mode_t kind_of(const std::string& path, bool follow) {
   struct stat st {};
-  const int rc = guarded("stat", path,
-                         [&] { return links == Links::kFollow ? ::stat(path.c_str(), &st) : ::lstat(path.c_str(), &st); });
+  const int rc = guarded("stat", path, [&] { return follow ? ::stat(path.c_str(), &st) : ::lstat(path.c_str(), &st); });
   if (rc == 0) return st.st_mode & S_IFMT;
   for (const int e : {ENOENT, ENOTDIR, ENAMETOOLONG, ELOOP})
     if (errno == e) return 0;
@@ -35,8 +32,8 @@ mode_t kind_of(const std::string& path, Links links) {
 
 }  // namespace
 
-bool path_exists(const std::string& path) { return kind_of(path, Links::kKeep) != 0; }
-bool is_directory(const std::string& path) { return kind_of(path, Links::kFollow) == S_IFDIR; }
+bool path_exists(const std::string& path) { return kind_of(path, false) != 0; }
+bool is_directory(const std::string& path) { return kind_of(path, true) == S_IFDIR; }
 
 std::vector<std::string> list_directory(const std::string& path) {
   std::vector<std::string> names;
@@ -122,7 +119,7 @@ void remove_file(const std::string& path) {
 
 // Links are removed, never followed: what they lead to belongs to somebody else.
 void remove_tree(const std::string& path) noexcept try {
-  const mode_t kind = kind_of(path, Links::kKeep);
+  const mode_t kind = kind_of(path, false);
   if (kind == S_IFDIR) {
     for (const std::string& name : list_directory(path)) remove_tree(path + "/" + name);
     static_cast<void>(guarded("remove", path, [&] { return ::rmdir(path.c_str()); }));

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "lib/base/error.h"
+#include "lib/io/digest.h"
 #include "lib/io/files.h"
 #include "lib/io/h5.h"
 
@@ -51,6 +52,14 @@ void check_coactivation(const std::string& path, const RoutingStats& s) {
           refuse(path,
                  "expected a symmetric co-activation matrix, found " + std::to_string(ab) + " and " + std::to_string(ba));
       }
+}
+
+// Of all numbers of the file, as man/moe-files.5 says.
+std::string digest_of(const std::vector<std::int64_t>& layers, const std::vector<std::int64_t>& steps,
+                      const std::vector<std::int64_t>& counts, const std::vector<std::int64_t>& coactivation) {
+  Xxh3 digest;
+  for (const auto* numbers : {&layers, &steps, &counts, &coactivation}) digest.update(std::as_bytes(std::span(*numbers)));
+  return digest.digest().hex();
 }
 
 }  // namespace
@@ -104,6 +113,7 @@ void RoutingRecorder::save() const {
   h5.write_text("provenance", provenance_.dump());
   h5.attribute("num_experts", shape_.num_experts);
   h5.attribute("top_k", shape_.top_k);
+  h5.attribute("digest", digest_of(layers, steps_, counts_SLE_, coactivation_LEE_));
   h5.finish();
   out.commit();
 }
@@ -117,7 +127,9 @@ RoutingStats read_routing_stats(const std::string& path) {
            "expected 1 <= top_k <= num_experts, found " + std::to_string(top_k) + " and " + std::to_string(num_experts));
   s.shape.num_experts = static_cast<int>(num_experts);
   s.shape.top_k = static_cast<int>(top_k);
-  const std::int64_t num_layers = h5.dataset("layer").dims[0], num_steps = h5.dataset("step").dims[0];
+  const H5Dataset layer = h5.dataset("layer"), step = h5.dataset("step");
+  if (layer.dims.size() != 1 || step.dims.size() != 1) refuse(path, "datasets layer and step: expected one dimension");
+  const std::int64_t num_layers = layer.dims[0], num_steps = step.dims[0];
   // The sizes that follow from the dimensions must be those of the file before anything is allocated.
   if (h5.dataset("counts").dims != std::vector{num_steps, num_layers, num_experts} ||
       h5.dataset("coactivation").dims != std::vector{num_layers, num_experts, num_experts})
@@ -130,10 +142,19 @@ RoutingStats read_routing_stats(const std::string& path) {
     h5.read(name, H5Type::kI64, dims, values.data());
     return values;
   };
-  for (const std::int64_t layer : read("layer", {num_layers})) s.shape.layers.push_back(static_cast<int>(layer));
+  const std::vector<std::int64_t> layers = read("layer", {num_layers});
+  for (const std::int64_t l : layers) {
+    if (l < 0 || l > 1 << 20 || (!s.shape.layers.empty() && l <= s.shape.layers.back()))
+      refuse(path, "dataset layer: expected ascending indices from 0, found " + std::to_string(l));
+    s.shape.layers.push_back(static_cast<int>(l));
+  }
   s.step_S = read("step", {num_steps});
   s.counts_SLE = read("counts", {num_steps, num_layers, num_experts});
   s.coactivation_LEE = read("coactivation", {num_layers, num_experts, num_experts});
+  // Files of earlier versions have no digest.
+  const std::string found = digest_of(layers, s.step_S, s.counts_SLE, s.coactivation_LEE);
+  if (const std::string want = h5.has_attribute("digest") ? h5.attribute_text("digest") : found; want != found)
+    refuse(path, "expected digest " + want + ", found " + found);
   check_rows(path, s);
   check_coactivation(path, s);
   return s;

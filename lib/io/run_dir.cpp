@@ -57,9 +57,14 @@ std::string latest_name(const std::string& run_dir) try {
   return "";
 }
 
+std::vector<std::string> leftovers(const std::string& run_dir) {
+  std::vector<std::string> names = list_directory(run_dir);
+  std::erase_if(names, [](const std::string& name) { return !name.starts_with(".tmp-") || !owner_is_gone(name); });
+  return names;
+}
+
 void remove_leftovers(const std::string& run_dir) noexcept try {
-  for (const std::string& name : list_directory(run_dir))
-    if (name.starts_with(".tmp-") && owner_is_gone(name)) remove_tree(run_dir + "/" + name);
+  for (const std::string& name : leftovers(run_dir)) remove_tree(run_dir + "/" + name);
 } catch (const std::exception& e) {
   log_warning(std::string("leftovers stay: ") + e.what());
 }

@@ -18,6 +18,8 @@ std::optional<std::int64_t> step_of_name(const std::string& name);  // nullopt f
 std::vector<std::int64_t> listed_steps(const std::string& run_dir);
 // What `latest` names, or "" if it names no checkpoint directory.
 std::string latest_name(const std::string& run_dir);
+// Names of temporary files and directories of saves whose process is gone.
+std::vector<std::string> leftovers(const std::string& run_dir);
 // Removes temporary files and directories of saves whose process is gone. Never throws.
 void remove_leftovers(const std::string& run_dir) noexcept;
 // Removes complete checkpoints that the policy does not keep; `saved` and broken directories stay. Never throws: a save that

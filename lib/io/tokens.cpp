@@ -82,7 +82,7 @@ void TokenSource::Impl::open_h5(const std::string& path) {
   h5.emplace(path, kTokenFileKind, kTokenFileVersion);
   const H5Dataset ids = h5->dataset("token_id");
   const H5Dataset starts = h5->dataset("document_begin");
-  if (ids.dims.size() != 1 || (ids.type != H5Type::kU16 && ids.type != H5Type::kU32))
+  if (ids.dims.size() != 1 || ids.dims[0] < 1 || (ids.type != H5Type::kU16 && ids.type != H5Type::kU32))
     refuse(path, "dataset token_id: expected one dimension of 16- or 32-bit ids");
   if (starts.dims.size() != 1 || starts.type != H5Type::kU64 || starts.dims[0] < 1 || starts.dims[0] > ids.dims[0])
     refuse(path, "dataset document_begin: expected 1 to " + std::to_string(ids.dims[0]) + " 64-bit starts");
@@ -90,13 +90,16 @@ void TokenSource::Impl::open_h5(const std::string& path) {
   if (vocab_size < 1 || vocab_size > INT32_MAX)
     refuse(path, "attribute vocab_size: expected 1 to 2^31-1, found " + std::to_string(vocab_size));
 
+  const std::int64_t text_bytes = h5->attribute_int("text_bytes");
+  if (text_bytes < 0) refuse(path, "attribute text_bytes: expected a number from 0, found " + std::to_string(text_bytes));
+
   width = ids.type;
   info = {.path = path,
           .num_tokens = ids.dims[0],
           .num_documents = starts.dims[0],
           .vocab_size = static_cast<int>(vocab_size),
           .tokenizer = h5->attribute_text("tokenizer"),
-          .num_bytes = h5->attribute_int("text_bytes")};
+          .num_bytes = text_bytes};
   if (h5->has("tokenizer_model")) info.tokenizer_model = h5->read_text("tokenizer_model", kModelLimitBytes);
 
   document_offsets.resize(static_cast<std::size_t>(info.num_documents) + 1);

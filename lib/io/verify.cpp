@@ -12,15 +12,15 @@ namespace {
 
 constexpr std::int64_t kChunkBytes = std::int64_t{1} << 20;  // stays in the cache between reading and hashing
 
-// Bytes [begin, end) of the file go into each of `digests`.
-void hash_range(const File& file, std::int64_t begin, std::int64_t end, std::initializer_list<Xxh3*> digests) {
-  if (begin >= end) return;
+std::string digest_of_range(const File& file, std::int64_t begin, std::int64_t end) {
   std::vector<std::byte> chunk(static_cast<std::size_t>(std::min(kChunkBytes, end - begin)));
+  Xxh3 digest;
   for (std::int64_t at = begin; at < end; at += kChunkBytes) {
     const auto piece = std::span(chunk).first(static_cast<std::size_t>(std::min(kChunkBytes, end - at)));
     file.read_at(at, piece);
-    for (Xxh3* const digest : digests) digest->update(piece);
+    digest.update(piece);
   }
+  return digest.digest().hex();
 }
 
 [[noreturn]] void refuse_digest(const std::string& thing, const std::string& want, const std::string& found) {
@@ -32,8 +32,9 @@ std::string label_of(const std::string& path, const ManifestTensor& t, const Man
   return path + ": tensor " + t.label() + ", slice at [" + joined(s.box.offset) + "]";
 }
 
-// Type and extents of the dataset are those of the slice.
-H5Dataset checked_dataset(const H5Reader& shard, const ManifestTensor& t, const ManifestSlice& s, const std::string& path) {
+}  // namespace
+
+H5Dataset slice_dataset(const H5Reader& shard, const ManifestTensor& t, const ManifestSlice& s, const std::string& path) {
   const H5Dataset d = shard.dataset(s.dataset);
   const std::vector<std::int64_t> dims = s.box.extent.empty() ? std::vector<std::int64_t>{1} : s.box.extent;
   if (d.dims != dims)
@@ -45,32 +46,9 @@ H5Dataset checked_dataset(const H5Reader& shard, const ManifestTensor& t, const 
   return d;
 }
 
-struct SlicePlace {
-  std::int64_t begin, end;  // bytes in the file
-  const ManifestTensor* tensor;
-  const ManifestSlice* slice;
-};
-
-// Of the slices in file i, ascending.
-std::vector<SlicePlace> places_in(const H5Reader& shard, const Manifest& m, std::size_t i, const std::string& path) {
-  std::vector<SlicePlace> places;
-  for (const ManifestTensor& t : m.tensors)
-    for (const ManifestSlice& s : t.slices) {
-      if (s.file != i) continue;
-      const H5Dataset d = checked_dataset(shard, t, s, path);
-      places.push_back({d.file_offset, d.file_offset + d.bytes(), &t, &s});
-    }
-  std::sort(places.begin(), places.end(), [](const SlicePlace& a, const SlicePlace& b) { return a.begin < b.begin; });
-  return places;
-}
-
-}  // namespace
-
 std::string file_digest(const std::string& path) {
-  const File file = File::open(path);
-  Xxh3 digest;
-  hash_range(file, 0, file.size(), {&digest});
-  return digest.digest().hex();
+  const File file = File::open(path, Links::kRefuse);
+  return digest_of_range(file, 0, file.size());
 }
 
 void verify_files(const Manifest& manifest, const std::string& directory) {
@@ -89,7 +67,7 @@ std::vector<SliceBytes> slice_bytes(const Manifest& manifest, std::size_t file, 
       const ManifestTensor& t = manifest.tensors[i];
       const ManifestSlice& s = t.slices[k];
       if (s.file != file) continue;
-      const H5Dataset d = checked_dataset(shard, t, s, path);
+      const H5Dataset d = slice_dataset(shard, t, s, path);
       places.push_back({d.file_offset, d.file_offset + d.bytes(), s.digest, label_of(path, t, s), i, k});
     }
   std::sort(places.begin(), places.end(), [](const SliceBytes& a, const SliceBytes& b) { return a.begin < b.begin; });
@@ -100,7 +78,7 @@ std::vector<SliceBytes> slice_bytes(const Manifest& manifest, std::size_t file, 
 }
 
 std::string verify_bytes(const std::string& path, const std::vector<SliceBytes>& slices, std::int64_t block_bytes) {
-  const File file = File::open(path);
+  const File file = File::open(path, Links::kRefuse);
   const std::int64_t size = file.size();
   std::vector<std::byte> block(static_cast<std::size_t>(std::min(block_bytes, size)));
   Xxh3 whole;
@@ -131,7 +109,7 @@ void verify_slices(const Manifest& manifest, const std::string& directory) {
 
 H5Reader open_shard(const Manifest& manifest, std::size_t file, const std::string& directory) {
   const std::string path = directory + "/" + manifest.files[file].name;
-  H5Reader shard(path, kShardKind, kCheckpointVersion);
+  H5Reader shard(path, kShardKind, kCheckpointVersion, Links::kRefuse);
   if (const std::string nonce = shard.attribute_text("nonce"); nonce != manifest.nonce)
     throw Error(Exit::kBadInput, path + ": expected a file of save " + manifest.nonce + ", found one of save " + nonce,
                 "files of two saves are mixed: use another checkpoint");
@@ -140,7 +118,7 @@ H5Reader open_shard(const Manifest& manifest, std::size_t file, const std::strin
 
 void read_slice(const H5Reader& shard, const ManifestTensor& tensor, const ManifestSlice& slice, const std::string& path,
                 void* out) {
-  const H5Dataset d = checked_dataset(shard, tensor, slice, path);
+  const H5Dataset d = slice_dataset(shard, tensor, slice, path);
   shard.read_rows(slice.dataset, 0, d.dims[0], out);
   const std::string found = xxh3({static_cast<const std::byte*>(out), static_cast<std::size_t>(d.bytes())}).hex();
   if (found != slice.digest) refuse_digest(label_of(path, tensor, slice), slice.digest, found);
@@ -149,7 +127,7 @@ void read_slice(const H5Reader& shard, const ManifestTensor& tensor, const Manif
 void read_slice_in_blocks(const H5Reader& shard, const ManifestTensor& tensor, const ManifestSlice& slice,
                           const std::string& path, std::int64_t block_bytes,
                           const std::function<void(const Box&, const std::byte*)>& take) {
-  const H5Dataset d = checked_dataset(shard, tensor, slice, path);
+  const H5Dataset d = slice_dataset(shard, tensor, slice, path);
   const std::int64_t row_bytes = d.bytes() / d.dims[0];
   const std::int64_t rows = std::clamp<std::int64_t>(block_bytes / row_bytes, 1, d.dims[0]);
   std::vector<std::byte> block(static_cast<std::size_t>(rows * row_bytes));

@@ -30,6 +30,9 @@ std::string verify_bytes(const std::string& path, const std::vector<SliceBytes>&
 
 // Opens a shard and checks that it belongs to the same save as the manifest (65).
 H5Reader open_shard(const Manifest& manifest, std::size_t file, const std::string& directory);
+// The dataset of a slice, with the type and the extents that the manifest says (65).
+H5Dataset slice_dataset(const H5Reader& shard, const ManifestTensor& tensor, const ManifestSlice& slice,
+                        const std::string& path);
 // Reads a slice whole into `out` and checks its digest (65).
 void read_slice(const H5Reader& shard, const ManifestTensor& tensor, const ManifestSlice& slice, const std::string& path,
                 void* out);

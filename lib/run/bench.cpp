@@ -66,16 +66,15 @@ const Kernels& kernels_of(BenchIsa isa) {
 }  // namespace
 
 Options bench_options(BenchOptions& b) {
-  Options o(
-      "moe-bench",
-      "measure kernels, training steps, the exchange of rows and collectives: each figure with its check, unit and "
-      "share of a peak",
-      {"moe-bench kernels --shape S --filter gemm/qkv --seconds 0.1", "moe-bench kernels --filter adamw --json -",
-       "moe-bench step --shape S --seconds 1",
-       "moe-bench step --layers 2 --experts 16 --top-k 4 --seconds 1 --json step.json",
-       "moe-bench dispatch --workload W2 --tokens 256 --experts 32 --top-k 4 --json dispatch.json",
-       "moe-bench collectives --filter all_reduce --max-bytes 65536 --seconds 0.02", "moe-bench checkpoint --bytes 16M",
-       "moe-bench reshard --bytes 16M"});
+  Options o("moe-bench",
+            "measure kernels, training steps, the exchange of rows and collectives: each figure with its check, unit and "
+            "share of a peak",
+            {"moe-bench kernels --shape S --filter gemm/qkv --seconds 0.1", "moe-bench kernels --filter adamw --json -",
+             "moe-bench step --shape S --seconds 1",
+             "moe-bench step --layers 2 --experts 16 --top-k 4 --seconds 1 --json step.json",
+             "moe-bench dispatch --workload W2 --tokens 256 --experts 32 --top-k 4 --json dispatch.json",
+             "moe-bench collectives --filter all_reduce --max-bytes 65536 --seconds 0.02",
+             "moe-bench checkpoint --bytes 16M", "moe-bench reshard --bytes 16M"});
   o.group("What to measure");
   Option& command =
       o.add("command", b.command,

@@ -48,7 +48,7 @@ Exit bench_step(const BenchOptions& options, const Kernels& kernels);           
 Exit bench_mesh_step(const BenchOptions& options, World& world, const Kernels& kernels);  // the ranks of a mesh
 Exit bench_dispatch(const BenchOptions& options, World& world, const Kernels& kernels);
 Exit bench_collectives(const BenchOptions& options, World& world);
-Exit bench_checkpoint(const BenchOptions& options);  // one process
+Exit bench_checkpoint(const BenchOptions& options);                                           // one process
 Exit bench_reshard(const BenchOptions& options, const Invocation& invocation, World& world);  // one process
 
 // Tables go to stdout, or to stderr when the JSON has stdout.

@@ -15,9 +15,14 @@ namespace moe {
 Exit list_checkpoints(const std::vector<std::string>& paths, const CommonOptions& common);
 // Step, model, layout, data position, provenance chain, and a table of the tensors (experts folded into one line each).
 Exit show_checkpoint(const std::vector<std::string>& paths, const CommonOptions& common);
+struct VerifyOptions {
+  bool deep = false;     // also the digest of every tensor, from its elements
+  bool sandbox = false;  // read in a child process with limits: a crash of a library is Error 65
+};
 // Sizes, file digests, every slice against its digest, finite, exact coverage, the digest of all; every fault is listed,
-// then Exit::kCheckFailed (3). On common.threads threads.
-Exit verify_checkpoints(const std::vector<std::string>& paths, const CommonOptions& common);
+// then Exit::kCheckFailed (3). Of a run directory the one that `latest` names, and no other in its place. On common.threads
+// threads.
+Exit verify_checkpoints(const std::vector<std::string>& paths, const CommonOptions& common, const VerifyOptions& options);
 // Two checkpoints: options, counters, tensors that only one has; per tensor (and per expert where they differ) the largest
 // difference, the norm of the difference and of both. kOk if they hold the same, else 3. Memory bounded by `memory_bytes`.
 Exit diff_checkpoints(const std::vector<std::string>& paths, const CommonOptions& common, std::int64_t memory_bytes);

@@ -31,6 +31,12 @@ void add_content_options(Options& o, ReshardOptions& r) {
   o.add("experts", r.layout.experts, "keep these experts only, as 0-31 or 0,2,5-7").value = "LIST";
 }
 
+void add_verify_options(Options& o, ReshardOptions& r) {
+  o.group("Verify");
+  o.add("deep", r.verify.deep, "also compute the digest of every tensor from its elements; takes several times as long");
+  o.add("sandbox", r.verify.sandbox, "read in a child process with limits: a crash of the reader is bad input (65)");
+}
+
 void add_export_options(Options& o, ReshardOptions& r) {
   o.group("Export");
   o.add("experts-on-disk", r.hf.layout, "a tensor for each expert and matrix, or one for all experts",
@@ -53,7 +59,7 @@ const std::map<std::string, Look>& looks() {
   static const std::map<std::string, Look> all = {
       {"ls", [](const Paths& p, const ReshardOptions& r) { return list_checkpoints(p, r.common); }},
       {"show", [](const Paths& p, const ReshardOptions& r) { return show_checkpoint(p, r.common); }},
-      {"verify", [](const Paths& p, const ReshardOptions& r) { return verify_checkpoints(p, r.common); }},
+      {"verify", [](const Paths& p, const ReshardOptions& r) { return verify_checkpoints(p, r.common, r.verify); }},
       {"diff",
        [](const Paths& p, const ReshardOptions& r) {
          need_paths("diff", p, 2, 2);
@@ -92,6 +98,7 @@ Options reshard_options(ReshardOptions& r) {
   o.add("output", r.layout.output, "run directory to write; of export: a new directory").value = "DIR";
   add_layout_options(o, r);
   add_content_options(o, r);
+  add_verify_options(o, r);
   add_export_options(o, r);
   add_common_options(o, r.common);
   return o;

@@ -13,6 +13,7 @@ struct ReshardOptions {
   std::string memory = "1G";           // 512M, 2G
   LayoutOptions layout;
   HfOptions hf;
+  VerifyOptions verify;
 };
 
 Options reshard_options(ReshardOptions& reshard);

@@ -10,8 +10,8 @@
 
 namespace moe {
 
-// True for the names of tensors whose dimension 0 is the logical expert id: what ParamSpec::is_expert says, for tensors of which
-// only the name is known.
+// True for the names of tensors whose dimension 0 is the logical expert id: what ParamSpec::is_expert says, for tensors of
+// which only the name is known.
 bool is_expert_name(const std::string& name);
 
 // A box of a tensor that is contiguous in a shard from element `at`.
