@@ -14,7 +14,8 @@
 #include "lib/io/fault.h"
 #include "lib/io/files.h"
 #include "lib/io/verify.h"
-#include "lib/run/mesh_checkpoint.h"
+#include "lib/run/mesh_load.h"
+#include "lib/run/mesh_save.h"
 #include "tests/checkpoint_case.h"
 
 namespace moe {
@@ -66,7 +67,8 @@ int job(const std::string& fault, const Body& body) {
 Body save_of(const std::string& run, std::int64_t step) {
   return [=](World&, Model& model) {
     model.initialize(static_cast<std::uint64_t>(step));
-    save_on_mesh(model, run, step, {{"step", step}}, nlohmann::json::array(), {2, 0}, false);
+    save_on_mesh(model, run,
+                 {.step = step, .state = {{"step", step}}, .provenance = nlohmann::json::array(), .keep = {2, 0}});
   };
 }
 
@@ -74,7 +76,7 @@ Body resume_of(const std::string& run) {
   return [=](World& world, Model& model) {
     CheckpointInfo info;
     world.agree([&] { info = open_checkpoint(run); });
-    load_on_mesh(model, info);
+    load_on_mesh(model, manifest_on_mesh(model.mesh().world(), info.path), info.path);
   };
 }
 

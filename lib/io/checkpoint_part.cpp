@@ -18,6 +18,8 @@ using Key = std::pair<std::string, std::string>;
 [[noreturn]] void refuse(const std::string& what) { throw Error(Exit::kInternal, what); }
 [[noreturn]] void refuse(const ManifestTensor& t, const std::string& what) { refuse("tensor " + t.label() + ": " + what); }
 
+std::span<const std::byte> memory_of(const TensorSlice& s) { return {static_cast<const std::byte*>(s.data), bytes_of(s)}; }
+
 std::string dataset_name(const TensorSlice& s) {
   const bool whole = s.extent == s.shape;
   return s.role + ":" + s.name + (whole ? "" : "@" + joined(s.offset));

@@ -5,6 +5,7 @@
 #include "lib/run/inspect.h"
 #include "lib/run/inspect_parts.h"
 #include "lib/run/result.h"
+#include "lib/run/target_layout.h"
 #include "lib/run/text_table.h"
 
 namespace moe {

@@ -99,18 +99,4 @@ std::string printable(const std::string& text) {
   return out;
 }
 
-std::string layout_text(const Manifest& m) {
-  const nlohmann::json entry = last_entry(m);
-  const nlohmann::json options = entry.contains("options") ? entry["options"] : nlohmann::json::object();
-  std::string mesh;
-  for (const char* name : {"ep", "shard", "replicate"})
-    if (const std::string n = text_at(options, name); !n.empty() && n.size() < 8 && n != "0" && n != "1")
-      mesh += (mesh.empty() ? "" : " x ") + std::string(name) + " " + n;
-  if (!mesh.empty()) return mesh;
-  std::set<std::map<std::string, std::set<std::int64_t>>> groups;
-  for (const FileShare& share : file_shares(m))
-    if (!share.experts.empty()) groups.insert(share.experts);
-  return groups.size() > 1 ? std::to_string(groups.size()) + " expert groups" : "whole";
-}
-
 }  // namespace moe

@@ -36,8 +36,6 @@ struct FileShare {
   std::map<std::string, std::set<std::int64_t>> experts;  // of each expert tensor, by name
 };
 std::vector<FileShare> file_shares(const Manifest& manifest);
-// "ep 2 x shard 2" if the program that wrote it was told so, else "2 expert groups", else "whole".
-std::string layout_text(const Manifest& manifest);
 // The entry of the provenance chain that wrote the checkpoint; an empty object if there is none.
 nlohmann::json last_entry(const Manifest& manifest);
 // object[key] as text, "" where it is not there or not a text; files of strangers reach this.

@@ -26,6 +26,7 @@ TargetLayout same_layout(const Manifest& source);
 
 // The mesh whose ranks would write the files of this checkpoint, if there is one; of several the one with the largest ep.
 std::optional<MeshShape> mesh_of(const Manifest& source);
+// "4 files, mesh shard 2 x ep 2"
 std::string layout_text(const Manifest& source);
 
 }  // namespace moe
