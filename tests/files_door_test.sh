@@ -13,6 +13,7 @@ lib/base/log.cpp spdlog writes the log file
 lib/run/bench_measure.cpp /proc
 lib/run/bench_mesh_step.cpp /proc
 lib/run/run_output.cpp compares two paths, opens nothing
+lib/io/sandbox.cpp /proc, and the pipe from its child
 tools/parallel_tool_main.cpp /dev/null
 '
 found_in() { (cd "$1" && grep -rnE --include='*.cpp' --include='*.h' "$calls" "${@:2}" | grep -vE '^[^:]*:[0-9]+: *//'); }

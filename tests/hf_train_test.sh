@@ -70,7 +70,7 @@ grep -q "shared-experts" err || fail "shared: $(cat err)"
 
 # Every file operation of an import and of an export fails once: nothing half done stays.
 for command in "import hf -o faulty" "export run -o faulty"; do
-  for n in $(seq 1 4 200); do
+  for n in $(seq 1 7 2000); do
     rm -rf faulty
     MOE_FAULT=op=any,n=$n,err=ENOSPC "$reshard" $command >out 2>err
     code=$?

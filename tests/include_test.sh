@@ -23,7 +23,7 @@ tests         tests tools lib/run lib/pipeline lib/model lib/parallel lib/comm l
 doors='
 ^mpi\.h$                      ^lib/comm/mpi_comm\.cpp$
 ^nccl\.h$                     ^lib/comm/nccl_comm\.(cpp|cu)$
-^hdf5\.h$                     ^lib/io/h5(_[a-z]+)?\.cpp$
+^hdf5\.h$                     ^lib/io/h5(_[a-z]+)?\.cpp$|^lib/io/h5_parts\.h$
 ^xxh(ash|_x86dispatch)\.h$      ^lib/io/
 ^sentencepiece                ^lib/io/tokenizer[a-z_]*\.cpp$
 ^CLI/                         ^(lib/base/options[a-z_]*\.(cpp|h)|tools/.*)$

@@ -138,9 +138,9 @@ expect 2 "$reshard" a -o none --upcycle 4
 expect 73 "$reshard" a -o toep4
 expect 0 "$reshard" a -o toep4 --force --ep 2
 mkdir empty && expect 0 "$reshard" a -o empty
-for to in a ./a a/step-00000004 a/sub "$dir/a/../a"; do expect 2 "$reshard" a -o "$to" --force; done
-expect 2 "$reshard" a/step-00000004 -o a --force
-ln -s a link && expect 2 "$reshard" a -o link --force
+for to in a ./a a/step-00000004 a/sub "$dir/a/../a"; do expect 73 "$reshard" a -o "$to" --force; done
+expect 73 "$reshard" a/step-00000004 -o a --force
+ln -s a link && expect 73 "$reshard" a -o link --force
 same a back
 expect 2 "$reshard" a
 expect 2 "$reshard" a -o none --files 2 --ep 2

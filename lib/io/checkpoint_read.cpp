@@ -99,7 +99,12 @@ void fill_from_slice(const H5Reader& shard, const ManifestTensor& t, const Manif
   });
 }
 
-// The keeper of a run directory may remove what is read: then the manifest is no longer there either.
+std::optional<Error> removed_while_reading(const Error& e, const std::string& directory) {
+  if (e.code() != Exit::kNoInput || path_exists(directory + "/" + kManifestName)) return std::nullopt;
+  return Error(Exit::kStoppedEarly, directory + ": the checkpoint was removed while reading",
+               "a training run keeps its newest checkpoints only: read a newer one, or see --keep-last and --keep-every");
+}
+
 const H5Reader& ShardReader::open(std::size_t file) try {
   if (!shard_ || file != file_) {
     shard_.reset();
@@ -108,9 +113,8 @@ const H5Reader& ShardReader::open(std::size_t file) try {
   }
   return *shard_;
 } catch (const Error& e) {
-  if (e.code() != Exit::kNoInput || path_exists(directory_ + "/" + kManifestName)) throw;
-  throw Error(Exit::kStoppedEarly, directory_ + ": the checkpoint was removed while reading",
-              "a training run keeps its newest checkpoints only: read a newer one, or see --keep-last and --keep-every");
+  if (const auto removed = removed_while_reading(e, directory_)) throw *removed;
+  throw;
 }
 
 void check_filled(const Manifest& m, const std::map<std::size_t, std::vector<Wanted>>& wanted, const std::string& path) {

@@ -4,9 +4,11 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "lib/base/error.h"
 #include "lib/io/checkpoint.h"
 #include "lib/io/h5.h"
 #include "lib/io/manifest.h"
@@ -38,6 +40,10 @@ void give(const std::byte* elements, const Box& box, std::size_t element_bytes, 
 // them, else through blocks.
 void fill_from_slice(const H5Reader& shard, const ManifestTensor& tensor, const ManifestSlice& slice,
                      const std::vector<Wanted*>& wanted, const std::string& path);
+
+// The keeper of a run directory may remove what is being read: a file is missing and the manifest is no longer there
+// either. Then an Error (75) that says so.
+std::optional<Error> removed_while_reading(const Error& error, const std::string& directory);
 
 // Opens the shards of a checkpoint as they are needed, one at a time.
 class ShardReader {

@@ -1,6 +1,6 @@
 // The one layer through which this program touches files: every return is checked, every failure is an Error that names
 // the path, and a planned fault (MOE_FAULT, below) can strike at any operation, so that tests can prove what a full disk
-// or a kill leaves behind. HDF5 reads and writes through File too (h5.cpp). Not here: what is in the files.
+// or a kill leaves behind. HDF5 reads and writes through File too (h5_driver.cpp). Not here: what is in the files.
 //
 // MOE_FAULT=err=ERR,op=OP,n=N,rank=R,path=TEXT,log=FILE: the N-th operation (from 1; N+: it and all after it) of kind OP
 // that rank R does on a path that contains TEXT fails with ERR. Only err and n must be there; the others leave nothing out.

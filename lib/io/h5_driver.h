@@ -1,5 +1,6 @@
-// How HDF5 reaches a file: a driver of its virtual file layer that reads and writes through File (files.h). Only h5.cpp
-// uses this. Not here: file locks (no file is shared while it is written) and any file that HDF5 would open itself.
+// How HDF5 reaches a file: a driver of its virtual file layer that reads and writes through File (files.h). Only
+// h5_reader.cpp and h5_writer.cpp use this. Not here: file locks (no file is shared while it is written) and any file that
+// HDF5 would open itself.
 #pragma once
 
 #include <cstdint>

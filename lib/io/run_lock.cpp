@@ -113,6 +113,27 @@ struct RunLock::State {
   }
 };
 
+namespace {
+
+constexpr std::chrono::milliseconds kLookAgain{50};
+
+[[noreturn]] void refuse(const std::string& run_dir, const std::string& holder) {
+  throw Error(Exit::kCannotCreate, run_dir + ": another job writes this run directory (" + holder + ")",
+              "choose another --output; if that job is gone, remove " + run_dir + "/lock");
+}
+
+}  // namespace
+
+void RunLock::refuse_held(const std::string& run_dir, double wait_seconds, double stale_seconds) {
+  const std::string path = run_dir + "/lock";
+  for (const Stopwatch watch; path_exists(path); std::this_thread::sleep_for(kLookAgain)) {
+    const json there = json::parse(text_of(path), nullptr, false);
+    if (there.is_object() && is_gone(there, stale_seconds)) return;
+    if (watch.seconds() >= wait_seconds && there.is_object()) refuse(run_dir, holder_text(there));
+    if (watch.seconds() >= wait_seconds) return;  // not readable for long: its owner was killed while it wrote it
+  }
+}
+
 RunLock::RunLock(const std::string& run_dir, double wait_seconds, double stale_seconds, double renew_seconds)
     : state_(std::make_unique<State>()) {
   State& s = *state_;
@@ -125,10 +146,8 @@ RunLock::RunLock(const std::string& run_dir, double wait_seconds, double stale_s
   std::string holder;
   const Stopwatch watch;
   while (!s.try_to_take(stale_seconds, watch.seconds() > wait_seconds / 2, holder)) {
-    if (watch.seconds() >= wait_seconds)
-      throw Error(Exit::kCannotCreate, run_dir + ": another job writes this run directory (" + holder + ")",
-                  "choose another --output; if that job is gone, remove " + s.path);
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    if (watch.seconds() >= wait_seconds) refuse(run_dir, holder);
+    std::this_thread::sleep_for(kLookAgain);
   }
   s.thread = std::thread([&s, renew_seconds] { s.renew(renew_seconds); });
 }

@@ -14,6 +14,8 @@ class RunLock {
   // for stale_seconds. Waits wait_seconds for one that is ending.
   explicit RunLock(const std::string& run_dir, double wait_seconds = 2, double stale_seconds = 300,
                    double renew_seconds = 30);
+  // Error 73 as above if somebody holds it: a look, before anything is read. Waits for one that is ending.
+  static void refuse_held(const std::string& run_dir, double wait_seconds = 2, double stale_seconds = 300);
   RunLock(RunLock&&) noexcept;
   ~RunLock();  // removes the file, if it is still ours
 

@@ -56,12 +56,17 @@ json json_of(const Row& r) {
   return object;
 }
 
+std::string mesh_text(const Manifest& m) {
+  const auto mesh = mesh_of(m);
+  return mesh ? "shard " + std::to_string(mesh->shard) + " x ep " + std::to_string(mesh->ep) : "of no mesh";
+}
+
 void add_row(TextTable& table, const Row& r, const std::string& name) {
   const Manifest& m = r.manifest;
   const std::string state = r.fault.empty() ? (r.is_latest ? "complete, latest" : "complete") : "BROKEN";
   if (m.digest.empty()) return table.add({name, "", "", "", "", "", state});
   table.add({name, text_at(last_entry(m), "utc"), thousands(static_cast<std::int64_t>(m.tensors.size())),
-             bytes_text(static_cast<double>(bytes_of(m))), std::to_string(m.files.size()), layout_text(m), state});
+             bytes_text(static_cast<double>(bytes_of(m))), std::to_string(m.files.size()), mesh_text(m), state});
 }
 
 // The table of one path: its checkpoints, what is wrong with them, what killed saves left.

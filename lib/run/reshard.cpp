@@ -87,7 +87,7 @@ Options reshard_options(ReshardOptions& r) {
                 "moe-reshard run -o run8 --ep 4 --shard 2",
                 "moe-reshard show run",
                 "moe-reshard verify run",
-                "moe-reshard diff run/step-00000100 run/step-00000200",
+                "moe-reshard diff run run8",
                 "moe-reshard export run -o hf-directory",
                 "moe-reshard import hf-directory -o imported",
             });

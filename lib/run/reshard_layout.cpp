@@ -40,7 +40,7 @@ void check_output(const LayoutOptions& o, const std::vector<ReshardInput>& input
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     const bool around = real_path(parent_directory(real_path(inputs[i].path))) == real_path(o.output);
     if (is_inside(o.output, given[i]) || is_inside(o.output, inputs[i].path) || around)
-      throw Error(Exit::kUsage, "--output " + o.output + ": expected another directory than the input " + given[i],
+      throw Error(Exit::kCannotCreate, "--output " + o.output + ": expected another directory than the input " + given[i],
                   "the input stays as it is; write beside it");
   }
   if (!path_exists(o.output) || force || (is_directory(o.output) && list_directory(o.output).empty())) return;

@@ -2,6 +2,7 @@
 
 #include "lib/base/error.h"
 #include "lib/base/log.h"
+#include "lib/comm/collectives.h"
 #include "lib/io/files.h"
 #include "lib/run/mesh_load.h"
 #include "lib/run/world_text.h"
@@ -68,6 +69,8 @@ RunCounters resume_on_mesh(Model& model, TrainOptions& o, const Options& given, 
     } catch (const Error& e) {
       const bool is_damaged = e.code() == Exit::kBadInput || e.code() == Exit::kNoInput;
       const std::string next = o.resume_dir.empty() || !is_damaged ? "" : next_candidate(world, o.resume_dir, path);
+      if (const auto removed = next.empty() ? removed_while_reading(e, path) : std::nullopt)
+        throw AgreedError(removed->code(), removed->what(), removed->hint(), 0);
       if (next.empty()) throw;
       warn(world, std::string("DAMAGED: ") + e.what());
       warn(world, "going back from " + path + " to " + next);

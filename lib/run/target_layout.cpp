@@ -13,7 +13,7 @@ namespace moe {
 namespace {
 
 bool is_expert(const ManifestTensor& t) { return t.shape.size() == 3 && is_expert_name(t.name); }
-// Roles that are cut over ranks; the others are on every rank and written by the first.
+// Roles that are cut over ranks; the others are on every rank, and the ranks write them in turn (slices_to_write).
 bool is_cut(const ManifestTensor& t) {
   return !t.shape.empty() && (t.role == "weight" || t.role == "master" || t.role == "m" || t.role == "v");
 }
@@ -49,9 +49,11 @@ std::vector<TensorSlice> slices_of_rank(const std::vector<ManifestTensor>& tenso
   Arena arena(0);
   const ParamStore store(arena, specs, DType::kF32, false, layout);
   std::vector<TensorSlice> slices;
+  int num_whole = 0;
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     if (!is_cut(tensors[i])) {
-      if (layout.dense.index == 0) slices.push_back(slice_of(tensors[i], whole_box(tensors[i])));
+      if (num_whole++ % layout.dense.count == layout.dense.index)
+        slices.push_back(slice_of(tensors[i], whole_box(tensors[i])));
       continue;
     }
     for (const ShardBox& b : shard_boxes(store, store.all()[i]))

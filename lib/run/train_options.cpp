@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "lib/base/error.h"
+#include "lib/io/run_lock.h"
 #include "lib/model/presets.h"
 #include "lib/run/save_interval.h"
 #include "lib/run/train_state.h"
@@ -131,6 +132,8 @@ std::optional<CheckpointInfo> find_checkpoint(TrainOptions& t) {
   const bool own = t.resume == "auto" || t.resume == "must";
   if (t.resume == "auto" && (t.output.empty() || t.common.force || !has_checkpoint(t.output))) return std::nullopt;
   if (own && t.output.empty()) throw Error(Exit::kUsage, "--resume must: expected --output, found none");
+  const bool writes = own && !t.common.dry_run && !t.common.print_config;
+  if (writes) RunLock::refuse_held(t.output);  // its keeper may remove what is being read
   const std::string path = own ? t.output : t.resume;
   CheckpointInfo info = open_checkpoint(path, CheckpointCheck::kSizes);
   if (info.path != path) t.resume_dir = path;
