@@ -121,7 +121,7 @@ expect 0 "$reshard" a -o two --experts 1,4
 expect 0 "$train" $more --resume two -o more-two
 expect 0 ranks 2 "$reshard" a -o two2 --experts 1,4 --ep 2
 same two two2
-for list in 6 0,0 3-1 a 1- ,; do expect 2 "$reshard" a -o none --experts $list; done
+for list in 6 0,0 3-1 a 1- ","; do expect 2 "$reshard" a -o none --experts $list; done
 
 # Upcycling: every layer has experts, the result trains.
 dense="--layers 2 --d-model 16 --heads 2 --kv-heads 2 --head-dim 8 --dense-layers 2 --dense-ffn 12 --data text.txt --seq 16 --batch 4

@@ -46,7 +46,7 @@ flip() {  # FILE OFFSET: one bit
   printf "\\x$(printf %x $((byte ^ 4)))" | dd of="$1" bs=1 seek="$2" conv=notrunc status=none
 }
 size_of() { stat -c %s "$1"; }
-shard=shard-00000.h5
+shard="shard-00000.h5"
 
 for i in $(seq 200); do echo "line $i: the quick brown fox jumps over the lazy dog $((i * i * 7919 % 1000))"; done >text.txt
 : >err
