@@ -51,6 +51,14 @@ expect_code 3 "$bench" step $small --init-std 1 --seconds 0.01
 grep -q FAILED out || fail "a failed step does not say FAILED"
 ! grep -q '^tokens_per_second' out || fail "a failed step shows its figure"
 
+# Files: figures appear only with what was read or written proved equal.
+for command in checkpoint reshard; do
+  "$bench" $command --bytes 4M --directory . --json $command.json >table || { cat table; fail "$command failed"; }
+  grep -q '"passed": true' $command.json || fail "$command.json does not say that it passed"
+  grep -q ' GB/s' table || fail "$command shows no figure"
+done
+[ -z "$(find . -name '.tmp-*' -o -name 'shard-*')" ] || fail "checkpoint or reshard left files"
+
 expect_code 2 "$bench"
 expect_code 2 "$bench" kernels --filter no-such-row
 expect_code 2 "$bench" kernels --shape XL

@@ -66,6 +66,8 @@ class H5Reader {
   // Checks type and dims against what is expected (65), then reads all of it.
   void read(const std::string& name, H5Type type, const std::vector<std::int64_t>& dims, void* out) const;
   void read_rows(const std::string& name, std::int64_t begin, std::int64_t count, void* out) const;
+  // = bytes [first_byte, first_byte + out.size()) of the elements of a dataset that dataset() described.
+  void read_bytes(const H5Dataset& dataset, std::int64_t first_byte, std::span<std::byte> out) const;
   std::string read_text(const std::string& name, std::int64_t limit_bytes) const;
   bool has_attribute(const std::string& name) const;  // of the file
   std::string attribute_text(const std::string& name, const std::string& owner = "") const;

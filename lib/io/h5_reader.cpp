@@ -169,6 +169,12 @@ void H5Reader::read_rows(const std::string& name, std::int64_t begin, std::int64
   if (bytes > 0) impl_->channel.file.read_at(offset, {static_cast<std::byte*>(out), bytes});
 }
 
+void H5Reader::read_bytes(const H5Dataset& d, std::int64_t first_byte, std::span<std::byte> out) const {
+  if (d.file_offset < 0 || first_byte < 0 || first_byte + static_cast<std::int64_t>(out.size()) > d.bytes())
+    throw Error(Exit::kInternal, impl_->channel.file.path() + ": bytes outside of their dataset");
+  impl_->channel.file.read_at(d.file_offset + first_byte, out);
+}
+
 std::string H5Reader::read_text(const std::string& name, std::int64_t limit_bytes) const {
   const H5Dataset d = dataset(name);
   if (d.type != H5Type::kU8 || d.dims.size() != 1 || d.dims[0] > limit_bytes)

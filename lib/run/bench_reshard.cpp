@@ -75,8 +75,8 @@ Exit bench_reshard(const BenchOptions& o, const Invocation& invocation, World& w
                  percent);
   else
     std::fprintf(out, "%-10s FAILED: the digest changed\n", "reshard");
-  nlohmann::json result = {
-      {"schema_version", kBenchSchemaVersion}, {"bytes", bytes}, {"passed", same}, {"copy_us", timing_json(cp)}};
+  nlohmann::json result = bench_json("reshard");
+  result.update({{"bytes", bytes}, {"passed", same}, {"copy_us", timing_json(cp)}});
   if (same) result["reshard_us"] = timing_json(reshard), result["percent_of_copy"] = percent;
   write_result_json(o.common.json, result);
   return same ? Exit::kOk : Exit::kCheckFailed;
