@@ -10,6 +10,7 @@
 #include "lib/io/files.h"
 #include "lib/io/h5.h"
 #include "lib/io/manifest.h"
+#include "lib/io/run_dir.h"
 #include "lib/run/train_state.h"
 #include "tests/checkpoint_case.h"
 
@@ -133,6 +134,40 @@ TEST_F(Scenario, S23_VocabularyThatRanksDoNotDivide) {
       }
       EXPECT_GT(seen, 0);
     }
+}
+
+// Killed after a checkpoint was published and before `latest` moved: it is the newest all the same. A newer step of an older
+// process is from before somebody went back: `latest` stands.
+TEST_F(Scenario, S03_KilledBeforeLatestMoved) {
+  Values a = random_bits(4, 1);
+  const auto save_as_of = [&](std::int64_t step, const char* utc) {
+    a[0] ^= static_cast<std::uint32_t>(step);
+    save_checkpoint(run_, step, {{"step", step}}, nlohmann::json::array({{{"utc", utc}}}), {whole("a", a, {4})}, {9, 0},
+                    false);
+  };
+  save_as_of(5, "2026-01-01T00:00:00Z");
+  save_as_of(1, "2026-01-02T00:00:00Z");
+  EXPECT_EQ(open_checkpoint(run_).step, 1) << "step 5 is of an older process";
+  save_as_of(2, "2026-01-02T00:00:00Z");
+  replace_text_file(run_ + "/latest", "step-00000001\n");
+  EXPECT_EQ(open_checkpoint(run_).step, 2) << "published by the process that published step 1";
+  EXPECT_THAT(checkpoint_candidates(run_),
+              ::testing::ElementsAre(run_ + "/step-00000002", run_ + "/step-00000001", run_ + "/step-00000005"));
+}
+
+// Killed between the two renames that replace a checkpoint where a file system cannot exchange: the old one comes back.
+TEST_F(Scenario, S03_KilledWhileReplacing) {
+  Values a = random_bits(4, 1);
+  const std::string path = save({whole("a", a, {4})});
+  std::string owner = unique_suffix();  // HOST-PID-NONCE
+  owner.replace(owner.find('-') + 1, owner.rfind('-') - owner.find('-') - 1, "99999999");
+  fs::rename(path, run_ + "/" + kReplacedPrefix + "step-00000001-" + owner);
+  save({whole("a", a, {4})}, 2);
+  EXPECT_EQ(open_checkpoint(path).step, 1);
+  // Where another of its step is there, it is what it looks like: a leftover.
+  fs::copy(path, run_ + "/" + kReplacedPrefix + "step-00000001-" + owner, fs::copy_options::recursive);
+  remove_leftovers(run_);
+  EXPECT_THAT(names_in(run_), ::testing::UnorderedElementsAre("latest", "step-00000001", "step-00000002"));
 }
 
 }  // namespace

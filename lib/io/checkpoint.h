@@ -100,7 +100,8 @@ enum class CheckpointCheck { kSizes, kBytes };
 // passed over with a warning). Of a checkpoint that was named the sizes are checked alone: loading checks what it reads.
 // Throws Error 66 if there is none, 65 if broken.
 CheckpointInfo open_checkpoint(const std::string& path, CheckpointCheck check = CheckpointCheck::kBytes);
-// What to try in a run directory: `latest` first, then the newest step first. Paths; complete or not.
+// What to try in a run directory: what `latest` names, but before it newer ones that the same process or a later one
+// published (it was killed before it moved `latest`); then the others, the newest step first. Paths; complete or not.
 std::vector<std::string> checkpoint_candidates(const std::string& run_dir);
 // True if run_dir has the directory of a checkpoint, complete or not. Error 74 if that cannot be found out.
 bool has_checkpoint(const std::string& run_dir);

@@ -29,6 +29,21 @@ CheckpointInfo open_newest(const std::string& run_dir, CheckpointCheck check) {
   throw Error(Exit::kNoInput, run_dir + ": expected a checkpoint or a directory with checkpoints, found none");
 }
 
+// When the process began that saved it, "" if that cannot be read.
+std::string begin_of_writer(const std::string& path) try {
+  const nlohmann::json provenance = read_manifest(path).provenance;
+  return provenance.is_array() && !provenance.empty() ? provenance.back().value("utc", "") : "";
+} catch (const std::exception&) {
+  return "";
+}
+
+// A process that is killed between publishing a checkpoint and moving `latest` leaves a newer one of its own; newer steps of
+// an older process are from before somebody went back.
+bool follows(const std::string& newer, const std::string& latest) {
+  const std::string begin = begin_of_writer(newer);
+  return !begin.empty() && begin >= begin_of_writer(latest);
+}
+
 }  // namespace
 
 CheckpointInfo info_of(const Manifest& m, const std::string& path) {
@@ -38,12 +53,18 @@ CheckpointInfo info_of(const Manifest& m, const std::string& path) {
 }
 
 std::vector<std::string> checkpoint_candidates(const std::string& run_dir) {
-  std::vector<std::string> paths;
-  const std::string latest = latest_name(run_dir);
-  if (!latest.empty()) paths.push_back(run_dir + "/" + latest);
-  for (const std::int64_t step : listed_steps(run_dir))
-    if (step_name(step) != latest) paths.push_back(run_dir + "/" + step_name(step));
-  return paths;
+  std::vector<std::string> first, rest;
+  const std::string latest = latest_name(run_dir), latest_path = run_dir + "/" + latest;
+  for (const std::int64_t step : listed_steps(run_dir)) {
+    const std::string path = run_dir + "/" + step_name(step);
+    const bool is_newer = !latest.empty() && step > *step_of_name(latest);
+    if (path == latest_path || (is_newer && follows(path, latest_path)))
+      first.push_back(path);
+    else
+      rest.push_back(path);
+  }
+  first.insert(first.end(), rest.begin(), rest.end());
+  return first;
 }
 
 CheckpointInfo open_checkpoint(const std::string& path, CheckpointCheck check) {

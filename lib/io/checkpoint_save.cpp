@@ -44,8 +44,8 @@ void publish(const std::string& ready, const std::string& target) {
   if (!path_exists(target)) {
     rename_path(ready, target);
   } else if (!exchange_paths(ready, target)) {
-    const std::string old = parent_directory(target) + "/.tmp-old-" + unique_suffix();
-    rename_path(target, old);  // a file system that cannot exchange: for an instant there is no such step
+    const std::string old = parent_directory(target) + "/" + kReplacedPrefix + base_name(target) + "-" + unique_suffix();
+    rename_path(target, old);  // a file system that cannot exchange: killed here, remove_leftovers() brings the old one back
     rename_path(ready, target);
     remove_tree(old);
   }

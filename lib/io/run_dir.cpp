@@ -63,8 +63,29 @@ std::vector<std::string> leftovers(const std::string& run_dir) {
   return names;
 }
 
+namespace {
+
+// The name of the step that a leftover held, if its place is free.
+std::optional<std::string> lost_step(const std::string& run_dir, const std::string& name) {
+  if (!name.starts_with(kReplacedPrefix)) return std::nullopt;
+  const std::string rest = name.substr(std::string(kReplacedPrefix).size());
+  const std::string step = rest.substr(0, rest.find('-', std::string("step-").size()));
+  return step_of_name(step) && !path_exists(run_dir + "/" + step) ? std::optional(step) : std::nullopt;
+}
+
+}  // namespace
+
 void remove_leftovers(const std::string& run_dir) noexcept try {
-  for (const std::string& name : leftovers(run_dir)) remove_tree(run_dir + "/" + name);
+  for (const std::string& name : leftovers(run_dir)) {
+    const std::string path = run_dir + "/" + name;
+    const auto step = lost_step(run_dir, name);
+    if (!step) {
+      remove_tree(path);
+      continue;
+    }
+    rename_path(path, run_dir + "/" + *step);
+    log_warning(run_dir + "/" + *step + ": brought back; the process that was replacing it was killed");
+  }
 } catch (const std::exception& e) {
   log_warning(std::string("leftovers stay: ") + e.what());
 }

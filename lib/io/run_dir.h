@@ -20,7 +20,10 @@ std::vector<std::int64_t> listed_steps(const std::string& run_dir);
 std::string latest_name(const std::string& run_dir);
 // Names of temporary files and directories of saves whose process is gone.
 std::vector<std::string> leftovers(const std::string& run_dir);
-// Removes temporary files and directories of saves whose process is gone. Never throws.
+// Names of checkpoints that are being replaced: this, the name of the step, and a suffix.
+inline constexpr const char* kReplacedPrefix = ".tmp-old-";
+// Removes temporary files and directories of saves whose process is gone; a checkpoint that it was about to replace is
+// brought back if there is no other of its step. Never throws.
 void remove_leftovers(const std::string& run_dir) noexcept;
 // Removes complete checkpoints that the policy does not keep; `saved` and broken directories stay. Never throws: a save that
 // succeeded does not fail because an old one could not be removed.
