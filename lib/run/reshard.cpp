@@ -79,6 +79,17 @@ Exit convert(ReshardOptions& r, const std::string& command, const Paths& paths, 
   return command == "import" ? import_hf(r.hf, r.common, invocation) : export_hf(r.hf, r.common, invocation);
 }
 
+// Several words that begin with no command.
+[[noreturn]] void refuse_words(const std::string& first, std::size_t count) {
+  Paths commands = {"import", "export"};
+  for (const auto& [name, unused] : looks()) commands.push_back(name);
+  const std::string near = nearest_name(first, commands);
+  throw Error(
+      Exit::kUsage,
+      "expected one checkpoint, or a command and its paths, found " + std::to_string(count) + " words from '" + first + "'",
+      near.empty() ? "see --help" : "did you mean " + near + "?");
+}
+
 }  // namespace
 
 Options reshard_options(ReshardOptions& r) {
@@ -120,7 +131,7 @@ Exit run_reshard(ReshardOptions& r, const Invocation& invocation, World& world) 
                                    : (need_paths(first, rest, 1, rest.size() + 1), look->second(rest, r));
     return code;
   }
-  if (averaged.empty()) need_paths("moe-reshard", words, 1, 1);
+  if (averaged.empty() && words.size() != 1) refuse_words(first, words.size());
   averaged.insert(averaged.begin(), words.begin(), words.end());  // A --average B C and --average A B C alike
   r.layout.input = averaged.empty() ? first : averaged[0];
   averaged.erase(averaged.begin());
