@@ -119,7 +119,8 @@ int num_tracks(const PassOptions& pass, const MeshOptions& mesh);
 struct ModelMemory {
   std::size_t weights = 0, masters = 0, grads = 0, moments = 0, activations = 0;
   std::size_t buffers = 0;  // gathered weights, gradients and rows on their way
-  std::size_t total() const { return weights + masters + grads + moments + activations + buffers; }
+  std::size_t staging = 0;  // copy of what is being saved while training goes on; the caller knows
+  std::size_t total() const { return weights + masters + grads + moments + activations + buffers + staging; }
 };
 // rows_of_track >= 0: with so many rows in each track instead (Pass::most_rows()).
 ModelMemory predict_memory(const ModelConfig& config, DType dtype, const PassOptions& pass, const MeshOptions& mesh = {},

@@ -68,11 +68,20 @@ int micro_batch_of(const TrainOptions& o, const MeshShape& mesh) {
   return BatchCut{o.batch, o.micro_batch, o.seq, mesh.size()}.micro_batch_per_rank();
 }
 
+// Weights, masters, moments.
+std::size_t bytes_saved_per_parameter(DType dtype) { return dtype == DType::kF32 ? 4 + 8 : 2 + 4 + 8; }
+
 }  // namespace
 
 ModelMemory rank_memory(const TrainOptions& o, const MeshOptions& mesh, const MeshPlace& place) {
   const PassOptions pass{.shape = {micro_batch_of(o, mesh.shape), o.seq}, .recompute = o.recompute, .balance = o.balance};
-  return predict_memory(o.model, o.dtype, pass, mesh, place);
+  ModelMemory memory = predict_memory(o.model, o.dtype, pass, mesh, place);
+  const bool stages = !o.output.empty() && o.save == SaveMode::kAsync && o.save_every != "0";
+  // Of each element that this rank keeps moments of (8 bytes); replicas share it out.
+  if (stages)
+    memory.staging =
+        memory.moments / 8 * bytes_saved_per_parameter(o.dtype) / static_cast<std::size_t>(mesh.shape.replicate);
+  return memory;
 }
 
 RunSummary summarize(const TrainOptions& o, const MeshOptions& mesh, std::int64_t data_tokens,
@@ -88,8 +97,7 @@ RunSummary summarize(const TrainOptions& o, const MeshOptions& mesh, std::int64_
   s.steps = steps;
   s.data_tokens = data_tokens;
   s.samples_per_epoch = samples_per_epoch;
-  const std::size_t bytes_per_parameter = o.dtype == DType::kF32 ? 4 + 8 : 2 + 4 + 8;  // weights, masters, moments
-  s.checkpoint_bytes = static_cast<double>(s.params.total) * static_cast<double>(bytes_per_parameter);
+  s.checkpoint_bytes = static_cast<double>(s.params.total) * static_cast<double>(bytes_saved_per_parameter(o.dtype));
   return s;
 }
 
@@ -125,7 +133,8 @@ std::string summary_box(const TrainOptions& o, const RunSummary& s, const std::s
            bytes_text(static_cast<double>(s.memory.grads)) + ", moments " +
            bytes_text(static_cast<double>(s.memory.moments)) + ", activations " +
            bytes_text(static_cast<double>(s.memory.activations)) +
-           (s.memory.buffers ? ", buffers " + bytes_text(static_cast<double>(s.memory.buffers)) : "")},
+           (s.memory.buffers ? ", buffers " + bytes_text(static_cast<double>(s.memory.buffers)) : "") +
+           (s.memory.staging ? ", saving " + bytes_text(static_cast<double>(s.memory.staging)) : "")},
       {"checkpoint", bytes_text(s.checkpoint_bytes)},
       {"batch", text("%d sequences of %d tokens = %lld tokens a step, %d at a time%s", o.batch, o.seq,
                      static_cast<long long>(s.tokens_per_step), s.micro_batch, s.mesh.size() > 1 ? " on a rank" : "")}};
@@ -153,7 +162,8 @@ nlohmann::json summary_json(const RunSummary& s) {
             {"gradients", s.memory.grads},
             {"moments", s.memory.moments},
             {"activations", s.memory.activations},
-            {"buffers", s.memory.buffers}}},
+            {"buffers", s.memory.buffers},
+            {"staging", s.memory.staging}}},
           {"mesh", {{"replicate", s.mesh.replicate}, {"shard", s.mesh.shard}, {"ep", s.mesh.ep}}},
           {"checkpoint_bytes", s.checkpoint_bytes},
           {"tokens_per_step", s.tokens_per_step},
