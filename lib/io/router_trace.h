@@ -1,0 +1,44 @@
+// Traces of router decisions (kind moe-router-trace, man/moe-files.5): the experts of every token of some steps, in the
+// order of the global batch, independent of the mesh. Written by moe-train --router-trace; read by moe-bench dispatch
+// --replay and by moe-place for exact counts. Not here: counts over a whole run (routing_stats.h).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "lib/io/routing_stats.h"
+
+namespace moe {
+
+// One step: [layers, tokens, top_k] logical experts, -1: dropped.
+class RouterTraceWriter {
+ public:
+  // Writes beside `path` and renames in finish(); `force` allows an existing file.
+  RouterTraceWriter(const std::string& path, const RoutingShape& shape, std::int64_t tokens_per_step,
+                    const nlohmann::json& provenance, bool force);
+  ~RouterTraceWriter();  // without finish(): nothing is left
+  RouterTraceWriter(const RouterTraceWriter&) = delete;
+  RouterTraceWriter& operator=(const RouterTraceWriter&) = delete;
+  void add_step(std::int64_t step, std::span<const std::int16_t> idx_LTK);
+  void finish();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+struct RouterTrace {
+  RoutingShape shape;
+  std::int64_t tokens_per_step = 0;
+  std::vector<std::int64_t> step_S;
+  std::vector<std::int16_t> idx_SLTK;
+
+  std::span<const std::int16_t> of(std::size_t step, std::size_t layer) const;  // [tokens, top_k]
+};
+RouterTrace read_router_trace(const std::string& path);  // Error 66, 65: every id in range, no expert twice for a token
+
+}  // namespace moe

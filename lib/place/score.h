@@ -1,0 +1,62 @@
+// What a placement brings, predicted from loads: rows per rank, rows that cross nodes, time of the exchange and the experts.
+// Pure functions. A token's rows of an expert with copies go to one of them by the rule of the run (ReplicaChoice). Not
+// here: making placements (solve.h), reading loads.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "lib/base/placement.h"
+#include "lib/place/loads.h"
+#include "lib/place/topology.h"
+
+namespace moe {
+
+// Which copy a token takes. kSpread: the copies in turn, so that each gets an equal part. kNearest: one on the own rank,
+// else those of the own node in turn, else all in turn.
+enum class ReplicaChoice : std::uint8_t { kSpread, kNearest };
+
+// Rows per rank, in the unit of load_E. Tokens come from all ranks alike.
+std::vector<double> rank_loads(const LayerPlacement& placed, const LayerLoads& loads, const Topology& topology,
+                               ReplicaChoice choice = ReplicaChoice::kSpread);
+double max_over_mean(const std::vector<double>& load_R);  // 1 when nothing is loaded
+
+// No placement of num_slots slots on num_ranks ranks has a smaller max over mean: the mean, the heaviest single copy when
+// an expert has at most `most_copies` of them, and (without copies) the best that pigeonholes allow.
+double lower_bound(const std::vector<double>& load_E, int num_slots, int num_ranks);
+
+// Rows (one per token and distinct node other than the token's own) that cross nodes, per token: exact over sample_TK if it
+// is there, else from the co-activation (how, score.cpp says), else NaN. Tokens come from all ranks alike.
+double inter_node_rows_per_token(const LayerPlacement& placed, const LayerLoads& loads, int top_k, const Topology& topology,
+                                 ReplicaChoice choice = ReplicaChoice::kSpread);
+
+// What a step costs in one layer, forward and backward, by the slowest rank and the slowest link.
+struct CostModel {
+  double seconds_per_row = 0;              // of an expert, forward and backward
+  double row_bytes = 0;                    // sent for a row: all of dispatch and combine, forward and backward
+  double inter_node_bytes_per_second = 0;  // of a node's link, each direction; 0: not counted
+};
+struct LayerScore {
+  std::vector<double> rank_load_R;
+  double max_over_mean = 1, lower_bound = 1;
+  double inter_node_rows_per_token = 0;  // NaN: not known
+  std::vector<double> node_rows_in_N,
+      node_rows_out_N;  // rows that cross into and out of each node, per token of the group; empty: not known
+  double seconds = 0;   // of one step of `tokens_per_step` tokens of the group, by the cost model
+};
+struct PlanScore {
+  std::vector<LayerScore> of_layer;
+  double mean_max_over_mean = 1, worst_max_over_mean = 1;
+  double inter_node_rows_per_token = 0;  // mean over layers
+  double seconds = 0;                    // sum over layers
+};
+PlanScore score(const Placement& placement, const Loads& loads, const Topology& topology, const CostModel& cost,
+                double tokens_per_step, ReplicaChoice choice = ReplicaChoice::kSpread);
+
+// What changing from one placement to another moves: copies of experts that a rank gets and did not have.
+struct Move {
+  int layer, expert, from_rank, to_rank;  // from: the nearest rank that has it (own node first, then lowest); layer: model's
+};
+std::vector<Move> moves(const Placement& before, const Placement& after, const Topology& topology);
+
+}  // namespace moe

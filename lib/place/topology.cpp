@@ -1,0 +1,1 @@
+#include "lib/place/topology.h"
