@@ -46,7 +46,8 @@ struct TestRank {
     const Cut part{place.ep, shape.ep};
     const auto n = static_cast<std::int64_t>(expert_order.size());
     ParamLayout layout;
-    layout.experts.assign(expert_order.begin() + part.begin(n), expert_order.begin() + part.end(n));
+    for (auto i = part.begin(n); i < part.end(n); ++i)
+      layout.layer2experts[0].push_back({expert_order[static_cast<std::size_t>(i)]});
     layout.dense = {dense_rank(), shape.shard * shape.ep};
     layout.expert = {place.shard, shape.shard};
     layout.zero = zero;

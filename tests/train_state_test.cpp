@@ -45,8 +45,9 @@ ParamLayout layout_of(const Mesh& mesh, int rank) {
   const int shard = rank / mesh.ep, ep = rank % mesh.ep;
   const Cut places{ep, mesh.ep};
   const auto n = static_cast<std::int64_t>(mesh.experts.size());
-  const std::vector<int> mine(mesh.experts.begin() + places.begin(n), mesh.experts.begin() + places.end(n));
-  return {mine, {rank, mesh.size()}, {shard, mesh.shard}, mesh.zero};
+  std::vector<LocalExpert> mine;
+  for (auto i = places.begin(n); i < places.end(n); ++i) mine.push_back({mesh.experts[static_cast<std::size_t>(i)]});
+  return {{mine}, {rank, mesh.size()}, {shard, mesh.shard}, mesh.zero};
 }
 
 std::vector<std::unique_ptr<Model>> ranks_of(const Mesh& mesh, DType dtype) {
@@ -70,7 +71,7 @@ void for_each_element(Model& model, Visit visit) {
       std::int64_t global_row = p.shard_begin + row;
       if (p.spec.is_expert) {
         const std::int64_t place = global_row / p.spec.shape[1];
-        const int expert = model.params().layout().experts[static_cast<std::size_t>(place)];
+        const int expert = model.params().layout().layer2experts[0][static_cast<std::size_t>(place)].id;
         global_row = expert * p.spec.shape[1] + global_row % p.spec.shape[1];
       }
       for (std::int64_t c = 0; c < p.shard_cols; ++c) {

@@ -67,7 +67,7 @@ struct Part {
   std::int64_t global_of(const Param& p, std::int64_t i) const {
     if (!p.spec.is_expert) return i;
     const std::int64_t per_expert = p.spec.shape[1] * p.spec.shape[2];
-    return layout.experts[static_cast<std::size_t>(i / per_expert)] * per_expert + i % per_expert;
+    return layout.layer2experts[0][static_cast<std::size_t>(i / per_expert)].id * per_expert + i % per_expert;
   }
 };
 

@@ -4,6 +4,7 @@
 // (lib/comm/expert_map.h).
 #pragma once
 
+#include <cstdint>
 #include <span>
 #include <string>
 #include <vector>
@@ -19,6 +20,10 @@ struct LayerPlacement {
   std::vector<int> slot2rank() const;
   bool operator==(const LayerPlacement&) const = default;
 };
+
+// Which copy of an expert a token takes. kSpread: the copies in turn, token by token, so that each gets an equal part.
+// kNearest: the one on the own rank, else those of the own node in turn, else all in turn.
+enum class ReplicaChoice : std::uint8_t { kSpread, kNearest };
 
 // Of all MoE layers of a model.
 struct Placement {

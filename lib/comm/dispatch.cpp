@@ -43,10 +43,17 @@ Route::~Route() = default;
 Route::Route(Route&&) noexcept = default;
 Route& Route::operator=(Route&&) noexcept = default;
 
+Dispatcher::Dispatcher(Comm& comm, const std::vector<int>& rank2node, std::span<const LayerMap> maps, DispatchMode mode,
+                       Stream& stream, const Kernels& kernels)
+    : state_(new State{.comm = comm, .stream = stream, .permute = kernels.permute, .ways = {comm.rank(), rank2node, mode}}) {
+  for (const LayerMap& map : maps) {
+    state_->maps.emplace_back(state_->ways, map.map);
+    state_->choices.push_back(map.choice);
+  }
+}
 Dispatcher::Dispatcher(Comm& comm, const std::vector<int>& rank2node, const ExpertMap& map, DispatchMode mode,
                        Stream& stream, const Kernels& kernels)
-    : state_(new State{
-          .comm = comm, .stream = stream, .permute = kernels.permute, .ways = {comm.rank(), rank2node, map, mode}}) {}
+    : Dispatcher(comm, rank2node, std::vector<LayerMap>{{map, {}}}, mode, stream, kernels) {}
 Dispatcher::~Dispatcher() = default;
 
 DispatchMode Dispatcher::mode() const { return state_->ways.mode; }

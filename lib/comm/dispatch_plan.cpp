@@ -22,14 +22,14 @@ void expect_experts(std::span<const std::int32_t> idx_N, std::span<const float> 
 
 }  // namespace
 
-void Dispatcher::State::count_other_nodes(PacketView tokens, Route::Hops& hops) {
+void Dispatcher::State::count_other_nodes(PacketView tokens, const ExpertWays& experts, Route::Hops& hops) {
   hops.num_other_nodes = 0;
   if (std::find(ways.is_far_R.begin(), ways.is_far_R.end(), true) == ways.is_far_R.end()) return;
   last_token_of_node.assign(ways.is_far_R.size(), -1);
   std::size_t slot = 0;
   for (std::size_t t = 0; t < tokens.num_entries_P.size(); ++t)
     for (int k = 0; k < tokens.num_entries_P[t]; ++k, ++slot) {
-      const std::int32_t e = tokens.expert_N[slot], node = e < 0 ? -1 : ways.expert2other_node_E[e];
+      const std::int32_t e = tokens.expert_N[slot], node = e < 0 ? -1 : experts.expert2other_node_E[e];
       if (node < 0 || last_token_of_node[node] == static_cast<std::int32_t>(t)) continue;
       last_token_of_node[node] = static_cast<std::int32_t>(t);
       ++hops.num_other_nodes;
@@ -128,21 +128,26 @@ void Dispatcher::State::exchange_hop2(PacketView tokens, Route::Hops& hops) {
 }
 
 void Dispatcher::plan(std::span<const std::int32_t> idx_N, std::span<const float> gate_N, int top_k, Route& route,
-                      std::span<float> gate_R) {
+                      std::span<float> gate_R, std::size_t map) {
   State& s = *state_;
-  expect_experts(idx_N, gate_N, top_k, static_cast<int>(s.ways.expert2bucket_E.size()));
+  const ExpertWays& experts = s.maps.at(map);
+  if (!s.choices[map].empty()) {
+    s.choices[map][0].choose(idx_N, top_k, s.chosen_N);
+    idx_N = s.chosen_N;
+  }
+  expect_experts(idx_N, gate_N, top_k, static_cast<int>(experts.expert2bucket_E.size()));
   if (!route.hops) route.hops = std::make_unique<Route::Hops>();
   Route::Hops& hops = *route.hops;
   hops.num_slots = static_cast<std::int64_t>(idx_N.size());
   hops.num_tokens = hops.num_slots / top_k;
   s.tokens_num_entries.assign(hops.num_tokens, top_k);
   const PacketView tokens{s.tokens_num_entries, idx_N, gate_N};
-  s.count_other_nodes(tokens, hops);
-  split_packets(tokens, s.ways.expert2bucket_E, s.num_buckets(), hops.out);
+  s.count_other_nodes(tokens, experts, hops);
+  split_packets(tokens, experts.expert2bucket_E, s.num_buckets(), hops.out);
   s.exchange_hop1(tokens, hops);
-  split_packets(s.arrived.view(), s.ways.expert2inside_E, s.num_inside(), hops.forward);
+  split_packets(s.arrived.view(), experts.expert2inside_E, s.num_inside(), hops.forward);
   s.exchange_hop2(tokens, hops);
-  sort_arrived(s.here, s.ways, route, gate_R);
+  sort_arrived(s.here, experts, route, gate_R);
   if (s.alone())
     shorten_for_one_rank(hops);
   else

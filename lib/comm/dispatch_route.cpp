@@ -122,21 +122,21 @@ std::int64_t Route::Hops::num_arrived() const {
 }
 std::int64_t Route::Hops::num_u() const { return forwarded_F.back().row + forwarded_F.back().num_rows; }
 
-void sort_arrived(const PacketList& here, const DispatchWays& ways, Route& route, std::span<float> gate_R) {
+void sort_arrived(const PacketList& here, const ExpertWays& experts, Route& route, std::span<float> gate_R) {
   const auto R = static_cast<std::int64_t>(here.expert_N.size());
   expect_int32(R, "rows of one rank");
   if (R > static_cast<std::int64_t>(gate_R.size()))
     throw Error(Exit::kInternal, "dispatch: expected at most " + std::to_string(gate_R.size()) + " rows on rank " +
-                                     std::to_string(ways.rank) + ", found " + std::to_string(R));
+                                     std::to_string(experts.rank) + ", found " + std::to_string(R));
   Route::Hops& hops = *route.hops;
   route.num_rows = R;
-  route.psum_rows_L1.assign(ways.num_local_experts + 1, 0);
+  route.psum_rows_L1.assign(experts.num_local_experts + 1, 0);
   for (const std::int32_t e : here.expert_N) {
-    const std::int32_t local = ways.expert2local_E.at(static_cast<std::size_t>(e));
+    const std::int32_t local = experts.expert2local_E.at(static_cast<std::size_t>(e));
     if (local < 0) throw Error(Exit::kInternal, "dispatch: expert " + std::to_string(e) + " came to the wrong rank");
     ++route.psum_rows_L1[local + 1];
   }
-  for (int l = 0; l < ways.num_local_experts; ++l) route.psum_rows_L1[l + 1] += route.psum_rows_L1[l];
+  for (int l = 0; l < experts.num_local_experts; ++l) route.psum_rows_L1[l + 1] += route.psum_rows_L1[l];
   std::vector<std::int64_t> next_row_L = route.psum_rows_L1;
   hops.row2u_R.resize(R);
   hops.entry2row_R.resize(R);
@@ -145,7 +145,7 @@ void sort_arrived(const PacketList& here, const DispatchWays& ways, Route& route
   std::int64_t entry = 0;
   for (std::int64_t u = 0; u < U; ++u)
     for (int i = 0; i < here.num_entries_P[u]; ++i, ++entry) {
-      const auto row = static_cast<std::int32_t>(next_row_L[ways.expert2local_E[here.expert_N[entry]]]++);
+      const auto row = static_cast<std::int32_t>(next_row_L[experts.expert2local_E[here.expert_N[entry]]]++);
       hops.row2u_R[row] = static_cast<std::int32_t>(u);
       hops.entry2row_R[entry] = row;
       hops.u2rows.rows[u * hops.u2rows.stride + i] = row;

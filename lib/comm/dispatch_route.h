@@ -80,7 +80,7 @@ struct Route::Hops {
 
 // Counting sort of what arrived by (local expert, order of arrival): row2u, entry2row, u2rows, num_rows, psum_rows_L1 and
 // gate_R (=).
-void sort_arrived(const PacketList& here, const DispatchWays& ways, Route& route, std::span<float> gate_R);
+void sort_arrived(const PacketList& here, const ExpertWays& experts, Route& route, std::span<float> gate_R);
 // arrived2sums and token2sums (=), when all splits and ranges are there.
 void find_sums(const DispatchWays& ways, Route::Hops& hops);
 // One rank alone: row2u (=) row -> token and token2sums (=) token -> rows, so that rows are copied once.

@@ -87,6 +87,8 @@ struct Dispatcher::State {
   Stream& stream;
   const PermuteKernels permute;
   const DispatchWays ways;
+  std::vector<ExpertWays> maps;                  // by number of the map
+  std::vector<std::vector<SlotChoice>> choices;  // none or one of each
   DispatchTraffic traffic;
   MessageBatch batch;
   // dispatch(): out_rows and forward_rows are sent, arrived_rows come by hop 1, here_rows is U. combine(): here_rows holds
@@ -94,7 +96,7 @@ struct Dispatcher::State {
   RowBuffer out_rows, forward_rows, arrived_rows, here_rows;
   // plan(): what tokens, hop 1 and hop 2 brought.
   PacketList arrived, here;
-  std::vector<std::int32_t> tokens_num_entries, words_out, words_in;
+  std::vector<std::int32_t> chosen_N, tokens_num_entries, words_out, words_in;
   std::vector<std::int32_t> last_token_of_node;
   std::vector<float> out_values, forward_values, arrived_values, here_values;  // return_gates()
 
@@ -103,7 +105,7 @@ struct Dispatcher::State {
   int num_inside() const { return static_cast<int>(ways.inside.size()); }
 
   // plan(), in this order
-  void count_other_nodes(PacketView tokens, Route::Hops& hops);
+  void count_other_nodes(PacketView tokens, const ExpertWays& experts, Route::Hops& hops);
   void count_hop1(Route::Hops& hops);
   void exchange_hop1(PacketView tokens, Route::Hops& hops);
   void count_hop2(Route::Hops& hops);

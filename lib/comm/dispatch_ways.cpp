@@ -40,13 +40,12 @@ void expect_sizes(std::size_t ranks, const ExpertMap& map) {
 
 }  // namespace
 
-DispatchWays::DispatchWays(int rank, std::vector<int> rank2node, const ExpertMap& map, DispatchMode wanted) : rank(rank) {
-  expect_sizes(rank2node.size(), map);
+DispatchWays::DispatchWays(int rank, std::vector<int> rank2node, DispatchMode wanted) : rank(rank) {
   const auto real_nodes = ranks_of_nodes(rank2node);
-  for (const int node : rank2node) is_far_R.push_back(node != rank2node[rank]);
-  for (const int r : map.expert2rank)
-    expert2other_node_E.push_back(!is_far_R[r] ? -1
-                                               : place_in(rank2node, rank2node[r]));  // a node is known by its lowest rank
+  for (const int node : rank2node) {
+    is_far_R.push_back(node != rank2node[rank]);
+    rank2other_node_R.push_back(is_far_R.back() ? place_in(rank2node, node) : -1);  // a node is known by its lowest rank
+  }
   mode = decided(wanted, real_nodes);
   if (mode == DispatchMode::kFlat)
     for (int r = 0; r < static_cast<int>(rank2node.size()); ++r) rank2node[r] = r;
@@ -54,7 +53,7 @@ DispatchWays::DispatchWays(int rank, std::vector<int> rank2node, const ExpertMap
   const auto nodes = ranks_of_nodes(rank2node);
   hop1 = nodes.size() > 1;
   hop2 = std::any_of(nodes.begin(), nodes.end(), has_several_ranks);
-  std::vector<std::int32_t> rank2bucket(rank2node.size());
+  rank2bucket_R.resize(rank2node.size());
   for (const auto& node : nodes)
     if (rank2node[node[0]] == rank2node[rank]) inside = node;
   self_inside = place_in(inside, rank);
@@ -64,19 +63,26 @@ DispatchWays::DispatchWays(int rank, std::vector<int> rank2node, const ExpertMap
       if (own) inside2bucket.push_back(static_cast<int>(buckets.size()));
       if (own) buckets.push_back({node[i], true});
       if (!own && i == 0) buckets.push_back({node[static_cast<std::size_t>(self_inside) % node.size()], false});
-      rank2bucket[node[i]] = static_cast<std::int32_t>(buckets.size()) - 1;
+      rank2bucket_R[node[i]] = static_cast<std::int32_t>(buckets.size()) - 1;
       if (!own && static_cast<int>(i % inside.size()) == self_inside) sources.push_back(node[i]);
     }
   }
   std::sort(sources.begin(), sources.end());
   self_bucket = inside2bucket[self_inside];
 
-  num_local_experts = static_cast<int>(map.rank2experts[rank].size());
+  for (std::size_t r = 0; r < rank2node.size(); ++r)
+    rank2inside_R.push_back(rank2node[r] == rank2node[rank] ? place_in(inside, static_cast<int>(r)) : -1);
+}
+
+ExpertWays::ExpertWays(const DispatchWays& ways, const ExpertMap& map) : rank(ways.rank) {
+  expect_sizes(ways.rank2bucket_R.size(), map);
+  num_local_experts = static_cast<int>(map.rank2experts[ways.rank].size());
   for (int e = 0; e < map.num_experts(); ++e) {
     const int r = map.expert2rank[e];
-    expert2bucket_E.push_back(rank2bucket[r]);
-    expert2inside_E.push_back(rank2node[r] == rank2node[rank] ? place_in(inside, r) : -1);
-    expert2local_E.push_back(r == rank ? map.expert2local[e] : -1);
+    expert2bucket_E.push_back(ways.rank2bucket_R[r]);
+    expert2inside_E.push_back(ways.rank2inside_R[r]);
+    expert2local_E.push_back(r == ways.rank ? map.expert2local[e] : -1);
+    expert2other_node_E.push_back(ways.rank2other_node_R[r]);
   }
 }
 

@@ -18,7 +18,7 @@ struct DispatchWays {
     bool inside;
   };
 
-  DispatchWays(int rank, std::vector<int> rank2node, const ExpertMap& map, DispatchMode wanted);
+  DispatchWays(int rank, std::vector<int> rank2node, DispatchMode wanted);
 
   DispatchMode mode;  // kFlat or kTwoLevel
   int rank;
@@ -26,14 +26,23 @@ struct DispatchWays {
   std::vector<int> sources;     // hop 1: ranks whose rows for this node come here, ascending
   std::vector<int> inside;      // hop 2: ranks of this node, ascending, this one too
   std::vector<int> inside2bucket;
-  int self_inside = 0, self_bucket = 0;           // this rank in `inside`, in `buckets`
+  int self_inside = 0, self_bucket = 0;         // this rank in `inside`, in `buckets`
+  std::vector<std::int32_t> rank2bucket_R;      // the bucket that leads to each rank
+  std::vector<std::int32_t> rank2inside_R;      // -1: on another node
+  std::vector<std::int32_t> rank2other_node_R;  // lowest rank of its real node; -1: this node
+  std::vector<bool> is_far_R;                   // rank on another real node
+  bool hop1 = false, hop2 = false;              // there is anything to do for some rank of the group: the same on all ranks
+};
+
+// The same of experts, as a map has them.
+struct ExpertWays {
+  ExpertWays(const DispatchWays& ways, const ExpertMap& map);
+
   std::vector<std::int32_t> expert2bucket_E;      // of every expert
   std::vector<std::int32_t> expert2inside_E;      // -1: on another node
   std::vector<std::int32_t> expert2local_E;       // -1: on another rank
   std::vector<std::int32_t> expert2other_node_E;  // lowest rank of its real node; -1: this node
-  std::vector<bool> is_far_R;                     // rank on another real node
-  int num_local_experts = 0;
-  bool hop1 = false, hop2 = false;  // there is anything to do for some rank of the group: the same on all ranks
+  int rank, num_local_experts;
 };
 
 }  // namespace moe

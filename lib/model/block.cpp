@@ -58,7 +58,7 @@ void plan_rows(const SegmentArgs& a) {
   if (plan.num_dropped > 0)
     for (std::size_t i = 0; i < idx.size(); ++i)
       if (plan.slot2row_N[i] < 0) idx[i] = -1;
-  b.dispatcher->plan(idx, s.gate_TK, b.config.top_k, *plan.route, s.gate_R);
+  b.dispatcher->plan(idx, s.gate_TK, b.config.top_k, *plan.route, s.gate_R, b.expert_map);
   plan.num_rows = plan.route->num_rows;
   plan.psum_rows_L1 = plan.route->psum_rows_L1;
 }

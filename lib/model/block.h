@@ -65,6 +65,7 @@ struct BlockContext {
   BlockStash& stash;
   RoutingTally* tally;     // nullptr in dense blocks
   Dispatcher* dispatcher;  // nullptr: all experts are here
+  std::size_t expert_map;  // the dispatcher's, of this layer
   std::span<const std::int32_t> expert2node;
   int num_nodes;
 

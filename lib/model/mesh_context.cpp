@@ -19,13 +19,40 @@ std::vector<int> nodes_of_group(const World& world, const MeshShape& shape, Mesh
   return nodes;
 }
 
+LayerPlacement in_order(LayerPlacement placed) {
+  for (auto& experts : placed.rank2experts) std::sort(experts.begin(), experts.end());
+  return placed;
+}
+
 Comm* if_shared(const std::unique_ptr<Comm>& comm) { return comm && comm->size() > 1 ? comm.get() : nullptr; }
+
+}  // namespace
+
+namespace {
+
+// The experts of rank `ep`; a copy is one that a rank before has.
+std::vector<LocalExpert> local_experts(const LayerPlacement& placed, int ep) {
+  std::vector<LocalExpert> mine;
+  for (const int id : placed.rank2experts[static_cast<std::size_t>(ep)]) {
+    const auto before = placed.rank2experts.begin() + ep;
+    mine.push_back({id, std::any_of(placed.rank2experts.begin(), before, [id](const auto& experts) {
+                      return std::find(experts.begin(), experts.end(), id) != experts.end();
+                    })});
+  }
+  std::sort(mine.begin(), mine.end(), [](const LocalExpert& a, const LocalExpert& b) { return a.id < b.id; });
+  return mine;
+}
 
 }  // namespace
 
 ParamLayout layout_of(const MeshOptions& o, const MeshPlace& place, int num_experts) {
   ParamLayout layout;
-  layout.experts = linear_expert_map(num_experts, o.shape.ep).rank2experts[static_cast<std::size_t>(place.ep)];
+  if (o.plan.layers.empty())
+    layout.layer2experts = {local_experts(linear_layer(num_experts, o.shape.ep), place.ep)};
+  else
+    layout.layer2experts.resize(std::max<std::size_t>(2, static_cast<std::size_t>(o.plan.layers.back()) + 1));
+  for (std::size_t i = 0; i < o.plan.layers.size(); ++i)
+    layout.layer2experts[static_cast<std::size_t>(o.plan.layers[i])] = local_experts(o.plan.placed[i], place.ep);
   layout.dense = {place.shard * o.shape.ep + place.ep, o.shape.shard * o.shape.ep};
   layout.expert = {place.shard, o.shape.shard};
   layout.zero = o.zero;
@@ -36,15 +63,45 @@ MeshContext::MeshContext(World& world, const MeshOptions& options, int num_exper
     : world_(world),
       options_(options),
       place_(place_of(options.shape, world.rank())),
-      experts_(linear_expert_map(num_experts, options.shape.ep)),
+      num_experts_(num_experts),
       layout_(layout_of(options, place_, num_experts)),
       lane_stream_(1) {
   const std::vector<int> rank2node = nodes_of_group(world, options.shape, place_);
   num_nodes_ = 1 + *std::max_element(rank2node.begin(), rank2node.end());
-  for (const int rank : experts_.expert2rank) expert2node_.push_back(rank2node[static_cast<std::size_t>(rank)]);
+  if (options.plan.layers.empty()) {
+    add_map(linear_layer(num_experts, options.shape.ep), rank2node);
+    layer2map_ = {0};
+  } else {
+    layer2map_.resize(layout_.layer2experts.size());
+    for (std::size_t i = 0; i < options.plan.layers.size(); ++i) {
+      const LayerPlacement placed = in_order(options.plan.placed[i]);
+      const auto known = std::find_if(maps_.begin(), maps_.end(), [&](const LayerExperts& m) { return m.placed == placed; });
+      layer2map_[static_cast<std::size_t>(options.plan.layers[i])] = static_cast<std::size_t>(known - maps_.begin());
+      if (known == maps_.end()) add_map(placed, rank2node);
+    }
+  }
   lane().call("split", [this] { comms_ = split_mesh(world_.comm(), options_.shape); });
   if (options.shape.ep == 1) return;
-  dispatcher_ = std::make_unique<Dispatcher>(*comms_.ep, rank2node, experts_, options.dispatch, lane_stream_, kernels);
+  std::vector<LayerMap> maps;
+  for (const LayerExperts& m : maps_)
+    maps.push_back(LayerMap::of(m.placed, num_experts, rank2node, place_.ep, options.replica_choice));
+  dispatcher_ = std::make_unique<Dispatcher>(*comms_.ep, rank2node, maps, options.dispatch, lane_stream_, kernels);
+}
+
+void MeshContext::add_map(const LayerPlacement& placed, const std::vector<int>& rank2node) {
+  maps_.push_back({placed, std::vector<std::int32_t>(static_cast<std::size_t>(num_experts_), -1)});
+  for (std::size_t r = 0; r < placed.rank2experts.size(); ++r)
+    for (const int e : placed.rank2experts[r])
+      if (std::int32_t& node = maps_.back().expert2node[static_cast<std::size_t>(e)]; node < 0) node = rank2node[r];
+}
+
+std::vector<ParamLayout> MeshContext::dense_layouts() const {
+  std::vector<ParamLayout> layouts;
+  if (!options_.plan.has_replicas()) return layouts;
+  MeshPlace place = place_;
+  for (place.shard = 0; place.shard < options_.shape.shard; ++place.shard)
+    for (place.ep = 0; place.ep < options_.shape.ep; ++place.ep) layouts.push_back(layout_of(options_, place, num_experts_));
+  return layouts;
 }
 
 MeshContext::~MeshContext() = default;
@@ -55,20 +112,25 @@ void MeshContext::check_node_limit(const ModelConfig& c) const {
   if (c.num_groups_kept < c.num_expert_groups)
     throw Error(Exit::kUsage, "--max-nodes-per-token: expected no other limit, found --groups-kept " +
                                   std::to_string(c.num_groups_kept) + " of " + std::to_string(c.num_expert_groups));
-  std::vector<int> experts_of(static_cast<std::size_t>(num_nodes_));
-  for (const std::int32_t node : expert2node_) ++experts_of[static_cast<std::size_t>(node)];
-  std::sort(experts_of.begin(), experts_of.end());
-  const int fewest = std::accumulate(experts_of.begin(), experts_of.begin() + kept, 0);
-  if (fewest < c.top_k)
-    throw Error(Exit::kUsage,
-                "--max-nodes-per-token: expected nodes that hold --top-k " + std::to_string(c.top_k) +
-                    " experts together, found " + std::to_string(fewest) + " in the smallest " + std::to_string(kept) +
-                    " of " + std::to_string(num_nodes_),
-                "allow more nodes, or choose fewer experts");
+  if (options_.plan.has_replicas())
+    throw Error(Exit::kUsage, "--max-nodes-per-token: expected a plan without copies, found copies of experts",
+                "the limit is by the node that an expert is on");
+  for (const LayerExperts& m : maps_) {
+    std::vector<int> experts_of(static_cast<std::size_t>(num_nodes_));
+    for (const std::int32_t node : m.expert2node) ++experts_of[static_cast<std::size_t>(node)];
+    std::sort(experts_of.begin(), experts_of.end());
+    const int fewest = std::accumulate(experts_of.begin(), experts_of.begin() + kept, 0);
+    if (fewest < c.top_k)
+      throw Error(Exit::kUsage,
+                  "--max-nodes-per-token: expected nodes that hold --top-k " + std::to_string(c.top_k) +
+                      " experts together, found " + std::to_string(fewest) + " in the smallest " + std::to_string(kept) +
+                      " of " + std::to_string(num_nodes_),
+                  "allow more nodes, or choose fewer experts");
+  }
 }
 
 UnitComms MeshContext::unit_comms() const {
-  return {if_shared(comms_.dense), if_shared(comms_.shard), if_shared(comms_.replicate)};
+  return {if_shared(comms_.dense), if_shared(comms_.shard), if_shared(comms_.replicate), dense_layouts()};
 }
 
 }  // namespace moe

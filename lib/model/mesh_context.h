@@ -18,17 +18,20 @@ struct MeshOptions {
   int zero = 3;
   DispatchMode dispatch = DispatchMode::kAuto;
   bool overlap = true;  // compute while the lane communicates; false: wait for each exchange at once
-  bool halves = true;   // with overlap: two halves of a micro-batch in turn, so that one computes while rows of the other travel
+  Placement plan;       // of the expert-parallel group; without layers: linear in all of them
+  ReplicaChoice replica_choice = ReplicaChoice::kSpread;
+  bool halves =
+      true;  // with overlap: two halves of a micro-batch in turn, so that one computes while rows of the other travel
 };
 
-// Part of the parameters of the rank at `place`, experts in linear order.
+// Part of the parameters of the rank at `place`. Inside a rank experts are in ascending order, whatever the plan says.
 ParamLayout layout_of(const MeshOptions& options, const MeshPlace& place, int num_experts);
 
 class MeshContext {
  public:
   // A collective call: makes the groups.
   MeshContext(World& world, const MeshOptions& options, int num_experts, const Kernels& kernels);
-  // Error(kUsage) if some choice of max_nodes_per_token nodes holds fewer than top_k experts.
+  // Error(kUsage) if some choice of max_nodes_per_token nodes holds fewer than top_k experts, or experts have copies.
   void check_node_limit(const ModelConfig& config) const;
   ~MeshContext();
   MeshContext(const MeshContext&) = delete;
@@ -38,23 +41,35 @@ class MeshContext {
   CommLane& lane() const { return world_.lane(); }
   const MeshOptions& options() const { return options_; }
   const MeshPlace& place() const { return place_; }
-  const ExpertMap& experts() const { return experts_; }
+  const LayerPlacement& placed(int layer) const { return of_layer(layer).placed; }
   const ParamLayout& layout() const { return layout_; }
   int num_ranks() const { return options_.shape.size(); }
   UnitComms unit_comms() const;
   Comm& dense_comm() const { return *comms_.dense; }
+  // How the rank at each place of the dense group cuts the model; empty unless some expert has copies.
+  std::vector<ParamLayout> dense_layouts() const;
   Dispatcher* dispatcher() const { return dispatcher_.get(); }  // nullptr: all experts are here
-  // Nodes of the expert-parallel group, numbered 0, 1, ... in the order of its ranks.
-  const std::vector<std::int32_t>& expert2node() const { return expert2node_; }
+  std::size_t map_of(int layer) const { return layer2map_[layer2map_.size() == 1 ? 0 : static_cast<std::size_t>(layer)]; }
+  // Nodes of the expert-parallel group, numbered 0, 1, ... in the order of its ranks. Of an expert with copies the first.
+  const std::vector<std::int32_t>& expert2node(int layer) const { return of_layer(layer).expert2node; }
   int num_nodes() const { return num_nodes_; }
 
  private:
+  // Layers whose experts lie alike share one.
+  struct LayerExperts {
+    LayerPlacement placed;
+    std::vector<std::int32_t> expert2node;
+  };
+  const LayerExperts& of_layer(int layer) const { return maps_[map_of(layer)]; }
+  void add_map(const LayerPlacement& placed, const std::vector<int>& rank2node);
+
   World& world_;
   MeshOptions options_;
   MeshPlace place_;
-  ExpertMap experts_;
+  int num_experts_;
   ParamLayout layout_;
-  std::vector<std::int32_t> expert2node_;
+  std::vector<LayerExperts> maps_;
+  std::vector<std::size_t> layer2map_;  // one entry: all layers alike
   int num_nodes_ = 1;
   MeshComms comms_;
   Stream lane_stream_;

@@ -28,7 +28,8 @@ BlockContext block_context(Model& model, const PassOptions& o, const Env& env, c
           .stash = track.stash,
           .tally = dense ? nullptr : &tally,
           .dispatcher = model.mesh().dispatcher(),
-          .expert2node = model.mesh().expert2node(),
+          .expert_map = dense ? 0 : model.mesh().map_of(layer),
+          .expert2node = dense ? std::span<const std::int32_t>{} : model.mesh().expert2node(layer),
           .num_nodes = model.mesh().num_nodes()};
 }
 

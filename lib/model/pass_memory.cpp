@@ -67,7 +67,7 @@ int num_tracks(const PassOptions& pass, const MeshOptions& mesh) {
 Pass::Pass(Model& model, const PassOptions& options, Env env)
     : model_(model), options_(options), env_(env), tallies_(static_cast<std::size_t>(model.config().num_layers)) {
   const ModelConfig& c = model.config();
-  const int num_experts_here = static_cast<int>(model.params().layout().experts.size());
+  const int num_experts_here = static_cast<int>(model.params().layout().most_experts());
   const auto take = [&](Arena& arena) {
     const MeshOptions& mesh = model.mesh().options();
     return take_memory(arena, c, model.dtype(), options, mesh, max_rows(c, mesh.shape, num_experts_here));
@@ -105,7 +105,7 @@ ModelMemory predict_memory(const ModelConfig& config, DType dtype, const PassOpt
     m.grads += 4 * (layout.zero >= 2 ? shard : all);
     m.moments += 8 * shard;
   }
-  const RowsOfTokens balanced = balanced_rows(config, mesh.shape, static_cast<int>(layout.experts.size()));
+  const RowsOfTokens balanced = balanced_rows(config, mesh.shape, static_cast<int>(layout.most_experts()));
   take_memory(activations, config, dtype, pass, mesh,
               [&](std::int64_t tokens) { return rows_of_track >= 0 ? rows_of_track : balanced(tokens); });
   m.activations = activations.used_bytes();

@@ -12,7 +12,13 @@ void zero(float* data, std::int64_t n) { std::fill_n(data, n, 0.0f); }
 
 UnitGradients::UnitGradients(ParamStore& store, const UnitList& list, const UnitBuffers& buffers, const UnitComms& comms,
                              CommLane& lane, int num_replicas)
-    : store_(store), list_(list), staging_(buffers.staging), comms_(comms), lane_(lane), num_replicas_(num_replicas) {
+    : store_(store),
+      list_(list),
+      staging_(buffers.staging),
+      comms_(comms),
+      copies_(store, list, comms.dense, comms.dense_layouts),
+      lane_(lane),
+      num_replicas_(num_replicas) {
   for (std::size_t k = 0; k < kNumUnitKinds; ++k)
     for (std::byte* data : buffers.grads[k]) buffers_.push_back({.kind = static_cast<UnitKind>(k), .data = data});
 }
@@ -85,9 +91,11 @@ void UnitGradients::reduce(int index, bool last) {
   if (uses_buffers(unit) && !buffer)
     throw std::logic_error("unit " + unit.name + ": expected begin_gradients() before reduce_gradients()");
   const bool over_group = unit.is_cut() && (buffer || last), over_replicas = last && num_replicas_ > 1;
-  if (!over_group && !over_replicas) return;
-  last_ticket_ = lane_.submit("reduce", [this, &unit, over_group, over_replicas, tensors = contributions(unit)] {
+  const bool over_copies = last && copies_.has_copies(index);
+  if (!over_group && !over_copies && !over_replicas) return;
+  last_ticket_ = lane_.submit("reduce", [=, this, &unit, tensors = contributions(unit)] {
     if (over_group) reduce_group(unit, tensors);
+    if (over_copies) copies_.sum(index);
     if (over_replicas) reduce_replicas(unit);
   });
   if (!buffer) return;

@@ -3,12 +3,14 @@
 //     added to the shards
 //   zero 1: kernels add into the whole gradients of the store; the last reduction of a step puts the sum into the shards and
 //     zeroes the other rows
+// In the last reduction of a step gradients of copies of experts are summed too, then the replicas'.
 // Not here: weights (unit_weights.h), the exchange itself (row_exchange.h).
 #pragma once
 
 #include <vector>
 
 #include "lib/comm/lane.h"
+#include "lib/parallel/copy_gradients.h"
 #include "lib/parallel/row_exchange.h"
 #include "lib/parallel/unit_list.h"
 #include "lib/parallel/units.h"
@@ -46,6 +48,7 @@ class UnitGradients {
   const UnitList& list_;
   std::span<float> staging_;
   UnitComms comms_;
+  CopyGradients copies_;
   CommLane& lane_;
   int num_replicas_;
   std::vector<Buffer> buffers_;

@@ -11,11 +11,9 @@ constexpr std::string_view kLayers = "layers.", kEmbedding = "embedding.", kHead
 
 std::size_t aligned(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
 
-int layer_of(const std::string& name) { return name.starts_with(kLayers) ? std::stoi(name.substr(kLayers.size())) : -1; }
-
 std::string unit_name(const ParamSpec& spec) {
   if (spec.name.starts_with(kEmbedding)) return "embedding";
-  const int layer = layer_of(spec.name);
+  const int layer = spec.layer();
   if (layer < 0) return "head";
   return std::string(kLayers) + std::to_string(layer) + (spec.is_expert ? ".experts" : "");
 }
@@ -86,7 +84,7 @@ UnitList::UnitList(const ParamStore& store) {
 
 // Where the number of the parameter's unit is kept.
 int& UnitList::index_of(const ParamSpec& spec) {
-  const int layer = layer_of(spec.name);
+  const int layer = spec.layer();
   if (layer < 0) return spec.name.starts_with(kEmbedding) ? embedding : head;
   if (static_cast<std::size_t>(layer) >= dense.size()) {
     dense.resize(static_cast<std::size_t>(layer) + 1, -1);
@@ -98,7 +96,7 @@ int& UnitList::index_of(const ParamSpec& spec) {
 int UnitList::unit_of(const ParamSpec& spec, const ParamLayout& layout) {
   int& index = index_of(spec);
   if (index >= 0) return index;
-  UnitKind kind = layer_of(spec.name) < 0 ? UnitKind::kEnds : UnitKind::kBlock;
+  UnitKind kind = spec.layer() < 0 ? UnitKind::kEnds : UnitKind::kBlock;
   if (spec.is_expert) kind = UnitKind::kExperts;
   units.push_back({.name = unit_name(spec), .kind = kind, .cut = spec.is_expert ? layout.expert : layout.dense});
   return index = static_cast<int>(units.size()) - 1;

@@ -23,6 +23,7 @@ struct UnitComms {
   Comm* dense = nullptr;
   Comm* expert = nullptr;
   Comm* replicate = nullptr;
+  std::vector<ParamLayout> dense_layouts{};  // of each rank of `dense`, if some expert has copies
 };
 
 class Units {

@@ -12,10 +12,6 @@
 
 namespace moe {
 
-// Which copy a token takes. kSpread: the copies in turn, so that each gets an equal part. kNearest: one on the own rank,
-// else those of the own node in turn, else all in turn.
-enum class ReplicaChoice : std::uint8_t { kSpread, kNearest };
-
 // Rows per rank, in the unit of load_E. Tokens come from all ranks alike.
 std::vector<double> rank_loads(const LayerPlacement& placed, const LayerLoads& loads, const Topology& topology,
                                ReplicaChoice choice = ReplicaChoice::kSpread);

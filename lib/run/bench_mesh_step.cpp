@@ -232,10 +232,16 @@ class MeshStepRun {
       r.*part = by_rank(bytes_held(model_.params(), o_.dtype, part))[rank];
   }
 
-  std::vector<std::int64_t> rows_by_rank(const std::vector<std::int64_t>& counts_E) const {
-    const ExpertMap& experts = mesh_.experts();
-    std::vector<std::int64_t> rows(static_cast<std::size_t>(experts.num_ranks()));
-    for (std::size_t e = 0; e < counts_E.size(); ++e) rows[static_cast<std::size_t>(experts.expert2rank[e])] += counts_E[e];
+  // Copies get equal parts.
+  std::vector<std::int64_t> rows_by_rank(const std::vector<std::int64_t>& counts_E, int layer) const {
+    const LayerPlacement& placed = mesh_.placed(layer);
+    std::vector<std::int64_t> copies(counts_E.size()), rows;
+    for (const int e : placed.slot2expert()) ++copies[static_cast<std::size_t>(e)];
+    for (const auto& experts : placed.rank2experts) {
+      rows.push_back(0);
+      for (const auto e : experts)
+        rows.back() += counts_E[static_cast<std::size_t>(e)] / copies[static_cast<std::size_t>(e)];
+    }
     return rows;
   }
 
@@ -248,10 +254,12 @@ class MeshStepRun {
       counts.insert(counts.end(), counts_E.begin(), counts_E.end());
     }
     if (!counts.empty()) sum_over_ranks(world_, counts);
-    for (auto at = counts.begin(); at != counts.end(); at += static_cast<std::ptrdiff_t>(E)) {
+    auto at = counts.begin();
+    for (const int layer : model_.moe_layers()) {
       const std::vector<std::int64_t> counts_E(at, at + static_cast<std::ptrdiff_t>(E));
+      at += static_cast<std::ptrdiff_t>(E);
       max_vio += load_metrics(counts_E).max_vio;
-      rank_max_vio += load_metrics(rows_by_rank(counts_E)).max_vio;
+      rank_max_vio += load_metrics(rows_by_rank(counts_E, layer)).max_vio;
     }
     for (const std::int64_t c : counts) routed += static_cast<double>(c);
     if (!counts.empty()) r.max_vio = max_vio / o_.model.num_moe_layers();

@@ -52,9 +52,10 @@ std::vector<ShardBox> row_boxes(const Shape& shape, bool is_expert, std::int64_t
   return list;
 }
 
-std::vector<ShardBox> shard_boxes(const ParamStore& store, const Param& p) {
+std::vector<ShardBox> shard_boxes(const ParamStore& store, const Param& p, bool with_copies) {
   std::vector<ShardBox> list;
   for (const ShardRun& run : store.runs(p)) {
+    if (run.is_copy && !with_copies) continue;
     const std::int64_t row = run.global / p.shard_cols, rows = run.count / p.shard_cols;
     for (ShardBox& b : row_boxes(p.spec.shape, p.spec.is_expert, row, row + rows)) {
       b.at += run.at;

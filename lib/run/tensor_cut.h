@@ -26,7 +26,7 @@ std::vector<ShardBox> row_boxes(const std::vector<std::int64_t>& shape, bool is_
                                 std::int64_t end);
 std::int64_t num_rows(const std::vector<std::int64_t>& shape, bool is_expert);
 
-// What the store holds of a parameter; a box of extent 0 if it holds nothing.
-std::vector<ShardBox> shard_boxes(const ParamStore& store, const Param& param);
+// What the store holds of a parameter, with or without copies that another rank speaks for; a box of extent 0 if nothing.
+std::vector<ShardBox> shard_boxes(const ParamStore& store, const Param& param, bool with_copies = true);
 
 }  // namespace moe

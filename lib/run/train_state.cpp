@@ -66,7 +66,7 @@ std::vector<TensorSlice> state_slices(Model& model, bool with_optimizer, bool ow
   std::vector<TensorSlice> list;
   const bool has_master = model.dtype() != DType::kF32;
   for (const Param& p : model.params().all()) {
-    const std::vector<ShardBox> boxes = shard_boxes(model.params(), p);
+    const std::vector<ShardBox> boxes = shard_boxes(model.params(), p, owns_replicated);
     add_slices(p, boxes, "weight", model.dtype(), p.weight_shard, list);
     if (!with_optimizer) continue;
     if (has_master) add_slices(p, boxes, "master", DType::kF32, p.master, list);

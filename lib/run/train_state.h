@@ -13,7 +13,8 @@ namespace moe {
 
 // Slices of everything that this rank holds of `model`: its shards, cut into boxes of the logical tensors; a tensor of which
 // it holds nothing is a slice of extent 0. Without training state only weights and router biases. Router biases are on every
-// rank: all load them, one rank saves them (owns_replicated). What a load fills are the shards; weights that are also held
+// rank: all load them, one rank saves them (owns_replicated); so are copies of experts (ParamLayout), which are saved by the
+// rank that speaks for them. What a load fills are the shards; weights that are also held
 // whole (zero 1 and 2) are gathered by the caller.
 std::vector<TensorSlice> state_slices(Model& model, bool with_optimizer, bool owns_replicated = true);
 

@@ -11,9 +11,18 @@ namespace moe {
 double gradient_squares(Model& model, Env env) {
   const Cut part{model.mesh().place().replicate, model.mesh().options().shape.replicate};
   double squares = 0;
-  for (const AdamWTensor& t : model.params().adamw_tensors(0)) {
-    const std::int64_t begin = part.begin(t.n), end = part.end(t.n);
-    squares += env.kernels.adamw.sum_of_squares(env.stream, {t.g + begin, static_cast<std::size_t>(end - begin)});
+  const auto add = [&](const float* gradient, std::int64_t n) {
+    const std::int64_t begin = part.begin(n), end = part.end(n);
+    squares += env.kernels.adamw.sum_of_squares(env.stream, {gradient + begin, static_cast<std::size_t>(end - begin)});
+  };
+  const bool has_copies = model.params().layout().has_copies();
+  for (const Param& p : model.params().all()) {
+    if (!has_copies || !p.spec.is_expert) {
+      add(p.grad_shard, p.shard_size());
+      continue;
+    }
+    for (const ShardRun& run : model.params().runs(p))
+      if (!run.is_copy) add(p.grad_shard + run.at, run.count);
   }
   return squares;
 }

@@ -47,7 +47,8 @@ struct StepNews {
 };
 
 // This rank's part of the sum of squares of all gradients. Over all ranks each element is counted once: the shards of a
-// replica are disjoint, and the replicas, whose gradients are equal, share each shard out.
+// replica are disjoint but for copies of experts, which count where they are spoken for, and the replicas, whose gradients
+// are equal, share each shard out.
 double gradient_squares(Model& model, Env env);
 
 class Trainer {

@@ -3,24 +3,33 @@
 #include <algorithm>
 #include <numeric>
 #include <stdexcept>
+#include <string_view>
 
 #include "lib/base/rng.h"
 
 namespace moe {
 namespace {
 
+// What a rank has of a parameter as a matrix, and the rows that are its shard: of `cut_rows`, each of `cols` elements.
+struct Shard {
+  std::int64_t local_rows, cut_rows, begin, rows, cols;
+};
+Shard shard_of(const ParamSpec& spec, const ParamLayout& layout) {
+  const Cut& cut = spec.is_expert ? layout.expert : layout.dense;
+  std::int64_t local_rows = spec.num_rows(), cut_rows = spec.shape[0];
+  if (spec.is_expert) local_rows = cut_rows = spec.shape[1] * static_cast<std::int64_t>(layout.experts(spec.layer()).size());
+  const std::int64_t begin = cut.begin(cut_rows), rows = cut.end(cut_rows) - begin;
+  return {local_rows, cut_rows, begin, rows, cut_rows > 0 ? local_rows * spec.num_cols() / cut_rows : spec.num_cols()};
+}
+
 // Name, local shape and cut; memory comes after.
 Param describe(const ParamSpec& spec, DType dtype, const ParamLayout& layout) {
   Param p{.spec = spec};
-  const Cut& cut = spec.is_expert ? layout.expert : layout.dense;
-  std::int64_t rows = spec.num_rows(), cut_rows = spec.shape[0];
-  if (spec.is_expert) rows = cut_rows = spec.shape[1] * static_cast<std::int64_t>(layout.experts.size());
-  p.weight = {nullptr, dtype, rows, spec.num_cols(), spec.num_cols()};
-  p.grad = {nullptr, DType::kF32, rows, spec.num_cols(), spec.num_cols()};
-  p.is_cut = cut.count > 1;
-  p.shard_begin = cut.begin(cut_rows);
-  p.shard_rows = cut.end(cut_rows) - p.shard_begin;
-  p.shard_cols = cut_rows > 0 ? p.num_local() / cut_rows : spec.num_cols();
+  const Shard shard = shard_of(spec, layout);
+  p.weight = {nullptr, dtype, shard.local_rows, spec.num_cols(), spec.num_cols()};
+  p.grad = {nullptr, DType::kF32, shard.local_rows, spec.num_cols(), spec.num_cols()};
+  p.is_cut = (spec.is_expert ? layout.expert : layout.dense).count > 1;
+  p.shard_begin = shard.begin, p.shard_rows = shard.rows, p.shard_cols = shard.cols;
   return p;
 }
 
@@ -34,11 +43,27 @@ std::int64_t ParamSpec::num_elements() const {
   return std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
 }
 
+int ParamSpec::layer() const {
+  constexpr std::string_view kLayers = "layers.";
+  return name.starts_with(kLayers) ? std::stoi(name.substr(kLayers.size())) : -1;
+}
+
 ParamLayout ParamLayout::whole(int num_experts) {
   ParamLayout layout;
-  layout.experts.resize(static_cast<std::size_t>(num_experts));
-  std::iota(layout.experts.begin(), layout.experts.end(), 0);
+  for (int e = 0; e < num_experts; ++e) layout.layer2experts[0].push_back({e});
   return layout;
+}
+
+std::size_t ParamLayout::most_experts() const {
+  std::size_t most = 0;
+  for (const auto& experts : layer2experts) most = std::max(most, experts.size());
+  return most;
+}
+
+bool ParamLayout::has_copies() const {
+  return std::any_of(layer2experts.begin(), layer2experts.end(), [](const auto& experts) {
+    return std::any_of(experts.begin(), experts.end(), [](const LocalExpert& e) { return e.is_copy; });
+  });
 }
 
 ParamStore::ParamStore(Arena& arena, const std::vector<ParamSpec>& specs, DType dtype, bool training,
@@ -75,17 +100,19 @@ const Param& ParamStore::find(const std::string& name) const {
   throw std::out_of_range("no parameter is named " + name);
 }
 
-std::vector<ShardRun> ParamStore::runs(const Param& p) const {
-  if (p.shard_size() == 0) return {};
-  if (!p.spec.is_expert) return {{0, p.shard_begin * p.shard_cols, p.shard_size()}};
+std::vector<ShardRun> shard_runs(const ParamSpec& spec, const ParamLayout& layout) {
+  const Shard shard = shard_of(spec, layout);
+  if (shard.rows == 0) return {};
+  if (!spec.is_expert) return {{0, shard.begin * shard.cols, shard.rows * shard.cols}};
+  const std::vector<LocalExpert>& experts = layout.experts(spec.layer());
   std::vector<ShardRun> list;
-  const std::int64_t rows_per_expert = p.spec.shape[1], end = p.shard_begin + p.shard_rows;
-  for (std::int64_t row = p.shard_begin; row < end;) {
+  const std::int64_t rows_per_expert = spec.shape[1], end = shard.begin + shard.rows;
+  for (std::int64_t row = shard.begin; row < end;) {
     const std::int64_t place = row / rows_per_expert, next = std::min(end, (place + 1) * rows_per_expert);
-    const std::int64_t global_row =
-        layout_.experts[static_cast<std::size_t>(place)] * rows_per_expert + row % rows_per_expert;
-    const ShardRun run{(row - p.shard_begin) * p.shard_cols, global_row * p.shard_cols, (next - row) * p.shard_cols};
-    if (!list.empty() && list.back().global + list.back().count == run.global)
+    const LocalExpert& expert = experts[static_cast<std::size_t>(place)];
+    const std::int64_t global_row = expert.id * rows_per_expert + row % rows_per_expert;
+    const ShardRun run{(row - shard.begin) * shard.cols, global_row * shard.cols, (next - row) * shard.cols, expert.is_copy};
+    if (!list.empty() && list.back().global + list.back().count == run.global && list.back().is_copy == run.is_copy)
       list.back().count += run.count;
     else
       list.push_back(run);

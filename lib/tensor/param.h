@@ -20,6 +20,7 @@ struct ParamSpec {
   bool is_expert = false;           // per routed expert: a token uses top_k / num_experts of it
   bool is_input_embedding = false;  // looked up, not multiplied
 
+  int layer() const;                                // of "layers.3.router.weight" 3; -1: of no layer
   bool decays() const { return shape.size() > 1; }  // weight decay on matrices, none on norms
   std::int64_t num_elements() const;
   std::int64_t num_rows() const { return num_elements() / num_cols(); }  // as the matrix [rows, last dimension]
@@ -33,13 +34,28 @@ struct Cut {
   std::int64_t end(std::int64_t n) const { return n * (index + 1) / count; }
 };
 
+// A place of an expert-parallel rank. Of an expert with several places the first one speaks for it: what is there is saved
+// and counts in norms; the others are copies, kept equal by summing gradients (lib/parallel/copy_gradients.h).
+struct LocalExpert {
+  int id = 0;  // logical
+  bool is_copy = false;
+};
+
 // What a rank holds of a model. Experts come whole to their expert-parallel rank and are cut further by `expert`; everything
 // else is cut by `dense`. Dense tensors are cut along dimension 0 (a vector: by element), the experts of a rank along the
 // rows [experts x dimension 1] of its own experts in their order.
 struct ParamLayout {
-  std::vector<int> experts;  // logical ids in the order of their places here; may be empty
+  // Experts of a layer that are here, in the order of their places: one entry for all layers alike, or one per layer of the
+  // model.
+  std::vector<std::vector<LocalExpert>> layer2experts = {{}};
   Cut dense, expert;
   int zero = 3;  // what is sharded: 1 masters and moments, 2 gradients too, 3 weights too
+
+  const std::vector<LocalExpert>& experts(int layer) const {
+    return layer2experts[layer2experts.size() == 1 ? 0 : static_cast<std::size_t>(layer)];
+  }
+  std::size_t most_experts() const;  // of any layer
+  bool has_copies() const;
 
   static ParamLayout whole(int num_experts);
 };
@@ -69,7 +85,10 @@ struct ShardRun {
   std::int64_t at;      // in the shard
   std::int64_t global;  // in the logical tensor, row-major
   std::int64_t count;
+  bool is_copy = false;  // of experts that another rank speaks for
 };
+// Of the shard that `layout` gives a rank; neighbours that go on in shard and tensor are one run, experts of one kind alike.
+std::vector<ShardRun> shard_runs(const ParamSpec& spec, const ParamLayout& layout);
 
 class ParamStore {
  public:
@@ -82,7 +101,7 @@ class ParamStore {
   std::vector<Param>& all() { return params_; }
   const std::vector<Param>& all() const { return params_; }
   const Param& find(const std::string& name) const;  // throws std::out_of_range with the name
-  std::vector<ShardRun> runs(const Param& param) const;
+  std::vector<ShardRun> runs(const Param& param) const { return shard_runs(param.spec, layout_); }
 
   // Initial values of the shards: a pure function of (seed, name, global element index).
   void initialize(std::uint64_t seed);
