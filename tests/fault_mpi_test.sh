@@ -30,7 +30,7 @@ small="--preset tiny --layers 1 --heads 2 --kv-heads 2 --head-dim 8 --experts 4 
 # What is struck: NAME, and the command of it in `run`, a copy of `before`. One line each.
 commands() {
   echo "save $train $small --ep 2 --shard 2 --steps 4 --save-every 2 -o run"
-  echo "resume $train --data text.txt -q --threads 1 --resume run --steps 4 -o run"
+  echo "resume $train --data text.txt -q --threads 1 --ep 2 --shard 2 --resume run --steps 4 -o run"
   echo "reshard $reshard run -o resharded --files 3 -q"
 }
 job() { timeout -k 5 100 "$launcher" -n 4 "$@" >out 2>err </dev/null; } # COMMAND...

@@ -82,6 +82,23 @@ for ranks in 1 3; do
   same_losses one on$ranks 11 20
 done
 
+# On as many ranks it goes on with the mesh that it was saved by, or was cut for, and every bit; what is given wins.
+"$1/moe-reshard" first/step-00000010 -o recut --shard 4 --ep 1 -q >out 2>err || fail "recut"
+digest() { grep -m1 '^ "digest"' "$1/step-00000020/manifest.json"; }
+resumed_on() {  # NAME MESH RANKS FROM OPTION...
+  local name=$1 mesh=$2 ranks=$3 from=$4
+  shift 4
+  expect 0 "$ranks" --data text.txt --threads 1 --resume "$from" "$@" -o "$name"
+  grep -q "resumed .* -> $mesh (" err || fail "$name: expected $mesh, found: $(grep resumed err)"
+  same_losses one "$name" 11 20
+}
+resumed_on again "replicate 1 x shard 2 x ep 2" 4 first/step-00000010
+[ "$(digest again)" = "$(digest first)" ] || fail "resumed on the same mesh: other bits"
+resumed_on wide "replicate 1 x shard 1 x ep 4" 4 first/step-00000010 --ep 4
+resumed_on inferred "replicate 1 x shard 1 x ep 4" 4 first/step-00000010 --ep 0
+resumed_on fewer "replicate 1 x shard 1 x ep 2" 2 first/step-00000010
+resumed_on sharded "replicate 1 x shard 4 x ep 1" 4 recut
+
 # A killed rank ends the job; what was saved goes on, on fewer ranks.
 cat >ranked <<'SH'
 #!/bin/sh

@@ -49,12 +49,14 @@ static bool experts_cross_nodes(const MeshShape& shape, const std::vector<int>& 
 }
 
 MeshOptions choose_mesh(const RankOptions& r, const World& world, int num_experts, bool dry_run) {
-  const MeshShape wanted{r.replicate, r.shard, r.ep};
+  MeshShape wanted{r.replicate, r.shard, r.ep};
   int num_ranks = world.size(), per_node = world.ranks_per_node();
   if (dry_run && world.alone()) {
     num_ranks = std::max(1, r.replicate) * std::max(1, r.shard) * std::max(1, r.ep);
     per_node = r.ranks_per_node > 0 ? std::min(r.ranks_per_node, num_ranks) : num_ranks;
   }
+  const bool wants_none = r.ep == 0 && r.shard == 0 && r.replicate == 0;
+  if (wants_none && r.resumed && r.resumed->size() == num_ranks) wanted = *r.resumed;
   MeshOptions mesh{.shape = infer_mesh(num_ranks, wanted, num_experts, per_node),
                    .zero = r.zero,
                    .dispatch = r.dispatch,

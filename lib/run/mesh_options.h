@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 
 #include "lib/base/options.h"
 #include "lib/model/mesh_context.h"
@@ -12,6 +13,7 @@ enum class Overlap { kAuto, kOff, kOn };
 
 struct RankOptions {
   int ep = 0, shard = 0, replicate = 0;  // 0: inferred
+  std::optional<MeshShape> resumed;      // of the checkpoint: taken if none of them is wanted and the ranks are as many
   int zero = 3;
   DispatchMode dispatch = DispatchMode::kAuto;
   Overlap overlap = Overlap::kAuto;

@@ -179,10 +179,20 @@ class Resharding {
       std::vector<std::pair<std::string, std::string>> read;
       for (const ReshardInput& i : inputs_) read.emplace_back(i.path, i.manifest.digest);
       const auto chain = provenance_chain(invocation_, inputs_[0].manifest.provenance, read);
-      saved_ = publish_checkpoint(draft, reports, content_.state, chain, {INT_MAX, 0}, common_.force);
+      saved_ = publish_checkpoint(draft, reports, state(), chain, {INT_MAX, 0}, common_.force);
       if (const std::string digest = open_checkpoint(saved_.path).digest; digest != saved_.digest)
         throw Error(Exit::kIo, saved_.path + ": expected digest " + saved_.digest + ", found " + digest);
     });
+  }
+
+  // The mesh that it was cut for is the one that a resumption on as many ranks takes (train_options.cpp).
+  nlohmann::json state() const {
+    nlohmann::json state = content_.state;
+    if ((o_.ep == 0 && o_.shard == 0) || !state.contains("layout") || !state["layout"].is_object()) return state;
+    const int num_parts = static_cast<int>(target_.parts.size());
+    const int ep = o_.ep > 0 ? o_.ep : num_parts / o_.shard;
+    state["layout"].update({{"replicate", o_.replicate}, {"shard", num_parts / ep}, {"ep", ep}});
+    return state;
   }
 
   // Tensors that only moved have the digest that they had; before anything is published.

@@ -53,7 +53,10 @@ void add_training_options(Options& o, TrainOptions& t) {
 void add_output_options(Options& o, TrainOptions& t) {
   o.group("Output");
   o.add("output", t.output, "run directory: checkpoints, metrics.jsonl, routing.h5, run.svg").value = "DIR";
-  o.add("resume", t.resume, "auto: from --output if it holds a checkpoint; must; never; or a checkpoint or run directory")
+  o.add(
+       "resume", t.resume,
+       "auto: from --output if it holds a checkpoint; must; never; or a checkpoint or run directory. On as many ranks as it "
+       "was saved by, its mesh is kept unless --ep, --shard or --replicate is given")
       .value = "auto|must|never|PATH";
   o.add("init-from", t.init_from, "start with the weights of this checkpoint or run directory, at step 0 with new moments")
       .value = "PATH";
@@ -148,6 +151,13 @@ void need_moments(const CheckpointInfo& info) {
               "--init-from " + info.path + " starts a run with these weights; give it another --output");
 }
 
+// The checkpoint's mesh, for as many ranks, unless the user says something about it: sums then round as they did.
+void go_on_with_mesh(const Options& options, TrainOptions& t) {
+  for (const char* const side : {"ep", "shard", "replicate"})
+    if (options.find(side).origin > Origin::kCheckpoint) return;
+  t.ranks.resumed = mesh_of_state(t.resume_from->state);
+}
+
 }  // namespace
 
 void finish_train_options(Options& options, TrainOptions& train) {
@@ -155,6 +165,7 @@ void finish_train_options(Options& options, TrainOptions& train) {
   if (train.resume_from) {
     need_moments(*train.resume_from);
     apply_checkpoint_options(options, train.resume_from->state);
+    go_on_with_mesh(options, train);
   } else if (!train.init_from.empty()) {
     train.weights_from = open_checkpoint(train.init_from);
     apply_model_options(options, train.weights_from->state);

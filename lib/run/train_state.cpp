@@ -163,6 +163,19 @@ std::string layout_text(const nlohmann::json& l) try {
   return "a layout that it does not say";
 }
 
+std::optional<MeshShape> mesh_of_state(const nlohmann::json& state) try {
+  const auto& l = state.at("layout");
+  std::int64_t num_ranks = 1;
+  for (const char* const side : {"replicate", "shard", "ep"}) {
+    const auto n = l.at(side).get<std::int64_t>();
+    if (n < 1 || n > (1 << 30) / num_ranks) return std::nullopt;
+    num_ranks *= n;
+  }
+  return MeshShape{l.at("replicate"), l.at("shard"), l.at("ep")};
+} catch (const nlohmann::json::exception&) {
+  return std::nullopt;
+}
+
 std::vector<std::string> resume_differences(const Options& options, const nlohmann::json& state,
                                             const std::vector<std::string>& allowed) {
   const auto listed = [](const auto& list, const std::string& name) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <vector>
 
 #include "lib/io/checkpoint.h"
@@ -39,6 +40,8 @@ void apply_checkpoint_options(Options& options, const nlohmann::json& state);
 // also of a state that does not say.
 nlohmann::json layout_json(const MeshContext& mesh);
 std::string layout_text(const nlohmann::json& layout);
+// The mesh of a state, if it says one of 1 to 2^30 ranks.
+std::optional<MeshShape> mesh_of_state(const nlohmann::json& state);
 // The same of the options that make the model (and dtype), and no others: for a run that starts from weights.
 void apply_model_options(Options& options, const nlohmann::json& state);
 
