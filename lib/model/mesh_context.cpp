@@ -95,9 +95,8 @@ void MeshContext::add_map(const LayerPlacement& placed, const std::vector<int>& 
       if (std::int32_t& node = maps_.back().expert2node[static_cast<std::size_t>(e)]; node < 0) node = rank2node[r];
 }
 
-std::vector<ParamLayout> MeshContext::dense_layouts() const {
+std::vector<ParamLayout> MeshContext::rank_layouts() const {
   std::vector<ParamLayout> layouts;
-  if (!options_.plan.has_replicas()) return layouts;
   MeshPlace place = place_;
   for (place.shard = 0; place.shard < options_.shape.shard; ++place.shard)
     for (place.ep = 0; place.ep < options_.shape.ep; ++place.ep) layouts.push_back(layout_of(options_, place, num_experts_));
@@ -130,7 +129,8 @@ void MeshContext::check_node_limit(const ModelConfig& c) const {
 }
 
 UnitComms MeshContext::unit_comms() const {
-  return {if_shared(comms_.dense), if_shared(comms_.shard), if_shared(comms_.replicate), dense_layouts()};
+  return {if_shared(comms_.dense), if_shared(comms_.shard), if_shared(comms_.replicate),
+          options_.plan.has_replicas() ? rank_layouts() : std::vector<ParamLayout>{}};
 }
 
 }  // namespace moe

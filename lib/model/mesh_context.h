@@ -46,8 +46,8 @@ class MeshContext {
   int num_ranks() const { return options_.shape.size(); }
   UnitComms unit_comms() const;
   Comm& dense_comm() const { return *comms_.dense; }
-  // How the rank at each place of the dense group cuts the model; empty unless some expert has copies.
-  std::vector<ParamLayout> dense_layouts() const;
+  // How the rank at each place of the dense group cuts the model.
+  std::vector<ParamLayout> rank_layouts() const;
   Dispatcher* dispatcher() const { return dispatcher_.get(); }  // nullptr: all experts are here
   std::size_t map_of(int layer) const { return layer2map_[layer2map_.size() == 1 ? 0 : static_cast<std::size_t>(layer)]; }
   // Nodes of the expert-parallel group, numbered 0, 1, ... in the order of its ranks. Of an expert with copies the first.

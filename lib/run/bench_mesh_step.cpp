@@ -309,7 +309,7 @@ std::vector<std::string> head_lines(const BenchOptions& o, const World& world, c
 
 Exit bench_mesh_step(const BenchOptions& o, World& world, const Kernels& kernels) {
   MeshOptions mesh;
-  world.agree([&] { mesh = choose_mesh(o.ranks, world, o.model.num_experts, false); });
+  world.agree([&] { mesh = choose_mesh(o.ranks, world, o.model, false); });
   Stream stream(o.common.threads);
   const Env env{stream, kernels};
   std::FILE* out = table_file(o);

@@ -5,6 +5,7 @@
 
 #include "lib/base/byte_size.h"
 #include "lib/base/error.h"
+#include "lib/run/mesh_plan.h"
 #include "lib/run/summary.h"
 
 namespace moe {
@@ -14,6 +15,14 @@ void add_rank_options(Options& o, RankOptions& r) {
   o.add("ep", r.ep, "ranks that share out the experts of each layer (expert parallelism); 0 infers it");
   o.add("shard", r.shard, "ranks that share out weights, gradients and moments (ZeRO); 0 infers it");
   o.add("replicate", r.replicate, "copies of all that; 0 infers it. Ranks of the job = replicate x shard x ep, ep fastest");
+  o.add("plan", r.plan,
+        "where experts live: a plan file of moe-place; none: in linear order; left out: as in the checkpoint if it is "
+        "resumed "
+        "on as many expert-parallel ranks")
+      .value = "FILE|none";
+  o.add("replica-choice", r.replica_choice,
+        "copy of an expert that a token takes: the copies in turn, or the nearest (own rank, own node)",
+        {"spread", "nearest"});
   o.add("zero", r.zero, "what is sharded: 1 masters and moments, 2 gradients too, 3 weights too");
   o.add("dispatch", r.dispatch,
         "how tokens reach experts: flat, to each rank; two-level, once to each node and on from there; auto takes "
@@ -48,30 +57,47 @@ static bool experts_cross_nodes(const MeshShape& shape, const std::vector<int>& 
   return false;
 }
 
-MeshOptions choose_mesh(const RankOptions& r, const World& world, int num_experts, bool dry_run) {
-  MeshShape wanted{r.replicate, r.shard, r.ep};
+// What --plan says; nothing said: without layers.
+static Placement plan_wanted(const RankOptions& r, const ModelConfig& model) {
+  return r.plan.empty() || r.plan == "none" ? Placement{} : plan_for_model(r.plan, model);
+}
+
+MeshOptions choose_mesh(const RankOptions& r, const World& world, const ModelConfig& model, bool dry_run) {
+  Placement plan = plan_wanted(r, model);
+  MeshShape wanted{r.replicate, r.shard, r.ep > 0 ? r.ep : plan.num_ranks()};
   int num_ranks = world.size(), per_node = world.ranks_per_node();
   if (dry_run && world.alone()) {
-    num_ranks = std::max(1, r.replicate) * std::max(1, r.shard) * std::max(1, r.ep);
+    num_ranks = std::max(1, r.replicate) * std::max(1, r.shard) * std::max(1, wanted.ep);
     per_node = r.ranks_per_node > 0 ? std::min(r.ranks_per_node, num_ranks) : num_ranks;
   }
-  const bool wants_none = r.ep == 0 && r.shard == 0 && r.replicate == 0;
+  const bool wants_none = wanted.ep == 0 && r.shard == 0 && r.replicate == 0;
   if (wants_none && r.resumed && r.resumed->size() == num_ranks) wanted = *r.resumed;
-  MeshOptions mesh{.shape = infer_mesh(num_ranks, wanted, num_experts, per_node),
+  MeshOptions mesh{.shape = infer_mesh(num_ranks, wanted, model.num_experts, per_node),
                    .zero = r.zero,
                    .dispatch = r.dispatch,
-                   .overlap = r.overlap != Overlap::kOff};
+                   .overlap = r.overlap != Overlap::kOff,
+                   .replica_choice = r.replica_choice};
+  need_ranks_of_plan(plan, r.plan, mesh.shape);
+  const bool keeps = r.plan.empty() && r.resumed_plan.num_ranks() == mesh.shape.ep;
+  mesh.plan = keeps ? r.resumed_plan : std::move(plan);
   mesh.halves = r.overlap == Overlap::kOn || experts_cross_nodes(mesh.shape, rank_hosts(r, world, mesh.shape).rank2node);
   return mesh;
 }
 
 namespace {
 
-// "0-3", "4", "none"; a linear map holds neighbours.
-std::string experts_text(const std::vector<int>& experts) {
-  if (experts.empty()) return "none";
-  if (experts.size() == 1) return std::to_string(experts[0]);
-  return std::to_string(experts.front()) + "-" + std::to_string(experts.back());
+// "0-3", "4", "none"; under a plan "4 a layer", "up to 5 a layer".
+std::string experts_text(const ParamLayout& layout) {
+  const auto& first = layout.layer2experts[0];
+  if (layout.layer2experts.size() == 1) {
+    if (first.empty()) return "none";
+    const std::string id = std::to_string(first.front().id);
+    return first.size() == 1 ? id : id + "-" + std::to_string(first.back().id);
+  }
+  const std::size_t most = layout.most_experts();
+  const bool alike = std::all_of(layout.layer2experts.begin(), layout.layer2experts.end(),
+                                 [most](const auto& experts) { return experts.empty() || experts.size() == most; });
+  return (alike ? "" : "up to ") + std::to_string(most) + " a layer";
 }
 
 // "1 node", "2 nodes"
@@ -128,7 +154,6 @@ std::string mesh_picture(const MeshOptions& mesh, const RankHosts& where, int nu
   constexpr int kMostLines = 24;
   const auto& [rank2node, hosts] = where;
   const int n = mesh.shape.size(), num_nodes = 1 + *std::max_element(rank2node.begin(), rank2node.end());
-  const ExpertMap experts = linear_expert_map(num_experts, mesh.shape.ep);
   std::vector<std::vector<std::string>> rows = {{"node", "host", "rank", "replicate", "shard", "ep", "experts", "memory"}};
   int last_node = -1;
   for (int r = 0; r < n; ++r) {
@@ -143,10 +168,11 @@ std::string mesh_picture(const MeshOptions& mesh, const RankHosts& where, int nu
     last_node = rank2node[i];
     rows.push_back({opens ? std::to_string(last_node) : "|", opens && i < hosts.size() ? hosts[i] : "", std::to_string(r),
                     std::to_string(p.replicate), std::to_string(p.shard), std::to_string(p.ep),
-                    experts_text(experts.rank2experts[static_cast<std::size_t>(p.ep)]), bytes_text(bytes_of(p))});
+                    experts_text(layout_of(mesh, p, num_experts)), bytes_text(bytes_of(p))});
   }
   return "mesh of " + count_of(n, "rank") + " on " + count_of(num_nodes, "node") + ": " + mesh_text(mesh.shape) + ", ZeRO-" +
-         std::to_string(mesh.zero) + dispatch_text(mesh, rank2node) + aligned(rows);
+         std::to_string(mesh.zero) + dispatch_text(mesh, rank2node) +
+         (mesh.plan.layers.empty() ? "" : ", " + plan_text(mesh.plan)) + aligned(rows);
 }
 
 }  // namespace moe

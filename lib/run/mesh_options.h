@@ -14,6 +14,9 @@ enum class Overlap { kAuto, kOff, kOn };
 struct RankOptions {
   int ep = 0, shard = 0, replicate = 0;  // 0: inferred
   std::optional<MeshShape> resumed;      // of the checkpoint: taken if none of them is wanted and the ranks are as many
+  std::string plan;        // where experts live: a plan file; none: in linear order; "": as in the checkpoint, else linear
+  Placement resumed_plan;  // of the checkpoint; without layers if it has none
+  ReplicaChoice replica_choice = ReplicaChoice::kSpread;
   int zero = 3;
   DispatchMode dispatch = DispatchMode::kAuto;
   Overlap overlap = Overlap::kAuto;
@@ -23,8 +26,9 @@ struct RankOptions {
 void add_rank_options(Options& options, RankOptions& ranks);
 void check_rank_options(const Options& options, const RankOptions& ranks);  // Error(kUsage)
 
-// The mesh for this many ranks. In a dry run of one process, the mesh that the options describe, whatever its size.
-MeshOptions choose_mesh(const RankOptions& ranks, const World& world, int num_experts, bool dry_run);
+// The mesh for this many ranks, and the plan that it follows. In a dry run of one process, the mesh that the options
+// describe, whatever its size.
+MeshOptions choose_mesh(const RankOptions& ranks, const World& world, const ModelConfig& model, bool dry_run);
 
 // Node and host of each rank.
 struct RankHosts {

@@ -14,6 +14,9 @@ void add_layout_options(Options& o, ReshardOptions& r) {
   o.add("ep", r.layout.ep, "expert-parallel ranks that it is cut for; 0 as in the input");
   o.add("shard", r.layout.shard, "ranks that share the tensors of an expert-parallel rank; 0 as in the input");
   o.add("replicate", r.layout.replicate, "replicas of the mesh; they hold the same and add no file");
+  o.add("plan", r.layout.plan,
+        "where experts live: a plan file of moe-place; none: in linear order; left out: as in the input, on as many ranks")
+      .value = "FILE|none";
   o.add("files", r.layout.files, "so many files of even size instead; 0 makes one per rank of the mesh");
   o.add("memory", r.memory, "most that buffers may take, as 512M or 2G").value = "SIZE";
 }

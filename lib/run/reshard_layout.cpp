@@ -12,8 +12,10 @@
 #include "lib/comm/world.h"
 #include "lib/io/checkpoint_part.h"
 #include "lib/io/checkpoint_stream.h"
+#include "lib/io/plan_file.h"
 #include "lib/io/run_dir.h"
 #include "lib/io/verify.h"
+#include "lib/run/mesh_plan.h"
 #include "lib/run/reshard_copy.h"
 #include "lib/run/result.h"
 #include "lib/run/target_layout.h"
@@ -58,17 +60,37 @@ std::vector<ReshardInput> open_inputs(const LayoutOptions& o) {
   return inputs;
 }
 
+// The plan that the output is cut for: the one that is asked for, or the input's as long as it fits.
+Placement plan_of(const LayoutOptions& o, const Manifest& input, const std::vector<ManifestTensor>& targets) {
+  if (o.plan == "none") return {};
+  if (o.plan.empty()) {
+    const Placement before = plan_of_layout(input.state.value("layout", nlohmann::json()));
+    return is_plan_of(before, targets) && (o.ep == 0 || o.ep == before.num_ranks()) ? before : Placement{};
+  }
+  if (o.files > 0) throw Error(Exit::kUsage, "--files: expected 0 with --plan, found " + std::to_string(o.files));
+  const Placement plan = read_plan_file(o.plan).placement;
+  if (!is_plan_of(plan, targets))
+    throw Error(Exit::kUsage,
+                o.plan + ": expected a plan for the MoE layers and experts of the checkpoint, found " + plan_text(plan) +
+                    " for " + std::to_string(plan.num_experts) + " experts",
+                "moe-reshard show tells what the checkpoint holds, moe-place show what the plan is for");
+  if (o.ep > 0) need_ranks_of_plan(plan, o.plan, {.ep = o.ep});
+  return plan;
+}
+
 TargetLayout target_of(const LayoutOptions& o, const Manifest& input, const ReshardContent& content) {
   const std::vector<ManifestTensor> targets = content.targets();
+  const Placement plan = plan_of(o, input, targets);
   if (o.files > 0) return even_layout(targets, o.files);
   const std::optional<MeshShape> before = mesh_of(input);
-  if (o.ep == 0 && o.shard == 0 && !before) {
+  if (o.ep == 0 && o.shard == 0 && o.plan.empty() && !before) {
     const bool all = std::all_of(content.tensors.begin(), content.tensors.end(), [](const auto& t) { return t.untouched; });
     if (all && targets.size() == input.tensors.size()) return same_layout(input);
     return even_layout(targets, static_cast<int>(std::max<std::size_t>(input.files.size(), 1)));
   }
   const MeshShape was = before.value_or(MeshShape{});
-  return mesh_layout(targets, {1, o.shard > 0 ? o.shard : was.shard, o.ep > 0 ? o.ep : was.ep});
+  const int ep = o.ep > 0 ? o.ep : plan.layers.empty() ? was.ep : plan.num_ranks();
+  return mesh_layout(targets, {1, o.shard > 0 ? o.shard : was.shard, ep}, plan.num_ranks() == ep ? plan : Placement{});
 }
 
 // One call of moe-reshard IN -o OUT, on one rank of a job.
@@ -188,11 +210,21 @@ class Resharding {
   // The mesh that it was cut for is the one that a resumption on as many ranks takes (train_options.cpp).
   nlohmann::json state() const {
     nlohmann::json state = content_.state;
-    if ((o_.ep == 0 && o_.shard == 0) || !state.contains("layout") || !state["layout"].is_object()) return state;
-    const int num_parts = static_cast<int>(target_.parts.size());
-    const int ep = o_.ep > 0 ? o_.ep : num_parts / o_.shard;
-    state["layout"].update({{"replicate", o_.replicate}, {"shard", num_parts / ep}, {"ep", ep}});
+    const bool asked = o_.ep > 0 || o_.shard > 0 || !o_.plan.empty();
+    if (!state.contains("layout") || !state["layout"].is_object()) return state;
+    nlohmann::json& layout = state["layout"];
+    if (asked && target_.mesh)
+      layout.update({{"replicate", o_.replicate}, {"shard", target_.mesh->shard}, {"ep", target_.mesh->ep}});
+    if (!target_.plan.layers.empty())
+      layout["plan"] = plan_json(target_.plan);
+    else if (asked || !content_keeps_plan())
+      layout.erase("plan");
     return state;
+  }
+
+  // Files of even size or as they were say nothing about ranks: a plan of these experts stays.
+  bool content_keeps_plan() const {
+    return is_plan_of(plan_of_layout(content_.state.value("layout", nlohmann::json())), content_.targets());
   }
 
   // Tensors that only moved have the digest that they had; before anything is published.

@@ -16,10 +16,11 @@ class World;
 struct LayoutOptions {
   std::string input, output;
   int ep = 0, shard = 0, replicate = 1;  // files as the ranks of this mesh write them; 0: as in the input
-  int files = 0;                         // or so many files of even size; 0: one per rank of the mesh
-  std::int64_t memory_bytes = 0;         // most that the buffers of this process may take
-  bool weights_only = false;             // weights and router biases alone
-  bool drop_optimizer = false;           // without moments (masters, counters and data position stay)
+  std::string plan;               // where experts live: a plan file, "none", "" as in the input if the ranks are as many
+  int files = 0;                  // or so many files of even size; 0: one per rank of the mesh
+  std::int64_t memory_bytes = 0;  // most that the buffers of this process may take
+  bool weights_only = false;      // weights and router biases alone
+  bool drop_optimizer = false;    // without moments (masters, counters and data position stay)
   bool drop_mtp = false;
   std::string dtype = "keep";        // of the weights: keep, fp32 or bf16
   std::vector<std::string> average;  // further checkpoints: the mean of all is written

@@ -57,6 +57,12 @@ void RunOutput::write_event(const nlohmann::json& row) {
   if (writes()) metrics_->write(row);
 }
 
+std::vector<std::int64_t> RunOutput::collect_coactivation(Trainer& trainer) {
+  std::vector<std::int64_t> pairs_LEE = trainer.take_coactivation();
+  if (routing_) routing_->add_coactivation(pairs_LEE);
+  return pairs_LEE;
+}
+
 SaveRequest RunOutput::request(Model& model, Trainer& trainer, const RunCounters& counters) {
   SaveRequest r{counters.step,
                 make_state(invocation_.options, counters, data_),
@@ -64,9 +70,8 @@ SaveRequest RunOutput::request(Model& model, Trainer& trainer, const RunCounters
                 {options_.keep_last, options_.keep_every},
                 options_.common.force};
   r.state["layout"] = layout_json(model.mesh());
-  const std::vector<std::int64_t> pairs_LEE = trainer.take_coactivation();
+  collect_coactivation(trainer);
   if (!routing_) return r;
-  routing_->add_coactivation(pairs_LEE);
   // A copy: it must say what the checkpoint says, and this run goes on.
   r.when_published = [routing = *routing_] { routing.save(); };
   return r;

@@ -27,6 +27,8 @@ class RunOutput {
   bool enabled() const { return !options_.output.empty(); }
   void write_step(const StepResult& result, const RateBase& base, double run_seconds);
   void write_event(const nlohmann::json& row);
+  // For routing.h5: which experts were chosen together since the last call, all ranks. A collective call.
+  std::vector<std::int64_t> collect_coactivation(Trainer& trainer);
   // What a save of this state takes, routing.h5 up to this step included. A collective call; only with --output.
   SaveRequest request(Model& model, Trainer& trainer, const RunCounters& counters);
   // run.svg from metrics.jsonl and the load of the last step; its path.

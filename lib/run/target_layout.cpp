@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <charconv>
 #include <map>
+#include <set>
 #include <tuple>
 
 #include "lib/base/error.h"
 #include "lib/model/mesh_context.h"
+#include "lib/run/mesh_plan.h"
 #include "lib/run/tensor_cut.h"
 
 namespace moe {
@@ -56,7 +58,7 @@ std::vector<TensorSlice> slices_of_rank(const std::vector<ManifestTensor>& tenso
         slices.push_back(slice_of(tensors[i], whole_box(tensors[i])));
       continue;
     }
-    for (const ShardBox& b : shard_boxes(store, store.all()[i]))
+    for (const ShardBox& b : shard_boxes(store, store.all()[i], false))
       if (elements_of(b.box.extent) > 0) slices.push_back(slice_of(tensors[i], b.box));
   }
   return slices;
@@ -80,21 +82,28 @@ std::vector<SliceKey> keys_of(const TargetLayout& layout) {
 
 }  // namespace
 
-TargetLayout mesh_layout(const std::vector<ManifestTensor>& tensors, const MeshShape& mesh) {
+TargetLayout mesh_layout(const std::vector<ManifestTensor>& tensors, const MeshShape& mesh, const Placement& plan) {
   const int num_experts = num_experts_of(tensors), num_parts = mesh.shard * mesh.ep;
   std::vector<ParamSpec> specs;  // of all tensors, so that indices agree
   for (const ManifestTensor& t : tensors)
     specs.push_back(
         {.name = t.name, .shape = t.shape.empty() ? std::vector<std::int64_t>{1} : t.shape, .is_expert = is_expert(t)});
-  TargetLayout layout;
+  TargetLayout layout{.mesh = mesh, .plan = plan};
   for (int part = 0; part < num_parts; ++part) {
     const ParamLayout rank =
-        layout_of({.shape = {1, mesh.shard, mesh.ep}}, {0, part / mesh.ep, part % mesh.ep}, num_experts);
+        layout_of({.shape = {1, mesh.shard, mesh.ep}, .plan = plan}, {0, part / mesh.ep, part % mesh.ep}, num_experts);
     layout.parts.push_back(slices_of_rank(tensors, specs, rank));
   }
-  layout.text =
-      files_text(num_files(layout)) + ", mesh shard " + std::to_string(mesh.shard) + " x ep " + std::to_string(mesh.ep);
+  layout.text = files_text(num_files(layout)) + ", mesh shard " + std::to_string(mesh.shard) + " x ep " +
+                std::to_string(mesh.ep) + (plan.layers.empty() ? "" : ", " + plan_text(plan));
   return layout;
+}
+
+bool is_plan_of(const Placement& plan, const std::vector<ManifestTensor>& tensors) {
+  std::set<int> layers;
+  for (const ManifestTensor& t : tensors)
+    if (is_expert(t)) layers.insert(ParamSpec{.name = t.name}.layer());
+  return std::vector<int>(layers.begin(), layers.end()) == plan.layers && plan.num_experts == num_experts_of(tensors);
 }
 
 TargetLayout even_layout(const std::vector<ManifestTensor>& tensors, int num_files) {
@@ -150,11 +159,12 @@ std::optional<MeshShape> mesh_of(const Manifest& source) try {
   for (const ManifestTensor& t : source.tensors)
     for (const ManifestSlice& s : t.slices) there.parts[parts[s.file]].push_back(slice_of(t, s.box));
   const auto keys = keys_of(there);
+  const Placement plan = plan_of_layout(source.state.value("layout", nlohmann::json()));
   const int n = static_cast<int>(num_parts), num_experts = num_experts_of(source.tensors);
   for (int ep = n; ep >= 1; --ep) {
     if (n % ep != 0 || (ep > num_experts && ep > 1)) continue;
     const MeshShape mesh{1, n / ep, ep};
-    if (keys_of(mesh_layout(source.tensors, mesh)) == keys) return mesh;
+    if (keys_of(mesh_layout(source.tensors, mesh, plan.num_ranks() == ep ? plan : Placement{})) == keys) return mesh;
   }
   return std::nullopt;
 } catch (const Error&) {

@@ -10,6 +10,7 @@
 #include "lib/run/evaluate.h"
 #include "lib/run/mesh_load.h"
 #include "lib/run/peak.h"
+#include "lib/run/replan.h"
 #include "lib/run/result.h"
 #include "lib/run/resume.h"
 #include "lib/run/run_output.h"
@@ -73,7 +74,7 @@ class TrainRun {
     if (!world.alone()) world.require_same({"checkpoint=" + checkpoint});
     world.agree([&] {
       open_inputs();
-      mesh_options_ = choose_mesh(o_.ranks, world, o_.model.num_experts, o_.common.dry_run);
+      mesh_options_ = choose_mesh(o_.ranks, world, o_.model, o_.common.dry_run);
     });
   }
 
@@ -95,22 +96,20 @@ class TrainRun {
   }
 
   void prepare() {
-    mesh_ = std::make_unique<MeshContext>(world_, mesh_options_, o_.model.num_experts, env_.kernels);
-    world_.agree([&] { mesh_->check_node_limit(o_.model); });
-    model_ = std::make_unique<Model>(o_.model, o_.dtype, true, *mesh_);
-    trainer_ = std::make_unique<Trainer>(o_, *model_, *data_, env_);
+    on_ = make_mesh_model(world_, mesh_options_, o_, env_.kernels);
+    trainer_ = std::make_unique<Trainer>(o_, model(), *data_, env_);
     if (o_.resume_from)
       resume();
     else if (o_.weights_from)
       start_from_weights();
     else
-      model_->initialize(o_.common.seed);
+      model().initialize(o_.common.seed);
     world_.agree([&] {
       output_ = std::make_unique<RunOutput>(o_, invocation_, is_first_, parent_provenance(), data_->info(),
-                                            o_.resume_from ? counters_.step : -1, model_->moe_layers());
+                                            o_.resume_from ? counters_.step : -1, model().moe_layers());
     });
-    saves_ = std::make_unique<TrainSaves>(o_, *model_, *trainer_, *output_);
-    if (!o_.router_trace.empty()) world_.agree([&] { trace_ = std::make_unique<TrainTrace>(o_, *model_, *trainer_); });
+    saves_ = std::make_unique<TrainSaves>(o_, model(), *trainer_, *output_);
+    if (!o_.router_trace.empty()) world_.agree([&] { trace_ = std::make_unique<TrainTrace>(o_, model(), *trainer_); });
   }
 
   // True if a signal ended it, on whichever rank. Rank 0's clock decides for all.
@@ -128,6 +127,7 @@ class TrainRun {
       if (is_first_) tell(*bar, now);
       if (due(o_.eval_every) && now < 1) evaluate_now(o_.eval_tokens);  // the end evaluates on everything
       saves_->step_done(last_);
+      if (replanner_.due(counters_.step) && now < 1) replan();
       if (saves_->due(counters_.step)) saves_->begin(counters_now());
     }
     return stopped && run_progress(o_, counters_.step, run_seconds_) < 1;
@@ -179,6 +179,7 @@ class TrainRun {
                                        " is larger than the model's " + std::to_string(o_.model.vocab_size));
   }
 
+  Model& model() { return *on_.model; }
   double seconds() const { return counters_.seconds + clock_.seconds(); }
   bool due(std::int64_t every) const { return every > 0 && counters_.step % every == 0; }
 
@@ -191,12 +192,12 @@ class TrainRun {
 
   // The rest is as in a new run: step 0, moments zero, the data from its beginning.
   void start_from_weights() {
-    load_weights_on_mesh(*model_, *o_.weights_from);
+    load_weights_on_mesh(model(), *o_.weights_from);
     log_info("weights of " + o_.weights_from->path + ", digest " + o_.weights_from->digest);
   }
 
   void resume() {
-    counters_ = resume_on_mesh(*model_, o_, invocation_.options, data_->info());
+    counters_ = resume_on_mesh(model(), o_, invocation_.options, data_->info());
     trainer_->steps_done = counters_.step;
     trainer_->updates_done = counters_.updates;
     trainer_->consumed_samples = counters_.consumed_samples;
@@ -215,8 +216,36 @@ class TrainRun {
     steps_seconds_ += last_.seconds;
     ++steps_here_;
     output_->write_step(last_, base_, seconds());
+    replanner_.add_step(last_);
     if (!last_.updated) handle_nonfinite();
     if (last_.updated) nonfinite_in_a_row_ = 0;
+  }
+
+  // Experts move where the routing since the last look wants them. A move that fails leaves everything as it was.
+  void replan() {
+    const std::vector<std::int64_t> pairs = output_->collect_coactivation(*trainer_);
+    const auto decision = replanner_.decide(*on_.mesh, model().moe_layers(), pairs);
+    if (!decision) return;
+    const Stopwatch watch;
+    saves_->newest();  // it reads this model
+    MeshModel moved;
+    try {
+      moved = migrated(on_, decision->plan, o_, env_.kernels);
+    } catch (const AgreedError& e) {
+      if (is_first_) log_warning(std::string("experts stay where they are: ") + e.what());
+      return;
+    }
+    auto trainer = std::make_unique<Trainer>(o_, *moved.model, *data_, env_);
+    trainer->go_on_from(*trainer_);
+    saves_->follow(*moved.model, *trainer);
+    if (trace_) trace_->follow(*trainer);
+    eval_pass_.reset();
+    trainer_ = std::move(trainer);
+    on_ = std::move(moved);
+    const std::string text = decision_text(*decision);
+    log_info("step " + std::to_string(counters_.step) + ": " + text);
+    output_->write_event({{"event", "replan"}, {"step", counters_.step}, {"moved", decision->num_moves}, {"max_over_mean", {decision->before, decision->after}},
+                          {"inter_node_rows_per_token", {decision->rows_before, decision->rows_after}}, {"replan_ms", 1e3 * watch.seconds()}});
   }
 
   void handle_nonfinite() {
@@ -241,7 +270,7 @@ class TrainRun {
       throw AgreedError(Exit::kNumeric, "--nonfinite rollback: expected a checkpoint of this run, found none",
                         "set --save-every", 0);
     const Manifest manifest = manifest_on_mesh(world_, from);
-    load_on_mesh(*model_, manifest, from);
+    load_on_mesh(model(), manifest, from);
     trainer_->updates_done = counters_.updates = counters_of(manifest.state).updates;
     if (is_first_) log_warning("rolled back to " + from);
   }
@@ -261,7 +290,7 @@ class TrainRun {
     if (!eval_) return;
     if (!eval_pass_)
       eval_pass_ =
-          std::make_unique<Pass>(*model_, PassOptions{.shape = {summary_.micro_batch, o_.seq}, .training = false}, env_);
+          std::make_unique<Pass>(model(), PassOptions{.shape = {summary_.micro_batch, o_.seq}, .training = false}, env_);
     evaluation_ = evaluate(*eval_pass_, world_, *eval_, o_.document_mask, max_tokens);
     char text[120];
     std::snprintf(text, sizeof text, "eval  step %lld  loss %.4f  over %lld tokens  %.1f s",
@@ -286,7 +315,7 @@ class TrainRun {
     const auto tokenizer = restore_tokenizer(data_->info().tokenizer, data_->info().tokenizer_model);
     if (!tokenizer)
       throw AgreedError(Exit::kBadInput, o_.data + ": --sample needs the tokenizer, and the file does not say which", "", 0);
-    Pass pass(*model_, {.shape = {1, o_.seq}, .training = false}, env_);
+    Pass pass(model(), {.shape = {1, o_.seq}, .training = false}, env_);
     const SampleOptions how{.num_tokens = o_.sample_tokens, .temperature = o_.temperature, .seed = o_.common.seed};
     sample_ = sample_text(pass, world_, *tokenizer, o_.sample, how);
     if (is_first_) std::fprintf(o_.common.json == "-" ? stderr : stdout, "%s\n", sample_.c_str());
@@ -302,8 +331,8 @@ class TrainRun {
   MeshOptions mesh_options_;
   RunSummary summary_;
   RateBase base_;
-  std::unique_ptr<MeshContext> mesh_;
-  std::unique_ptr<Model> model_;
+  Replanner replanner_{o_};
+  MeshModel on_;
   std::unique_ptr<Trainer> trainer_;
   std::unique_ptr<Pass> eval_pass_;
   std::unique_ptr<RunOutput> output_;

@@ -5,6 +5,7 @@
 #include "lib/base/error.h"
 #include "lib/io/run_lock.h"
 #include "lib/model/presets.h"
+#include "lib/run/mesh_plan.h"
 #include "lib/run/save_interval.h"
 #include "lib/run/train_state.h"
 
@@ -26,6 +27,15 @@ void add_batch_options(Options& o, TrainOptions& t) {
   o.add("micro-batch", t.micro_batch,
         "sequences that a rank computes at a time; 0 takes its whole share of --batch (gradients accumulate)");
   o.add("seq", t.seq, "tokens of a sequence");
+}
+
+void add_placement_options(Options& o, TrainOptions& t) {
+  o.group("Placement while training");
+  o.add("replan-every", t.replan_every,
+        "steps between looks at the routing since the last one; where other places bring 1 % or more experts move there, with "
+        "masters and moments; 0 never looks");
+  o.add("objective", t.objective, "of these plans: even rows per rank, or few rows that cross nodes", {"balance", "traffic"});
+  o.add("replicas", t.replicas, "copies of experts, beyond one of each, that these plans may make in a layer");
 }
 
 void add_training_options(Options& o, TrainOptions& t) {
@@ -119,6 +129,8 @@ void check_run(const Options& o, const TrainOptions& t) {
   need(t.adam_eps > 0, "adam-eps", "more than 0", o);
   SaveEvery::parse(t.save_every);
   SaveFailPolicy::parse(t.save_fail);
+  need(t.replan_every >= 0, "replan-every", "at least 0", o);
+  need(t.replicas >= 0, "replicas", "at least 0", o);
   need(t.mtbf > 0, "mtbf", "more than 0 hours", o);
   need(t.keep_every >= 0, "keep-every", "at least 0", o);
   need(t.eval_every >= 0, "eval-every", "at least 0", o);
@@ -157,8 +169,10 @@ void need_moments(const CheckpointInfo& info) {
               "--init-from " + info.path + " starts a run with these weights; give it another --output");
 }
 
-// The checkpoint's mesh, for as many ranks, unless the user says something about it: sums then round as they did.
+// Its plan, and the checkpoint's mesh, for as many ranks, unless the user says something about it: sums then round as they
+// did.
 void go_on_with_mesh(const Options& options, TrainOptions& t) {
+  t.ranks.resumed_plan = plan_of_layout(t.resume_from->state.value("layout", nlohmann::json()));
   for (const char* const side : {"ep", "shard", "replicate"})
     if (options.find(side).origin > Origin::kCheckpoint) return;
   t.ranks.resumed = mesh_of_state(t.resume_from->state);
@@ -208,6 +222,7 @@ Options train_options(TrainOptions& train) {
   add_data_options(o, train);
   add_batch_options(o, train);
   add_rank_options(o, train.ranks);
+  add_placement_options(o, train);
   add_training_options(o, train);
   add_output_options(o, train);
   add_common_options(o, train.common);

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "lib/base/common_options.h"
+#include "lib/place/solve.h"
 #include "lib/io/checkpoint.h"
 #include "lib/model/config.h"
 #include "lib/model/slot.h"
@@ -21,6 +22,9 @@ struct TrainOptions {
   ModelConfig model;
   BalanceOptions balance;
   RankOptions ranks;
+  std::int64_t replan_every = 0;  // steps between looks whether experts should move; 0: never
+  Objective objective = Objective::kBalance;
+  int replicas = 0;  // copies of experts beyond one each, of a layer, that such a plan may make
 
   std::string data, eval_data;
   int epochs = 0;  // 0: as many as the steps need

@@ -20,18 +20,23 @@ bool is_of_the_disk(const Error& e) { return e.code() == Exit::kIo || e.code() =
 
 TrainSaves::TrainSaves(const TrainOptions& options, Model& model, Trainer& trainer, RunOutput& output)
     : o_(options),
-      model_(model),
-      trainer_(trainer),
       output_(output),
       fail_(SaveFailPolicy::parse(options.save_fail)),
       every_(SaveEvery::parse(options.save_every)) {
-  if (!output.enabled()) return;
+  follow(model, trainer);
+}
+
+void TrainSaves::follow(Model& model, Trainer& trainer) {
+  model_ = &model;
+  trainer_ = &trainer;
+  saver_.reset();
+  if (!output_.enabled()) return;
   const bool during = every_.is_auto || every_.steps > 0;  // at the end there is nothing to hide a save under
-  saver_ = std::make_unique<MeshSaver>(model, options.output, during ? options.save : SaveMode::kSync);
+  saver_ = std::make_unique<MeshSaver>(model, o_.output, during ? o_.save : SaveMode::kSync);
 }
 
 void TrainSaves::tell(const std::string& line) const {
-  if (model_.mesh().world().rank() == 0) log_info(line);
+  if (model_->mesh().world().rank() == 0) log_info(line);
 }
 
 bool TrainSaves::due(std::int64_t step) const {
@@ -58,7 +63,7 @@ void TrainSaves::step_done(const StepResult& step) {
   if (num_steps_ > 1) step_seconds_ = (step.run_seconds - begin_seconds_) / static_cast<double>(num_steps_ - 1);
   if (every_.is_auto && interval_ == 0 && num_steps_ > 3) {
     double bytes = 0;
-    for (const Param& p : model_.params().all()) bytes += 12.0 * static_cast<double>(p.spec.num_elements());
+    for (const Param& p : model_->params().all()) bytes += 12.0 * static_cast<double>(p.spec.num_elements());
     choose_interval(bytes / kGuessedBytesPerSecond, bytes / kGuessedBytesPerSecond);
   }
   if (saver_->in_flight() && step.num_busy == 0)
@@ -87,7 +92,7 @@ void TrainSaves::failed(const Error& e) {
   output_.write_event({{"event", "save-failed"}, {"step", saver_->step()}, {"error", e.what()}});
   if (failures_in_a_row_ >= fail_.limit)
     throw AgreedError(Exit::kIo, what + " (" + count + ", --save-fail " + o_.save_fail + ")", e.hint(), 0);
-  if (model_.mesh().world().rank() == 0)
+  if (model_->mesh().world().rank() == 0)
     log_warning(what + " (" + count + " of " + std::to_string(fail_.limit) +
                 "); training goes on, the checkpoint before stays the newest");
 }
@@ -118,7 +123,7 @@ void TrainSaves::begin(const RunCounters& counters) {
     tell(text);
   }
   asked_step_ = counters.step;
-  SaveRequest request = output_.request(model_, trainer_, counters);
+  SaveRequest request = output_.request(*model_, *trainer_, counters);
   guarded([&] { saver_->begin(std::move(request)); });
   if (o_.save == SaveMode::kSync)
     guarded([&] {
@@ -140,7 +145,7 @@ std::string TrainSaves::finish(const RunCounters& counters) {
   newest();
   if (saved_step_ == counters.step) return path_;
   asked_step_ = counters.step;
-  saver_->begin(output_.request(model_, trainer_, counters));
+  saver_->begin(output_.request(*model_, *trainer_, counters));
   done(*saver_->wait());
   return path_;
 }

@@ -12,6 +12,8 @@ class TrainSaves {
  public:
   TrainSaves(const TrainOptions& options, Model& model, Trainer& trainer, RunOutput& output);
 
+  // The run goes on with these; no save may be in flight (newest()).
+  void follow(Model& model, Trainer& trainer);
   // For StepNews: this rank's thread writes.
   bool busy() const { return saver_ && saver_->busy(); }
   // A step boundary; num_busy: ranks that write, agreed by the totals of the step. Publishes what is written.
@@ -33,8 +35,8 @@ class TrainSaves {
   void tell(const std::string& line) const;
 
   const TrainOptions& o_;
-  Model& model_;
-  Trainer& trainer_;
+  Model* model_ = nullptr;
+  Trainer* trainer_ = nullptr;
   RunOutput& output_;
   SaveFailPolicy fail_;
   SaveEvery every_;

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "lib/base/error.h"
+#include "lib/run/mesh_plan.h"
 #include "lib/run/tensor_cut.h"
 
 namespace moe {
@@ -146,19 +147,22 @@ void apply_model_options(Options& options, const nlohmann::json& state) {
 nlohmann::json layout_json(const MeshContext& mesh) {
   const MeshOptions& m = mesh.options();
   const char* const kDispatch[] = {"auto", "flat", "two-level"};
-  return {{"replicate", m.shape.replicate},
-          {"shard", m.shape.shard},
-          {"ep", m.shape.ep},
-          {"zero", m.zero},
-          {"nodes", mesh.world().num_nodes()},
-          {"dispatch", kDispatch[static_cast<int>(m.dispatch)]}};
+  nlohmann::json layout = {{"replicate", m.shape.replicate},
+                           {"shard", m.shape.shard},
+                           {"ep", m.shape.ep},
+                           {"zero", m.zero},
+                           {"nodes", mesh.world().num_nodes()},
+                           {"dispatch", kDispatch[static_cast<int>(m.dispatch)]}};
+  if (!m.plan.layers.empty()) layout["plan"] = plan_json(m.plan);
+  return layout;
 }
 
 std::string layout_text(const nlohmann::json& l) try {
   const MeshShape shape{l.at("replicate"), l.at("shard"), l.at("ep")};
   const int nodes = l.at("nodes");
   return mesh_text(shape) + " (zero " + l.at("zero").dump() + ", " + std::to_string(nodes) +
-         (nodes == 1 ? " node" : " nodes") + ", dispatch " + l.at("dispatch").get<std::string>() + ")";
+         (nodes == 1 ? " node" : " nodes") + ", dispatch " + l.at("dispatch").get<std::string>() +
+         (l.contains("plan") ? ", " + plan_text(plan_of_layout(l)) : "") + ")";
 } catch (const nlohmann::json::exception&) {
   return "a layout that it does not say";
 }

@@ -36,7 +36,8 @@ RunCounters counters_of(const nlohmann::json& state);  // Error(kBadInput) namin
 // Options of the checkpoint with Origin::kCheckpoint: whatever the user said wins, and is told by resume_differences.
 void apply_checkpoint_options(Options& options, const nlohmann::json& state);
 
-// How a run is spread over ranks, for the manifest's state: {replicate, shard, ep, zero, nodes, dispatch}; and as a text,
+// How a run is spread over ranks, for the manifest's state: {replicate, shard, ep, zero, nodes, dispatch} and
+// the plan that it follows, if any; and as a text,
 // also of a state that does not say.
 nlohmann::json layout_json(const MeshContext& mesh);
 std::string layout_text(const nlohmann::json& layout);

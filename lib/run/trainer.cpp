@@ -52,6 +52,12 @@ Trainer::Trainer(const TrainOptions& options, Model& model, const TokenSource& d
   coactivation_LEE_.resize(static_cast<std::size_t>(model.config().num_moe_layers()) * E * E);
 }
 
+void Trainer::go_on_from(const Trainer& before) {
+  steps_done = before.steps_done;
+  updates_done = before.updates_done;
+  consumed_samples = before.consumed_samples;
+}
+
 void Trainer::load_batch() {
   batch_.load(order_, consumed_samples);
   consumed_samples += options_.batch;

@@ -58,6 +58,9 @@ class Trainer {
   // The step after steps_done(). Not finite on any rank: no parameter changes anywhere, the samples count as consumed.
   StepResult step(double lr, const StepNews& news = {});
 
+  // The counters of another trainer of the same run.
+  void go_on_from(const Trainer& before);
+
   std::int64_t steps_done = 0;        // calls of step() that count, skipped ones included
   std::int64_t updates_done = 0;      // AdamW updates: the exponent of its bias correction
   std::int64_t consumed_samples = 0;  // the next sample of the data order
