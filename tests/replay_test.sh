@@ -28,24 +28,24 @@ run() {
 digest() { grep -o 'digest [0-9a-f]*' err | head -1; }
 
 for i in $(seq 200); do echo "line $i says $((i * 7919 % 101)) and $((i * 31 % 17))"; done >text.txt
-model="--data text.txt --steps 5 --layers 2 --d-model 16 --heads 2 --kv-heads 2 --head-dim 8 --experts 6 --top-k 2 --expert-ffn 16 --batch 6 --seq 16"
+model="--data text.txt --layers 2 --d-model 16 --heads 2 --kv-heads 2 --head-dim 8 --experts 6 --top-k 2 --expert-ffn 16 --batch 6 --seq 16"
 # shellcheck disable=SC2086 # a list of options
-run 0 1 moe-train $model --router-trace one.h5 --router-trace-steps 3
+run 0 1 moe-train $model --steps 5 --router-trace one.h5 --router-trace-steps 3
 one=$(digest)
 [ -n "$one" ] || fail "no digest is told"
 # shellcheck disable=SC2086
-run 0 4 moe-train $model --router-trace four.h5 --router-trace-steps 3 --ep 2 --shard 2 --ranks-per-node 2
+run 0 4 moe-train $model --steps 5 --router-trace four.h5 --router-trace-steps 3 --ep 2 --shard 2 --ranks-per-node 2
 [ "$(digest)" = "$one" ] || fail "four ranks: expected $one, found $(digest)"
 [ "$(find . -name '.tmp*' | wc -l)" -eq 0 ] || fail "a temporary file is left"
 # shellcheck disable=SC2086
-run 73 1 moe-train $model --router-trace one.h5
+run 73 1 moe-train $model --steps 5 --router-trace one.h5
 # A run that is resumed records its own last steps.
 # shellcheck disable=SC2086
 run 0 1 moe-train $model -o run --steps 4
 # shellcheck disable=SC2086
 run 0 1 moe-train $model -o run --steps 5 --resume must --router-trace one.h5
 # shellcheck disable=SC2086
-run 2 1 moe-train $model --router-trace-steps -1
+run 2 1 moe-train $model --steps 5 --router-trace-steps -1
 
 run 0 4 moe-bench dispatch --replay four.h5 --ranks-per-node 2 --d-model 24 --seconds 0.01 --json rows.json
 [ "$(grep -c ' ok$' out)" -eq 4 ] || fail "expected two layers by two ways of exchange"

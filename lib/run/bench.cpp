@@ -44,7 +44,8 @@ void refuse_beside_replay(const Options& options, const BenchOptions& bench) {
   if (bench.replay.empty()) return;
   for (const char* name : {"workload", "tokens", "experts", "top-k"})
     if (options.find(name).origin > Origin::kPreset)
-      throw Error(Exit::kUsage, std::string("--") + name + ": expected none beside --replay, found " + options.find(name).get(),
+      throw Error(Exit::kUsage,
+                  std::string("--") + name + ": expected none beside --replay, found " + options.find(name).get(),
                   "the trace says it");
 }
 
@@ -84,6 +85,7 @@ Options bench_options(BenchOptions& b) {
              "moe-bench step --shape S --seconds 1",
              "moe-bench step --layers 2 --experts 16 --top-k 4 --seconds 1 --json step.json",
              "moe-bench dispatch --workload W2 --tokens 256 --experts 32 --top-k 4 --json dispatch.json",
+             "moe-bench dispatch --replay trace.h5 --seconds 0.1 --json -",
              "moe-bench collectives --filter all_reduce --max-bytes 65536 --seconds 0.02",
              "moe-bench checkpoint --bytes 16M", "moe-bench reshard --bytes 16M"});
   o.group("What to measure");
