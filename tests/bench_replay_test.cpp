@@ -158,7 +158,7 @@ TEST_F(BenchReplay, APlanMovesTheExperts) {
   for (const int num_ranks : {4, 7}) {
     SCOPED_TRACE(std::to_string(num_ranks) + " ranks");
     BenchOptions o = options();
-    o.plan = dir_ + "/plan.h5";
+    o.ranks.plan = dir_ + "/plan.h5";
     const PlanFile plan = random_plan(num_ranks);
     write_plan_file(o.plan, plan, true);
     expect_counts(run(o, num_ranks), trace_, plan.placement, num_ranks);
@@ -167,7 +167,7 @@ TEST_F(BenchReplay, APlanMovesTheExperts) {
 
 TEST_F(BenchReplay, GroupsOneLayerAndWorkloadsWithAPlan) {
   BenchOptions o = options();
-  o.plan = dir_ + "/plan.h5";
+  o.ranks.plan = dir_ + "/plan.h5";
   const PlanFile plan = random_plan(3);
   write_plan_file(o.plan, plan, true);
   o.ranks.ep = 3, o.ranks.shard = 2, o.layer = 3;
@@ -205,7 +205,7 @@ TEST_F(BenchReplay, WhatIsRefused) {
   };
   o.layer = 2;
   EXPECT_THAT(refused(), HasSubstr("trace.h5: expected layer 2, found 2 MoE layers from 1 to 3"));
-  o.layer = -1, o.plan = dir_ + "/plan.h5";
+  o.layer = -1, o.ranks.plan = dir_ + "/plan.h5";
   write_plan_file(o.plan, random_plan(2), true);
   EXPECT_THAT(refused(), HasSubstr("expected a plan of 13 experts on 1 ranks (ep), found 13 on 2"));
   PlanFile one = random_plan(1);

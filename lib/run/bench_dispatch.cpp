@@ -43,7 +43,7 @@ std::vector<std::string> head_lines(const BenchOptions& o, const DispatchGroup& 
                                         std::to_string(group.shape.ep) + "; moe " + version_text(),
                                     format_text("# %s, d %d, %d experts top-%d, %s%s", tokens.c_str(), o.model.d_model,
                                                 o.model.num_experts, o.model.top_k, name_of(o.dtype), limit.c_str())};
-  if (!o.plan.empty()) lines.push_back("# experts as " + o.plan + " places them");
+  if (!o.ranks.plan.empty()) lines.push_back("# experts as " + o.ranks.plan + " places them");
   return lines;
 }
 
@@ -58,7 +58,7 @@ nlohmann::json run_json(const BenchOptions& o, const DispatchGroup& group, const
                {"row_bytes", static_cast<std::int64_t>(size_of(o.dtype)) * o.model.d_model},
                {"max_nodes_per_token", o.model.max_nodes_per_token},
                {"link_gbits", o.link_gbits}});
-  if (!o.plan.empty()) json["plan"] = o.plan;
+  if (!o.ranks.plan.empty()) json["plan"] = o.ranks.plan;
   if (!in.replays())
     json["tokens_per_rank"] = o.tokens;
   else

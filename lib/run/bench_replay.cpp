@@ -76,9 +76,9 @@ ExpertMap expert_map_of(const LayerPlacement& placed, int num_experts, const std
   return map;
 }
 
-DispatchInputs::DispatchInputs(const BenchOptions& o) : trace_path_(o.replay), plan_path_(o.plan) {
+DispatchInputs::DispatchInputs(const BenchOptions& o) : trace_path_(o.replay), plan_path_(o.ranks.plan) {
   if (!o.replay.empty()) trace_ = std::make_unique<RouterTrace>(read_router_trace(o.replay));
-  if (!o.plan.empty()) plan_ = std::make_unique<PlanFile>(read_plan_file(o.plan));
+  if (!o.ranks.plan.empty() && o.ranks.plan != "none") plan_ = std::make_unique<PlanFile>(read_plan_file(o.ranks.plan));
 }
 
 void DispatchInputs::apply_to(BenchOptions& o) const {

@@ -44,8 +44,8 @@ std::vector<std::int16_t> gather_decisions(World& world, Trainer& trainer, const
 }
 
 TrainTrace::TrainTrace(const TrainOptions& options, Model& model, Trainer& trainer)
-    : o_(options), world_(model.mesh().world()), trainer_(trainer), layers_(model.moe_layers()) {
-  for (const int layer : layers_) trainer.tally(layer).records = true;
+    : o_(options), world_(model.mesh().world()), layers_(model.moe_layers()) {
+  follow(trainer);
   if (world_.rank() != 0) return;
   const RoutingShape shape{layers_, options.model.num_experts, options.model.top_k};
   writer_ = std::make_unique<RouterTraceWriter>(options.router_trace, shape, std::int64_t{options.batch} * options.seq,
@@ -53,8 +53,13 @@ TrainTrace::TrainTrace(const TrainOptions& options, Model& model, Trainer& train
                                                 options.common.force || options.resume_from.has_value(), options.seq);
 }
 
+void TrainTrace::follow(Trainer& trainer) {
+  trainer_ = &trainer;
+  for (const int layer : layers_) trainer.tally(layer).records = true;
+}
+
 void TrainTrace::step_done(std::int64_t step) {
-  const std::vector<std::int16_t> idx_LTK = gather_decisions(world_, trainer_, layers_, o_.model.top_k);
+  const std::vector<std::int16_t> idx_LTK = gather_decisions(world_, *trainer_, layers_, o_.model.top_k);
   world_.agree([&] {
     if (writer_) writer_->add_step(step, idx_LTK);
   });

@@ -20,6 +20,9 @@ class TrainTrace {
   // From here on the trainer records. Error 73, 2 on rank 0.
   TrainTrace(const TrainOptions& options, Model& model, Trainer& trainer);
 
+  // The run goes on with this trainer, which records from here on.
+  void follow(Trainer& trainer);
+
   // All ranks, after each step and at the end: collective calls.
   void step_done(std::int64_t step);
   void finish(const nlohmann::json& provenance);
@@ -27,7 +30,7 @@ class TrainTrace {
  private:
   const TrainOptions& o_;
   World& world_;
-  Trainer& trainer_;
+  Trainer* trainer_ = nullptr;
   std::vector<int> layers_;
   std::unique_ptr<RouterTraceWriter> writer_;  // rank 0's
 };
