@@ -1,28 +1,17 @@
 // A fault at every single file operation of every rank, in the save and in the resumption of a model on four ranks (ep 2 x
-// shard 2): afterwards the newest complete checkpoint is there, whole and unchanged. Each job is a child process whose ranks
-// are threads, so that it can be killed. MOE_FAULT_STRIDE=N takes every N-th operation, 1 all of them
-// (minutes); the default takes others for each kind of fault and each rank.
-// Not here: one process (checkpoint_test.cpp), the tools under mpirun (fault_mpi_test.sh).
-#include <omp.h>
-#include <sys/wait.h>
-
-#include <cstdlib>
-#include <functional>
-
-#include "lib/comm/thread_comm.h"
+// shard 2): afterwards the newest complete checkpoint is there, whole and unchanged.
+// Not here: one process (checkpoint_test.cpp), resharding (reshard_fault_test.cpp), the tools under mpirun
+// (fault_mpi_test.sh).
 #include "lib/io/digest.h"
-#include "lib/io/fault.h"
 #include "lib/io/files.h"
 #include "lib/io/verify.h"
 #include "lib/run/mesh_load.h"
 #include "lib/run/mesh_save.h"
 #include "tests/checkpoint_case.h"
+#include "tests/fault_job.h"
 
 namespace moe {
 namespace {
-
-constexpr int kRanks = 4;
-constexpr int kDefaultStride = 31;
 
 ModelConfig small_config() {
   ModelConfig c;
@@ -33,35 +22,15 @@ ModelConfig small_config() {
 
 using Body = std::function<void(World&, Model&)>;
 
-void run_ranks(const Body& body) {
-  run_thread_ranks(kRanks, [&](std::unique_ptr<Comm> comm) {
-    omp_set_num_threads(1);
-    World world(std::move(comm), std::vector<int>(kRanks, 0));
-    set_fault_rank(world.rank());
+// A job of ranks that hold a model, under a fault plan (fault_job.h).
+int job(const std::string& fault, const Body& body) {
+  return fault_job(fault, [&](World& world) {
     MeshOptions options;
     options.shape = {.replicate = 1, .shard = 2, .ep = 2};
     MeshContext mesh(world, options, small_config().num_experts, cpu_kernels());
     Model model(small_config(), DType::kF32, true, mesh);
     body(world, model);
   });
-}
-
-// Exit code of a job of four ranks under MOE_FAULT=fault, or -signal. One that hangs ends by SIGALRM.
-int job(const std::string& fault, const Body& body) {
-  const pid_t child = ::fork();
-  if (child == 0) {
-    ::alarm(60);
-    ::setenv("MOE_FAULT", fault.c_str(), 1);
-    try {
-      run_ranks(body);
-      ::_exit(0);
-    } catch (const Error& e) {
-      ::_exit(static_cast<int>(e.code()));
-    }
-  }
-  int status = 0;
-  ::waitpid(child, &status, 0);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
 }
 
 Body save_of(const std::string& run, std::int64_t step) {
@@ -130,29 +99,20 @@ class FaultLoop : public CheckpointTest {
 
   // Strikes rank `rank` at operation 1, 2, ... until a job passes without a fault; their number.
   int strike_rank(int rank, const std::string& error, const std::function<Body(const std::string&)>& body, bool saves) {
-    const char* const text = std::getenv("MOE_FAULT_STRIDE");
-    const int stride = std::max(1, text ? std::atoi(text) : kDefaultStride);
-    const int first = 1 + (7 * rank + 11 * static_cast<int>(error[1])) % stride;
-    const std::string log = dir_ + "/log";
-    for (int n = first;; n += stride) {
-      SCOPED_TRACE(error + " at operation " + std::to_string(n) + " of rank " + std::to_string(rank));
+    return strike_operations(dir_ + "/log", error, rank, 31, [&](const std::string& fault) {
       fresh_run();
-      fs::remove(log);
-      const int code =
-          job("err=" + error + ",n=" + std::to_string(n) + ",rank=" + std::to_string(rank) + ",log=" + log, body(run_));
-      const bool struck = read_text_file(log, 1 << 24).find(" strikes ") != std::string::npos;
-      EXPECT_TRUE(code == 0 || (struck && code == (error == "kill" ? -SIGKILL : 74))) << code;
+      const int code = job(fault, body(run_));
       check_newest(code);
       if (code == 0 && saves) {
         EXPECT_EQ(open_checkpoint(run_).step, 2);
       }
-      if (!struck || HasFailure()) return n - 1;
-    }
+      return code;
+    });
   }
 
   void strike_all(const std::string& error, const std::function<Body(const std::string&)>& body, bool saves, int at_least) {
     int operations = 0;
-    for (int rank = 0; rank < kRanks && !HasFailure(); ++rank) operations += strike_rank(rank, error, body, saves);
+    for (int rank = 0; rank < kFaultRanks && !HasFailure(); ++rank) operations += strike_rank(rank, error, body, saves);
     std::printf("%d operations\n", operations);
     EXPECT_GT(operations, at_least) << "the faults did not strike";
   }

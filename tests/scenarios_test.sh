@@ -157,6 +157,11 @@ scenario_08_bit_flip_in_payload() {
   expect 0 ${go_on/ -q/} --steps 6 -o run # --resume auto: the one before, and it says so
   said "warning: going back from .*step-00000004 to .*step-00000002"
   same run/step-00000006 whole/step-00000006
+  expect 0 $go_on --lr 1e-4 --steps 8 -o run # options that only the damaged one has are not used for another
+  flip run/step-00000008/$shard $(($(size_of run/step-00000008/$shard) / 2))
+  expect 2 $go_on -o run
+  said "step-00000006: expected the options of the damaged checkpoint, found others: lr: 0\.003.* there, .* in .*step-00000008; steps: 6"
+  expect 0 $go_on --lr 1e-4 --steps 8 -o run
 }
 
 scenario_09_hostile_hdf5() {

@@ -16,11 +16,12 @@ Exit list_checkpoints(const std::vector<std::string>& paths, const CommonOptions
 // Step, model, layout, data position, provenance chain, and a table of the tensors (experts folded into one line each).
 Exit show_checkpoint(const std::vector<std::string>& paths, const CommonOptions& common);
 struct VerifyOptions {
+  bool all = false;      // every checkpoint of a run directory
   bool deep = false;     // also the digest of every tensor, from its elements
   bool sandbox = false;  // read in a child process with limits: a crash of a library is Error 65
 };
 // Sizes, file digests, every slice against its digest, finite, exact coverage, the digest of all; every fault is listed,
-// then Exit::kCheckFailed (3). Of a run directory the one that `latest` names, and no other in its place. On common.threads
+// then Exit::kCheckFailed (3). Of a run directory the one that `latest` names, and no other in its place, which is said; or all. On common.threads
 // threads.
 Exit verify_checkpoints(const std::vector<std::string>& paths, const CommonOptions& common, const VerifyOptions& options);
 // Two checkpoints: options, counters, tensors that only one has; per tensor (and per expert where they differ) the largest

@@ -42,7 +42,24 @@ json survey(const std::string& path, int threads, const VerifyOptions& options) 
   return json::parse(run_in_sandbox(limits, [&] { return look().dump(-1, ' ', false, json::error_handler_t::replace); }));
 }
 
-std::string text_of(const json& s, double seconds, const std::vector<std::string>& left) {
+// Newest first; a checkpoint is itself. Of a run one alone, unless `all`.
+std::vector<std::string> checkpoints_of(const std::string& given, bool all) {
+  if (!all || is_checkpoint(given)) return {newest_path(given)};
+  std::vector<std::string> paths;
+  const std::vector<std::int64_t> steps = listed_steps(given);
+  for (auto step = steps.rbegin(); step != steps.rend(); ++step) paths.push_back(given + "/" + step_name(*step));
+  if (paths.empty()) return {newest_path(given)};  // says what is expected
+  return paths;
+}
+
+// "the newest of 3 in run; --all verifies them all"; "" where there is no choice.
+std::string choice_text(const std::string& given, bool all) {
+  if (all || is_checkpoint(given)) return "";
+  const std::size_t count = listed_steps(given).size();
+  return count > 1 ? "latest of " + std::to_string(count) + " in " + given + "; --all verifies every one" : "";
+}
+
+std::string text_of(const json& s, double seconds, const std::string& choice, const std::vector<std::string>& left) {
   const std::string path = s.at("path");
   const auto count = [&](const char* key) { return thousands(s.at(key).get<std::int64_t>()); };
   const double bytes = s.at("bytes").get<double>();
@@ -57,6 +74,7 @@ std::string text_of(const json& s, double seconds, const std::vector<std::string
                                  " tensors, " + count("slices") + " slices");
     text += labelled("digest", s.at("digest"));
   }
+  if (!choice.empty()) text += labelled("checked", choice);
   for (const std::string& name : left) text += labelled("left over", name + " (of a save that was killed)");
   return text;
 }
@@ -67,13 +85,15 @@ Exit verify_checkpoints(const std::vector<std::string>& paths, const CommonOptio
   json all = json::array();
   std::string text;
   bool good = true;
-  for (const std::string& given : paths) {
-    const std::string path = newest_path(given);
+  std::vector<std::pair<std::string, std::string>> list;  // path, why it and no other
+  for (const std::string& given : paths)
+    for (std::string& path : checkpoints_of(given, options.all)) list.emplace_back(path, choice_text(given, options.all));
+  for (const auto& [path, choice] : list) {
     const Stopwatch watch;
     json s = survey(path, std::max(common.threads, 1), options);
     const double seconds = watch.seconds();
     const std::vector<std::string> left = leftovers(parent_directory(path));
-    text += text_of(s, seconds, left);
+    text += text_of(s, seconds, choice, left);
     good = good && s.at("faults").empty();
     s.update({{"seconds", seconds}, {"leftovers", left}});
     all.push_back(std::move(s));

@@ -36,6 +36,7 @@ void add_content_options(Options& o, ReshardOptions& r) {
 
 void add_verify_options(Options& o, ReshardOptions& r) {
   o.group("Verify");
+  o.add("all", r.verify.all, "every checkpoint of a run directory, not only the one that `latest` names");
   o.add("deep", r.verify.deep, "also compute the digest of every tensor from its elements; takes several times as long");
   o.add("sandbox", r.verify.sandbox, "read in a child process with limits: a crash of the reader is bad input (65)");
 }

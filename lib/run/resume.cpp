@@ -38,6 +38,21 @@ void check_data(const TrainOptions& o, const nlohmann::json& state, const TokenF
               "give the same data, or --allow-data-change");
 }
 
+// Options that nobody said were taken from the checkpoint that turned out damaged (train_options.cpp), before anything was
+// built: another one must have the same.
+void check_taken_options(const Options& given, const nlohmann::json& state, const std::string& path,
+                         const std::string& damaged) {
+  std::string other, hint;
+  for (const auto& [name, value] : state.at("options").items()) {
+    const Option& o = given.find(name);
+    if (o.origin != Origin::kCheckpoint || o.get() == value.get<std::string>()) continue;
+    other += (other.empty() ? "" : "; ") + name + ": " + value.get<std::string>() + " there, " + o.get() + " in " + damaged;
+  }
+  if (!other.empty())
+    throw Error(Exit::kUsage, path + ": expected the options of the damaged checkpoint, found others: " + other,
+                "--resume " + path + " goes on with its options; or say which is meant");
+}
+
 // One attempt.
 RunCounters load(Model& model, const TrainOptions& o, const Manifest& m, const std::string& path, const Options& given,
                  const TokenFileInfo& data) {
@@ -46,6 +61,7 @@ RunCounters load(Model& model, const TrainOptions& o, const Manifest& m, const s
   RunCounters counters;
   world.agree([&] {
     check_data(o, m.state, data);
+    if (path != o.resume_from->path) check_taken_options(given, m.state, path, o.resume_from->path);
     counters = counters_of(m.state);
     differences = resume_differences(given, m.state, o.allow_change);
   });
