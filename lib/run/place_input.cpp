@@ -134,7 +134,7 @@ void add_place_inputs(Options& o, PlaceInputs& i) {
 }
 
 RecordedLoads open_loads(const std::string& path) {
-  const std::string kind = h5_kind(path);
+  const std::string kind = has_h5_signature(path) ? h5_kind(path) : "";
   if (kind == "moe-routing") return recorded(read_routing_stats(path));
   if (kind == "moe-router-trace") return recorded(read_router_trace(path));
   if (!kind.empty())
