@@ -191,7 +191,7 @@ TEST(Oracle, SeesWhatIsWrong) {
 }
 
 DispatchRow row_with(std::int64_t num_wrong, double inter) {
-  DispatchRow r{.workload = Workload::kHotRank, .mode = DispatchMode::kTwoLevel};
+  DispatchRow r{.name = "W2", .description = "hot rank", .mode = DispatchMode::kTwoLevel};
   for (Timing& t : r.seconds) t = timing_of({1e-3});
   r.inter_bytes = r.inter_bytes_min = inter, r.inter_bytes_expected = r.least_bytes_expected = 8e6;
   r.intra_bytes = 2e6, r.busiest_node_bytes = 2e6, r.num_wrong = num_wrong, r.rows_r = {1, 3};

@@ -75,8 +75,8 @@ std::vector<std::int64_t> read_list(const H5Reader& h5, const std::string& path,
 
 // The ring of the steps that are kept: step number i of the run lies at position i % most_steps.
 struct RouterTraceWriter::State {
-  State(const std::string& path, const RoutingShape& s, std::int64_t tokens, std::int64_t most, bool force)
-      : shape(s), tokens_per_step(tokens), most_steps(most), out(path, force), ring(path + ".steps", true) {}
+  State(const std::string& path, const RoutingShape& s, std::int64_t tokens, std::int64_t most, bool force, std::int64_t seq)
+      : shape(s), tokens_per_step(tokens), most_steps(most), seq(seq), out(path, force), ring(path + ".steps", true) {}
 
   std::int64_t step_values() const { return static_cast<std::int64_t>(shape.layers.size()) * tokens_per_step * shape.top_k; }
   std::int64_t position(std::int64_t number) const { return most_steps > 0 ? number % most_steps : number; }
@@ -86,7 +86,7 @@ struct RouterTraceWriter::State {
   std::int64_t num_dropped() const { return most_steps > 0 ? std::max<std::int64_t>(0, num_steps - most_steps) : 0; }
 
   RoutingShape shape;
-  std::int64_t tokens_per_step, most_steps;
+  std::int64_t tokens_per_step, most_steps, seq;
   PendingFile out, ring;  // the ring is never published
   std::optional<File> file;
   std::vector<std::int64_t> steps;  // of each position of the ring
@@ -94,8 +94,8 @@ struct RouterTraceWriter::State {
 };
 
 RouterTraceWriter::RouterTraceWriter(const std::string& path, const RoutingShape& shape, std::int64_t tokens_per_step,
-                                     std::int64_t most_steps, bool force)
-    : state_(std::make_unique<State>(path, shape, tokens_per_step, most_steps, force)) {
+                                     std::int64_t most_steps, bool force, std::int64_t seq)
+    : state_(std::make_unique<State>(path, shape, tokens_per_step, most_steps, force, seq)) {
   if (shape.layers.empty()) throw Error(Exit::kUsage, path + ": expected a model with MoE layers to trace, found none");
   if (shape.num_experts > kMostExperts)
     throw Error(Exit::kUsage, path + ": expected at most " + std::to_string(kMostExperts) + " experts, found " +
@@ -143,6 +143,7 @@ std::string RouterTraceWriter::finish(const nlohmann::json& provenance) {
   h5.attribute("num_experts", s.shape.num_experts);
   h5.attribute("top_k", s.shape.top_k);
   h5.attribute("tokens_per_step", s.tokens_per_step);
+  h5.attribute("seq", s.seq);
   h5.attribute("digest", digest.digest().hex());
   h5.finish();
   s.out.commit();
@@ -164,6 +165,10 @@ RouterTrace read_router_trace(const std::string& path) {
   t.shape.num_experts = static_cast<int>(num_experts);
   t.shape.top_k = static_cast<int>(top_k);
   t.tokens_per_step = h5.attribute_int("tokens_per_step");
+  t.seq = h5.attribute_int("seq");
+  if (t.seq < 1 || t.tokens_per_step < 1 || t.tokens_per_step % t.seq != 0 || t.tokens_per_step / t.seq > 1 << 30)
+    refuse(path, "expected tokens_per_step in whole sequences of seq tokens, found " + std::to_string(t.tokens_per_step) +
+                     " and " + std::to_string(t.seq));
   const std::vector<std::int64_t> layers = read_list(h5, path, "layer");
   if (layers.back() > 1 << 20) refuse(path, "expected layers up to 2^20, found " + std::to_string(layers.back()));
   t.shape.layers.assign(layers.begin(), layers.end());
@@ -171,7 +176,7 @@ RouterTrace read_router_trace(const std::string& path) {
   const auto S = static_cast<std::int64_t>(t.step_S.size()), L = static_cast<std::int64_t>(layers.size());
   const H5Dataset expert = h5.dataset("expert");
   // What is allocated is what the file holds.
-  if (t.tokens_per_step < 1 || expert.type != H5Type::kI16 || expert.dims != std::vector{S, L, t.tokens_per_step, top_k})
+  if (expert.type != H5Type::kI16 || expert.dims != std::vector{S, L, t.tokens_per_step, top_k})
     refuse(path, "dataset expert: expected i16 [" + std::to_string(S) + "," + std::to_string(L) + "," +
                      std::to_string(t.tokens_per_step) + "," + std::to_string(top_k) + "], found another shape or type");
   t.idx_SLTK.resize(static_cast<std::size_t>(expert.elements()));

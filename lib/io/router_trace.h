@@ -18,9 +18,10 @@ namespace moe {
 // makes the trace of them. `force` allows an existing file.
 class RouterTraceWriter {
  public:
-  // Keeps the last most_steps steps (0: all), in no more room on the disk than these need, twice while finish() runs.
+  // seq: tokens of a sequence, which stay together on one rank. Keeps the last most_steps steps (0: all), in no more room on
+  // the disk than these need, twice while finish() runs.
   RouterTraceWriter(const std::string& path, const RoutingShape& shape, std::int64_t tokens_per_step,
-                    std::int64_t most_steps, bool force);
+                    std::int64_t most_steps, bool force, std::int64_t seq = 1);
   ~RouterTraceWriter();  // without finish(): nothing is left
   RouterTraceWriter(const RouterTraceWriter&) = delete;
   RouterTraceWriter& operator=(const RouterTraceWriter&) = delete;
@@ -37,9 +38,9 @@ class RouterTraceWriter {
 
 struct RouterTrace {
   RoutingShape shape;
-  std::int64_t tokens_per_step = 0;
-  std::vector<std::int64_t> step_S;    // at least one, ascending
-  std::vector<std::int16_t> idx_SLTK;  // -1: dropped
+  std::int64_t tokens_per_step = 0, seq = 1;  // seq: tokens of a sequence
+  std::vector<std::int64_t> step_S;           // at least one, ascending
+  std::vector<std::int16_t> idx_SLTK;         // -1: dropped
   std::string digest;
 
   std::span<const std::int16_t> of(std::size_t step, std::size_t layer) const;  // [tokens, top_k]

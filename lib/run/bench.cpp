@@ -39,6 +39,16 @@ void need(bool ok, const char* option, const char* expected, const Options& o) {
     throw Error(Exit::kUsage, std::string("--") + option + ": expected " + expected + ", found " + o.find(option).get());
 }
 
+// What a trace says cannot be said again.
+void refuse_beside_replay(const Options& options, const BenchOptions& bench) {
+  if (bench.replay.empty()) return;
+  for (const char* name : {"workload", "tokens", "experts", "top-k"})
+    if (options.find(name).origin > Origin::kPreset)
+      throw Error(Exit::kUsage,
+                  std::string("--") + name + ": expected none beside --replay, found " + options.find(name).get(),
+                  "the trace says it");
+}
+
 // Of a preset the options that make the model and its batch; the schedule is not ours.
 void finish_bench_options(Options& options, BenchOptions& bench) {
   for (const auto& [name, value] : shape_values(bench.shape))
@@ -51,6 +61,8 @@ void finish_bench_options(Options& options, BenchOptions& bench) {
   need(bench.link_gbits >= 0, "link-gbits", "at least 0", options);
   need(bench.min_bytes >= 1, "min-bytes", "at least 1", options);
   need(bench.max_bytes >= bench.min_bytes, "max-bytes", "at least --min-bytes", options);
+  need(bench.layer >= -1, "layer", "at least 0, or -1", options);
+  refuse_beside_replay(options, bench);
   bench.file_bytes = parse_byte_size(bench.bytes, "--bytes");
   check_rank_options(options, bench.ranks);
   check_config(bench.model);
@@ -73,6 +85,7 @@ Options bench_options(BenchOptions& b) {
              "moe-bench step --shape S --seconds 1",
              "moe-bench step --layers 2 --experts 16 --top-k 4 --seconds 1 --json step.json",
              "moe-bench dispatch --workload W2 --tokens 256 --experts 32 --top-k 4 --json dispatch.json",
+             "moe-bench dispatch --replay trace.h5 --seconds 0.1 --json -",
              "moe-bench collectives --filter all_reduce --max-bytes 65536 --seconds 0.02",
              "moe-bench checkpoint --bytes 16M", "moe-bench reshard --bytes 16M"});
   o.group("What to measure");
@@ -106,6 +119,12 @@ Options bench_options(BenchOptions& b) {
         "ranks with different numbers of tokens, W5 a rank without tokens, W6 a hot rank that moves, W7 a hot rank now and "
         "then",
         {"W0", "W1", "W2", "W3", "W4", "W5", "W6", "W7", "all"});
+  o.add("replay", b.replay,
+        "the recorded decisions of a router trace (moe-train --router-trace) instead of a workload, a row for each layer; "
+        "experts, choices and tokens are those of the trace, its tokens cut onto the ranks as training does")
+      .value = "FILE";
+  o.add("plan", b.plan, "experts lie as this plan says; else in linear order").value = "FILE";
+  o.add("layer", b.layer, "layer of the trace or the plan; -1: all of a trace, the first of a plan for the workloads");
   o.add("link-gbits", b.link_gbits, "speed of a node's network link in Gbit/s, to show how much of it was used; 0: unknown");
   o.group("Collectives");
   o.add("min-bytes", b.min_bytes, "smallest size; each next one is 4 times as large");

@@ -18,7 +18,8 @@ inline constexpr const char* kDispatchPhaseNames[kNumDispatchPhases] = {"plan", 
 
 // One workload by one way of exchange. Bytes are of one dispatch and its combine, of all ranks, mean over repetitions.
 struct DispatchRow {
-  Workload workload = Workload::kBalanced;
+  std::string name, description;  // of the workload or the layer
+  int layer = -1;                 // of a trace
   DispatchMode mode = DispatchMode::kFlat;
   std::array<Timing, kNumDispatchPhases> seconds;  // of the slowest rank
   double inter_bytes = 0, intra_bytes = 0, control_bytes = 0;
@@ -28,15 +29,22 @@ struct DispatchRow {
   double busiest_node_bytes = 0;    // of a dispatch: what crosses the border of the busiest node, one direction
   std::int64_t sent_inter_bytes = 0, sent_intra_bytes = 0;  // of everything that this row sent, repetitions not counted too
   std::int64_t num_wrong = 0;                               // rows, sums and gates
-  std::vector<std::int64_t> rows_r;                         // that each rank received in the first repetition
+  std::vector<double> rows_r;                               // that each rank received, mean over repetitions that differ
+  double max_over_mean = 1;                                 // of a repetition, mean over them
+  double row_bytes = 0;
+  std::int64_t tokens = 0;  // of all ranks, that made these rows
 
   const Timing& of(DispatchPhase phase) const { return seconds[static_cast<std::size_t>(phase)]; }
   bool passed() const;
-  double imbalance() const;                       // most received / mean
+  double imbalance() const;                       // most received / mean, of rows_r
+  double inter_rows_per_token() const;            // of dispatch alone
+  double exchange_seconds() const;                // dispatch and combine
   double rank_gbytes() const;                     // payload that a rank sends, mean, dispatch and combine
   double node_gbytes() const;                     // over the border of the busiest node, dispatch and combine
   double node_gbytes(DispatchPhase phase) const;  // of dispatch or combine alone
 };
+
+double max_over_mean_rows(const std::vector<double>& rows_r);  // 1 if there are none
 
 std::vector<std::string> dispatch_legend(double link_gbits);
 std::string dispatch_header();
@@ -45,6 +53,9 @@ std::string dispatch_line(const DispatchRow& row, double link_gbits);
 std::vector<std::string> histogram_lines(const DispatchRow& row);
 // Flat over two-level: what the bytes between nodes predict, and what the times say.
 std::string comparison_line(const DispatchRow& flat, const DispatchRow& two_level);
+// All layers of a trace by one way of exchange, whose rows these are: sums; balance as mean and worst of the layers.
+std::string total_line(const std::vector<DispatchRow>& layers);
+nlohmann::json total_json(const std::vector<DispatchRow>& layers);
 nlohmann::json dispatch_json(const DispatchRow& row, double link_gbits);
 nlohmann::json comparison_json(const DispatchRow& flat, const DispatchRow& two_level);
 

@@ -81,7 +81,7 @@ bool RowCode::holds(CMat m, std::int64_t row, std::int64_t id, std::int32_t fact
   return !wrong;
 }
 
-DispatchOracle::DispatchOracle(const WorkloadSource& source, const ExpertMap& map, int top_k, int rank)
+DispatchOracle::DispatchOracle(const RowSource& source, const ExpertMap& map, int top_k, int rank)
     : source_(source),
       map_(map),
       top_k_(top_k),
@@ -97,8 +97,9 @@ void DispatchOracle::set_repetition(int repetition) {
   num_rows_ = 0;
   for (int r = 0; r < source_.num_ranks(); ++r) {
     routes_.push_back(source_.route(r, repetition));
-    num_rows_ += std::count_if(routes_.back().begin(), routes_.back().end(),
-                               [&](std::int32_t e) { return map_.expert2rank[static_cast<std::size_t>(e)] == rank_; });
+    num_rows_ += std::count_if(routes_.back().begin(), routes_.back().end(), [&](std::int32_t e) {
+      return e >= 0 && map_.expert2rank[static_cast<std::size_t>(e)] == rank_;
+    });
   }
 }
 
@@ -112,8 +113,15 @@ std::vector<float> DispatchOracle::gate_N() const {
 std::vector<std::int32_t> DispatchOracle::gate_sums_T() const {
   std::vector<std::int32_t> sums(static_cast<std::size_t>(num_tokens_));
   for (std::size_t i = 0; i < idx_N().size(); ++i)
-    sums[i / static_cast<std::size_t>(top_k_)] += bench_gate(first_id() * top_k_ + static_cast<std::int64_t>(i));
+    if (idx_N()[i] >= 0)
+      sums[i / static_cast<std::size_t>(top_k_)] += bench_gate(first_id() * top_k_ + static_cast<std::int64_t>(i));
   return sums;
+}
+
+std::vector<std::int32_t> DispatchOracle::num_slots_T() const {
+  std::vector<std::int32_t> num_slots(static_cast<std::size_t>(num_tokens_));
+  for (std::size_t i = 0; i < idx_N().size(); ++i) num_slots[i / static_cast<std::size_t>(top_k_)] += idx_N()[i] >= 0;
+  return num_slots;
 }
 
 std::int64_t DispatchOracle::slot_of(std::int64_t id, int expert) const {
@@ -148,8 +156,10 @@ std::int64_t DispatchOracle::wrong_sums(const RowCode& code, CMat x_TD, std::spa
 
 std::int64_t DispatchOracle::wrong_gates(std::span<const float> dgate_N, float factor) const {
   std::int64_t wrong = 0;
-  for (std::size_t i = 0; i < dgate_N.size(); ++i)
-    wrong += !(dgate_N[i] == factor * static_cast<float>(bench_gate(first_id() * top_k_ + static_cast<std::int64_t>(i))));
+  for (std::size_t i = 0; i < dgate_N.size(); ++i) {
+    const float gate = static_cast<float>(bench_gate(first_id() * top_k_ + static_cast<std::int64_t>(i)));
+    wrong += !(dgate_N[i] == (idx_N()[i] < 0 ? 0 : factor * gate));
+  }
   return wrong;
 }
 

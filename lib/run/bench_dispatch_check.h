@@ -40,7 +40,7 @@ std::int32_t bench_gate(std::int64_t slot_of_group);
 // Who sends what to whom in one repetition. Tokens of the group are numbered source * most_tokens + token.
 class DispatchOracle {
  public:
-  DispatchOracle(const WorkloadSource& source, const ExpertMap& map, int top_k, int rank);
+  DispatchOracle(const RowSource& source, const ExpertMap& map, int top_k, int rank);
   void set_repetition(int repetition);
 
   std::int64_t num_tokens() const { return num_tokens_; }  // of this rank
@@ -48,6 +48,7 @@ class DispatchOracle {
   const std::vector<std::int32_t>& idx_N() const { return routes_[static_cast<std::size_t>(rank_)]; }
   std::vector<float> gate_N() const;
   std::vector<std::int32_t> gate_sums_T() const;
+  std::vector<std::int32_t> num_slots_T() const;       // experts that each token chose
   std::int64_t num_rows() const { return num_rows_; }  // that must arrive here
 
   // Numbers of rows that are not as they must be; missing and doubled ones count.
@@ -59,7 +60,7 @@ class DispatchOracle {
  private:
   std::int64_t slot_of(std::int64_t id, int expert) const;  // of the group; -1: the token did not choose it
 
-  const WorkloadSource& source_;
+  const RowSource& source_;
   const ExpertMap& map_;
   int top_k_, rank_, repetition_ = -1;
   std::int64_t most_tokens_, num_tokens_, num_rows_ = 0;

@@ -11,13 +11,8 @@ namespace {
 
 const char* mode_name(DispatchMode mode) { return mode == DispatchMode::kFlat ? "flat" : "two-level"; }
 
-double exchange_seconds(const DispatchRow& r) {
-  return r.of(DispatchPhase::kDispatch).median + r.of(DispatchPhase::kCombine).median;
-}
-
-double mean_rows(const DispatchRow& r) {
-  const auto sum = std::accumulate(r.rows_r.begin(), r.rows_r.end(), std::int64_t{0});
-  return static_cast<double>(sum) / static_cast<double>(std::max<std::size_t>(1, r.rows_r.size()));
+double mean_of(const std::vector<double>& rows_r) {
+  return std::accumulate(rows_r.begin(), rows_r.end(), 0.0) / static_cast<double>(std::max<std::size_t>(1, rows_r.size()));
 }
 
 double percent_of_link(double gbytes, double link_gbits) { return 100 * 8 * gbytes / link_gbits; }
@@ -27,14 +22,22 @@ double percent_of_link(double gbytes, double link_gbits) { return 100 * 8 * gbyt
 bool DispatchRow::passed() const {
   return num_wrong == 0 && inter_bytes == inter_bytes_expected && inter_bytes_min == least_bytes_expected;
 }
-double DispatchRow::imbalance() const {
-  const double mean = mean_rows(*this);
-  return mean > 0 ? static_cast<double>(*std::max_element(rows_r.begin(), rows_r.end())) / mean : 1;
+double max_over_mean_rows(const std::vector<double>& rows_r) {
+  const double mean = mean_of(rows_r);
+  return mean > 0 ? *std::max_element(rows_r.begin(), rows_r.end()) / mean : 1;
+}
+
+double DispatchRow::imbalance() const { return max_over_mean_rows(rows_r); }
+double DispatchRow::inter_rows_per_token() const {
+  return tokens > 0 ? inter_bytes / 2 / row_bytes / static_cast<double>(tokens) : 0;
+}
+double DispatchRow::exchange_seconds() const {
+  return of(DispatchPhase::kDispatch).median + of(DispatchPhase::kCombine).median;
 }
 double DispatchRow::rank_gbytes() const {
-  return (inter_bytes + intra_bytes) / static_cast<double>(rows_r.size()) / exchange_seconds(*this) * 1e-9;
+  return (inter_bytes + intra_bytes) / static_cast<double>(rows_r.size()) / exchange_seconds() * 1e-9;
 }
-double DispatchRow::node_gbytes() const { return 2 * busiest_node_bytes / exchange_seconds(*this) * 1e-9; }
+double DispatchRow::node_gbytes() const { return 2 * busiest_node_bytes / exchange_seconds() * 1e-9; }
 double DispatchRow::node_gbytes(DispatchPhase phase) const { return busiest_node_bytes / of(phase).median * 1e-9; }
 
 std::vector<std::string> dispatch_legend(double link_gbits) {
@@ -45,7 +48,7 @@ std::vector<std::string> dispatch_legend(double link_gbits) {
       "#           distinct other nodes of each token x row bytes x 2, without which it cannot be; intra_MB: inside nodes",
       "# GB/s      rank: payload that a rank sends, mean over ranks; node: what crosses the border of the busiest node in",
       "#           one direction; both of dispatch and combine together, 1e9 bytes",
-      "# max/mean  rows received by ranks",
+      "# max/mean  rows received by ranks in a repetition, mean over repetitions",
       "# check     every row, sum and gate of every repetition, and the bytes against the routing; FAILED: no figures"};
   if (link_gbits > 0)
     lines.insert(lines.begin() + 6, format_text("# %%link     node GB/s of a link of %g Gbit/s", link_gbits));
@@ -59,8 +62,7 @@ std::string dispatch_header() {
 }
 
 std::string dispatch_line(const DispatchRow& r, double link_gbits) {
-  std::string line =
-      format_text("%-4s %-9s %5d", name_of(r.workload).c_str(), mode_name(r.mode), r.seconds[0].num_repetitions);
+  std::string line = format_text("%-4s %-9s %5d", r.name.c_str(), mode_name(r.mode), r.seconds[0].num_repetitions);
   if (!r.passed())
     return line + format_text(
                       " FAILED: %lld wrong rows, sums or gates; %.0f bytes between nodes, expected %.0f; least %.0f, "
@@ -72,44 +74,84 @@ std::string dispatch_line(const DispatchRow& r, double link_gbits) {
   line += format_text(" %9.3f %9.3f %9.3f %6.2f %6.2f", 1e-6 * r.inter_bytes, 1e-6 * r.inter_bytes_min, 1e-6 * r.intra_bytes,
                       r.rank_gbytes(), r.node_gbytes());
   line += link_gbits > 0 ? format_text(" %6.1f", percent_of_link(r.node_gbytes(), link_gbits)) : format_text(" %6s", "-");
-  return line + format_text(" %8.2f ok", r.imbalance());
+  return line + format_text(" %8.2f ok", r.max_over_mean);
 }
 
 std::vector<std::string> histogram_lines(const DispatchRow& r) {
   constexpr std::size_t kMostRanks = 16;
   const auto [least, most] = std::minmax_element(r.rows_r.begin(), r.rows_r.end());
-  std::vector<std::string> lines = {
-      format_text("# %s %s: rows received by a rank: %lld to %lld, mean %.1f", name_of(r.workload).c_str(),
-                  description_of(r.workload), static_cast<long long>(*least), static_cast<long long>(*most), mean_rows(r))};
+  std::vector<std::string> lines = {format_text("# %s %s: rows received by a rank: %.0f to %.0f, mean %.1f", r.name.c_str(),
+                                                r.description.c_str(), *least, *most, mean_of(r.rows_r))};
   const std::size_t n = r.rows_r.size();
   for (std::size_t i = 0; i < n; ++i) {
     if (n > kMostRanks && i == kMostRanks / 2) {
       lines.push_back("#   ... " + std::to_string(n - kMostRanks) + " more ...");
       i = n - kMostRanks / 2;
     }
-    const double rows = static_cast<double>(r.rows_r[i]);
-    lines.push_back(format_text("#   rank %3zu %8lld %s", i, static_cast<long long>(r.rows_r[i]),
-                                bar_text(rows, static_cast<double>(*most), 40).c_str()));
+    lines.push_back(format_text("#   rank %3zu %8.0f %s", i, r.rows_r[i], bar_text(r.rows_r[i], *most, 40).c_str()));
   }
   return lines;
 }
 
 std::string comparison_line(const DispatchRow& flat, const DispatchRow& two_level) {
   return format_text("# %s flat over two-level: bytes between nodes %.3f, time of dispatch and combine %.3f",
-                     name_of(flat.workload).c_str(), flat.inter_bytes / two_level.inter_bytes,
-                     exchange_seconds(flat) / exchange_seconds(two_level));
+                     flat.name.c_str(), flat.inter_bytes / two_level.inter_bytes,
+                     flat.exchange_seconds() / two_level.exchange_seconds());
 }
 
 nlohmann::json comparison_json(const DispatchRow& flat, const DispatchRow& two_level) {
-  return {{"workload", name_of(flat.workload)},
+  return {{"workload", flat.name},
           {"inter_node_bytes_ratio", flat.inter_bytes / two_level.inter_bytes},
-          {"exchange_time_ratio", exchange_seconds(flat) / exchange_seconds(two_level)}};
+          {"exchange_time_ratio", flat.exchange_seconds() / two_level.exchange_seconds()}};
+}
+
+namespace {
+template <class Value>
+double sum_of(const std::vector<DispatchRow>& layers, Value value) {
+  return std::accumulate(layers.begin(), layers.end(), 0.0,
+                         [&](double sum, const DispatchRow& r) { return sum + value(r); });
+}
+double worst_balance(const std::vector<DispatchRow>& layers) {
+  return std::max_element(layers.begin(), layers.end(),
+                          [](const DispatchRow& a, const DispatchRow& b) { return a.max_over_mean < b.max_over_mean; })
+      ->max_over_mean;
+}
+double mean_balance(const std::vector<DispatchRow>& layers) {
+  return sum_of(layers, [](const DispatchRow& r) { return r.max_over_mean; }) / static_cast<double>(layers.size());
+}
+double mean_rows_per_token(const std::vector<DispatchRow>& layers) {
+  return sum_of(layers, [](const DispatchRow& r) { return r.inter_rows_per_token(); }) / static_cast<double>(layers.size());
+}
+}  // namespace
+
+std::string total_line(const std::vector<DispatchRow>& layers) {
+  return format_text(
+      "# all layers %s: inter_MB %.3f, min_MB %.3f, intra_MB %.3f, %.4f rows a token and layer between nodes; "
+      "dispatch and combine %.0f us; max/mean %.3f, worst layer %.3f",
+      mode_name(layers[0].mode), 1e-6 * sum_of(layers, [](const DispatchRow& r) { return r.inter_bytes; }),
+      1e-6 * sum_of(layers, [](const DispatchRow& r) { return r.inter_bytes_min; }),
+      1e-6 * sum_of(layers, [](const DispatchRow& r) { return r.intra_bytes; }), mean_rows_per_token(layers),
+      1e6 * sum_of(layers, [](const DispatchRow& r) { return r.exchange_seconds(); }), mean_balance(layers),
+      worst_balance(layers));
+}
+
+nlohmann::json total_json(const std::vector<DispatchRow>& layers) {
+  const auto whole = [](double bytes) { return static_cast<std::int64_t>(std::llround(bytes)); };
+  return {{"dispatch", mode_name(layers[0].mode)},
+          {"layers", layers.size()},
+          {"inter_node_bytes", whole(sum_of(layers, [](const DispatchRow& r) { return r.inter_bytes; }))},
+          {"inter_node_bytes_min", whole(sum_of(layers, [](const DispatchRow& r) { return r.inter_bytes_min; }))},
+          {"intra_node_bytes", whole(sum_of(layers, [](const DispatchRow& r) { return r.intra_bytes; }))},
+          {"inter_node_rows_per_token", mean_rows_per_token(layers)},
+          {"exchange_us", 1e6 * sum_of(layers, [](const DispatchRow& r) { return r.exchange_seconds(); })},
+          {"rows_received_max_over_mean", mean_balance(layers)},
+          {"rows_received_max_over_mean_worst", worst_balance(layers)}};
 }
 
 nlohmann::json dispatch_json(const DispatchRow& r, double link_gbits) {
   const auto whole = [](double bytes) { return static_cast<std::int64_t>(std::llround(bytes)); };
-  nlohmann::json json = {{"workload", name_of(r.workload)},
-                         {"description", description_of(r.workload)},
+  nlohmann::json json = {{"workload", r.name},
+                         {"description", r.description},
                          {"dispatch", mode_name(r.mode)},
                          {"passed", r.passed()},
                          {"wrong", r.num_wrong},
@@ -122,7 +164,11 @@ nlohmann::json dispatch_json(const DispatchRow& r, double link_gbits) {
                          {"inter_node_bytes_of_run", r.sent_inter_bytes},
                          {"intra_node_bytes_of_run", r.sent_intra_bytes},
                          {"rows_received", r.rows_r},
-                         {"rows_received_max_over_mean", r.imbalance()}};
+                         {"rows_received_max_over_mean", r.max_over_mean},
+                         {"mean_rows_max_over_mean", r.imbalance()},
+                         {"tokens", r.tokens},
+                         {"inter_node_rows_per_token", r.inter_rows_per_token()}};
+  if (r.layer >= 0) json["layer"] = r.layer;
   if (!r.passed()) return json;
   for (std::size_t p = 0; p < kNumDispatchPhases; ++p)
     json[std::string(kDispatchPhaseNames[p]) + "_us"] = timing_json(r.seconds[p]);

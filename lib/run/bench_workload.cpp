@@ -133,7 +133,7 @@ std::int64_t WorkloadSource::num_tokens(int rank) const {
   return shape_.num_tokens;
 }
 
-std::int64_t WorkloadSource::most_tokens() const {
+std::int64_t RowSource::most_tokens() const {
   std::int64_t most = 0;
   for (int r = 0; r < num_ranks(); ++r) most = std::max(most, num_tokens(r));
   return most;
@@ -198,6 +198,7 @@ void add_node_traffic(const std::vector<std::int32_t>& idx_N, int top_k, int sou
   for (std::size_t begin = 0; begin < idx_N.size(); begin += static_cast<std::size_t>(top_k)) {
     ranks.clear(), nodes.clear();
     for (std::size_t i = begin; i < begin + static_cast<std::size_t>(top_k); ++i) {
+      if (idx_N[i] < 0) continue;
       const int rank = map.expert2rank[static_cast<std::size_t>(idx_N[i])], node = rank2node[static_cast<std::size_t>(rank)];
       if (node == source_node) continue;
       const bool new_rank = is_new(ranks, rank), new_node = is_new(nodes, node);

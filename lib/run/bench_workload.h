@@ -1,6 +1,6 @@
 // The workloads of `moe-bench dispatch`: which experts the tokens of each rank choose. Pure functions of (seed, workload,
 // rank, repetition), so that every rank can work out what every other sends. Names and kinds as Megatron-LM#7488 has them.
-// Not here: sending (bench_dispatch.cpp), what must arrive (bench_dispatch_check.h).
+// Not here: recorded decisions (bench_replay.h), sending (bench_dispatch.cpp), what must arrive (bench_dispatch_check.h).
 #pragma once
 
 #include <cstdint>
@@ -35,18 +35,32 @@ struct WorkloadShape {
   std::vector<int> rank2node;  // of the group
 };
 
-class WorkloadSource {
+// Which experts the tokens of each rank of a group choose, repetition by repetition.
+class RowSource {
+ public:
+  virtual ~RowSource() = default;
+  virtual std::string name() const = 0;
+  virtual std::string description() const = 0;
+  virtual int num_ranks() const = 0;
+  virtual std::int64_t num_tokens(int rank) const = 0;
+  std::int64_t most_tokens() const;
+  // Repetitions that differ by this number are the same.
+  virtual int period() const = 0;
+  // idx_N: top_k different experts of each token of `rank`; -1: none.
+  virtual std::vector<std::int32_t> route(int rank, int repetition) const = 0;
+};
+
+class WorkloadSource : public RowSource {
  public:
   // Error(kUsage) if top_k experts of a token do not fit the node limit.
   WorkloadSource(Workload workload, const WorkloadShape& shape);
 
-  int num_ranks() const { return static_cast<int>(shape_.rank2node.size()); }
-  std::int64_t num_tokens(int rank) const;
-  std::int64_t most_tokens() const;
-  // Repetitions that differ by this number are the same.
-  int period() const;
-  // idx_N: top_k different experts of each token of `rank`.
-  std::vector<std::int32_t> route(int rank, int repetition) const;
+  std::string name() const override { return name_of(workload_); }
+  std::string description() const override { return description_of(workload_); }
+  int num_ranks() const override { return static_cast<int>(shape_.rank2node.size()); }
+  std::int64_t num_tokens(int rank) const override;
+  int period() const override;
+  std::vector<std::int32_t> route(int rank, int repetition) const override;
 
  private:
   std::vector<std::int32_t> hot_experts(int repetition) const;

@@ -50,7 +50,7 @@ TrainTrace::TrainTrace(const TrainOptions& options, Model& model, Trainer& train
   const RoutingShape shape{layers_, options.model.num_experts, options.model.top_k};
   writer_ = std::make_unique<RouterTraceWriter>(options.router_trace, shape, std::int64_t{options.batch} * options.seq,
                                                 options.router_trace_steps,
-                                                options.common.force || options.resume_from.has_value());
+                                                options.common.force || options.resume_from.has_value(), options.seq);
 }
 
 void TrainTrace::step_done(std::int64_t step) {
