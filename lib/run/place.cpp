@@ -46,7 +46,7 @@ Exit run_place(PlaceOptions& p, const Invocation& invocation) {
   const std::vector<std::string>& words = p.arguments;
   if (words.empty()) throw Error(Exit::kUsage, "expected a command, found none", "see --help");
   const std::vector<std::string> rest(words.begin() + 1, words.end());
-  if (words[0] == "solve") return place_solve(rest, p.inputs, p.solve, p.common, invocation);
+  if (words[0] == "solve") return place_solve(rest, p.inputs, p.solve, p.score, p.common, invocation);
   if (words[0] == "score" || words[0] == "show") {
     if (rest.size() != 1) throw Error(Exit::kUsage, words[0] + ": expected one file, found " + std::to_string(rest.size()));
     if (words[0] == "score") return place_score(rest[0], p.inputs, p.score, p.common, invocation);

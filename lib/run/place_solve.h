@@ -7,6 +7,7 @@
 #include "lib/base/error.h"
 #include "lib/place/solve.h"
 #include "lib/run/place_input.h"
+#include "lib/run/place_score.h"
 
 namespace moe {
 
@@ -27,7 +28,8 @@ void add_place_solve_options(Options& options, PlaceSolveOptions& solve);
 
 // Writes inputs.output if it is given. Prints lower bound, achieved, gap, moved bytes; --json: {layers: [{layer, phy2log,
 // max_over_mean, lower_bound}], moved_bytes, inter_node_rows_per_token, ...}.
-Exit place_solve(const std::vector<std::string>& words, const PlaceInputs& inputs, const PlaceSolveOptions& solve,
-                 const CommonOptions& common, const Invocation& invocation);
+// `words`: a file of routing, if it is not in `inputs`. `costs`: for times.
+Exit place_solve(const std::vector<std::string>& words, PlaceInputs inputs, const PlaceSolveOptions& solve,
+                 const PlaceScoreOptions& costs, const CommonOptions& common, const Invocation& invocation);
 
 }  // namespace moe
