@@ -19,10 +19,13 @@ struct PlanFile {
   nlohmann::json provenance;  // list, as in every file
 };
 
-// Refuses to overwrite without `force` (73). A placement with faults is Error(kInternal).
-void write_plan_file(const std::string& path, const PlanFile& plan, bool force);
+// Refuses to overwrite without `force` (73). A placement with faults is Error(kInternal) if `strict`; without, it is written
+// all the same (a plan on its way to be mended; EPLB's with two copies on a rank), and a strict reader refuses it.
+void write_plan_file(const std::string& path, const PlanFile& plan, bool force, bool strict = true);
 // 66; 65 naming the first of all faults and how many there are. `strict` false: a plan with placement_faults is returned,
 // for moe-place check; the file itself must be whole all the same.
 PlanFile read_plan_file(const std::string& path, bool strict = true);
+// "FIRST (and 3 more faults)"; "" for none.
+std::string faults_text(const std::vector<std::string>& faults);
 
 }  // namespace moe

@@ -8,10 +8,14 @@
 namespace moe {
 
 struct LayerLoads {
-  std::vector<double> load_E;           // rows (routed slots) of each expert; any unit
-  std::vector<double> coactivation_EE;  // tokens that chose both, symmetric; empty: not known
-  // Decisions of single tokens, top_k experts each, for exact counts of nodes; empty: not known.
+  std::vector<double> load_E;  // rows (routed slots) of each expert; any unit
+  std::vector<double>
+      coactivation_EE;  // tokens that chose both, symmetric, diagonal = tokens that chose it; empty: not known
+  // Decisions of single tokens, top_k experts each (-1: dropped), for exact counts of nodes; empty: not known.
   std::vector<std::int32_t> sample_TK;
+  // Rows of single recorded steps, evenly taken: a rank waits for the slowest of every step, not of the mean. Empty: not
+  // known.
+  std::vector<float> step_load_SE;
   double num_tokens = 0;  // that load_E counts; 0: not known
 };
 
