@@ -12,6 +12,7 @@
 #include "lib/io/files.h"
 #include "lib/io/import_tokens.h"
 #include "lib/io/manifest.h"
+#include "lib/io/router_trace.h"
 #include "lib/io/routing_stats.h"
 #include "lib/io/survey.h"
 #include "lib/io/token_writer.h"
@@ -225,6 +226,29 @@ TEST_F(FuzzReaders, RoutingStatistics) {
     return attempt(mutated(good, dice, ""));
   });
   fuzz("routing, mended", [&](std::uint64_t number) {
+    Dice dice(number);
+    return attempt(mended_h5(mutated_metadata(good, dice), dice));
+  });
+}
+
+TEST_F(FuzzReaders, RouterTraces) {
+  const std::string path = dir_ + "/trace.h5";
+  RouterTraceWriter writer(path, {{0, 2}, 4, 2}, 3, 0, false);
+  for (int step = 1; step < 6; ++step) writer.add_step(step, std::vector<std::int16_t>{0, 1, 2, 3, 1, 0, 3, 2, 1, -1, 2, 0});
+  writer.finish(nlohmann::json::array());
+  const std::string good = bytes_at(path);
+  const RouterTrace want = read_router_trace(path);
+  const auto attempt = [&](const std::string& bytes) {
+    put(path, bytes);
+    const RouterTrace t = read_router_trace(path);
+    const bool same = t.step_S == want.step_S && t.idx_SLTK == want.idx_SLTK && t.shape.layers == want.shape.layers;
+    return same ? "" : "the decisions differ";
+  };
+  fuzz("traces", [&](std::uint64_t number) {
+    Dice dice(number);
+    return attempt(mutated(good, dice, ""));
+  });
+  fuzz("traces, mended", [&](std::uint64_t number) {
     Dice dice(number);
     return attempt(mended_h5(mutated_metadata(good, dice), dice));
   });

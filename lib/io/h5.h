@@ -17,7 +17,7 @@
 
 namespace moe {
 
-enum class H5Type { kU8, kU16, kU32, kU64, kI64, kF32 };
+enum class H5Type { kU8, kU16, kU32, kU64, kI64, kF32, kI16 };
 std::size_t size_of(H5Type type);
 
 struct H5Dataset {

@@ -32,13 +32,14 @@ std::unique_lock<std::recursive_mutex> enter() {
   return lock;
 }
 
-std::array<TypeRow, 6> type_table() {
+std::array<TypeRow, 7> type_table() {
   return {{{H5Type::kU8, 1, H5T_STD_U8LE, H5T_NATIVE_UINT8},
            {H5Type::kU16, 2, H5T_STD_U16LE, H5T_NATIVE_UINT16},
            {H5Type::kU32, 4, H5T_STD_U32LE, H5T_NATIVE_UINT32},
            {H5Type::kU64, 8, H5T_STD_U64LE, H5T_NATIVE_UINT64},
            {H5Type::kI64, 8, H5T_STD_I64LE, H5T_NATIVE_INT64},
-           {H5Type::kF32, 4, H5T_IEEE_F32LE, H5T_NATIVE_FLOAT}}};
+           {H5Type::kF32, 4, H5T_IEEE_F32LE, H5T_NATIVE_FLOAT},
+           {H5Type::kI16, 2, H5T_STD_I16LE, H5T_NATIVE_INT16}}};
 }
 
 TypeRow row_of(H5Type type) { return type_table()[static_cast<std::size_t>(type)]; }

@@ -55,7 +55,7 @@ struct TypeRow {
   hid_t file, memory;
 };
 // H5T_* are run-time values, so the table is made by a call.
-std::array<TypeRow, 6> type_table();
+std::array<TypeRow, 7> type_table();  // in the order of H5Type
 TypeRow row_of(H5Type type);
 
 std::vector<hsize_t> extents(const std::vector<std::int64_t>& dims);

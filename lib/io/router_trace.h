@@ -14,17 +14,21 @@
 
 namespace moe {
 
-// One step: [layers, tokens, top_k] logical experts, -1: dropped.
+// The decisions of a step are written to a temporary file beside `path` as they come, so memory holds one step; finish()
+// makes the trace of them. `force` allows an existing file.
 class RouterTraceWriter {
  public:
-  // Writes beside `path` and renames in finish(); `force` allows an existing file.
+  // Keeps the last most_steps steps (0: all), in no more room on the disk than these need, twice while finish() runs.
   RouterTraceWriter(const std::string& path, const RoutingShape& shape, std::int64_t tokens_per_step,
-                    const nlohmann::json& provenance, bool force);
+                    std::int64_t most_steps, bool force);
   ~RouterTraceWriter();  // without finish(): nothing is left
   RouterTraceWriter(const RouterTraceWriter&) = delete;
   RouterTraceWriter& operator=(const RouterTraceWriter&) = delete;
+  // idx_LTK: logical experts, -1: dropped. Steps ascend.
   void add_step(std::int64_t step, std::span<const std::int16_t> idx_LTK);
-  void finish();
+  std::int64_t num_steps() const;  // that are kept
+  // Publishes; at least one step. Returns the digest.
+  std::string finish(const nlohmann::json& provenance);
 
  private:
   struct State;
@@ -34,8 +38,9 @@ class RouterTraceWriter {
 struct RouterTrace {
   RoutingShape shape;
   std::int64_t tokens_per_step = 0;
-  std::vector<std::int64_t> step_S;
-  std::vector<std::int16_t> idx_SLTK;
+  std::vector<std::int64_t> step_S;    // at least one, ascending
+  std::vector<std::int16_t> idx_SLTK;  // -1: dropped
+  std::string digest;
 
   std::span<const std::int16_t> of(std::size_t step, std::size_t layer) const;  // [tokens, top_k]
 };
