@@ -11,9 +11,9 @@ namespace moe {
 namespace {
 
 constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
-constexpr std::size_t kHead = 9, kTail = 15;             // of a line: the layers before, the maximum and its place behind
+constexpr std::size_t kHead = 9, kTail = 15;  // of a line: the layers before, the maximum and its place behind
 constexpr std::size_t kRoom = kHeatColumns - kHead - kTail;
-constexpr std::size_t kFigure = 5;                       // width of a cell that shows a figure: " 1.25"
+constexpr std::size_t kFigure = 5;  // width of a cell that shows a figure: " 1.25"
 
 // Neighbours [first, last) that are one cell or one line.
 struct Fold {
@@ -118,8 +118,8 @@ std::string line_text(const HeatMap& map, const Layout& layout, Fold lines, doub
     line += (layout.space_before(map, i) ? " " : "") + (color ? painted(cell, value, *color) : cell);
   }
   const Peak peak = peak_of(map, lines, {0, map.value_LC[lines.first].size()});
-  return line + "  " + padded(figure_text(peak.value), 6) + (std::isnan(peak.value) ? "" : "  " + std::to_string(peak.column)) +
-         "\n";
+  return line + "  " + padded(figure_text(peak.value), 6) +
+         (std::isnan(peak.value) ? "" : "  " + std::to_string(peak.column)) + "\n";
 }
 
 // The first column of every node, or of every tenth cell, over the cells.
@@ -173,8 +173,8 @@ std::string heat_text(const HeatMap& map, bool color) {
   const double step = digit_step(largest(map));
   const HeatScale scale = heat_scale({&map});
   const HeatScale* colors = color ? &scale : nullptr;
-  std::string text = map.title + ", layer x " + map.column + fold_text(map, layout) + "\n" + legend_text(layout, step, colors) +
-                     head_text(map, layout);
+  std::string text = map.title + ", layer x " + map.column + fold_text(map, layout) + "\n" +
+                     legend_text(layout, step, colors) + head_text(map, layout);
   for (const Fold lines : layout.lines) text += line_text(map, layout, lines, step, colors);
   return text;
 }

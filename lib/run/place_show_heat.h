@@ -9,12 +9,12 @@
 namespace moe {
 
 struct HeatMap {
-  std::string title;                            // "linear", "this plan"
-  std::string column;                           // what a column is: "rank", "expert"
-  std::vector<int> layers;                      // the model's indices
-  std::vector<std::vector<double>> value_LC;    // load over the mean of the layer: 1 is balanced; NaN not known
-  std::vector<int> column2node;                 // ascending; empty: no nodes
-  std::vector<double> bound_L;                  // no placement has a smaller maximum; may be empty
+  std::string title;                          // "linear", "this plan"
+  std::string column;                         // what a column is: "rank", "expert"
+  std::vector<int> layers;                    // the model's indices
+  std::vector<std::vector<double>> value_LC;  // load over the mean of the layer: 1 is balanced; NaN not known
+  std::vector<int> column2node;               // ascending; empty: no nodes
+  std::vector<double> bound_L;                // no placement has a smaller maximum; may be empty
   std::function<std::string(std::size_t layer, std::size_t column)> cell_title;  // may be empty
 };
 

@@ -23,11 +23,12 @@ ShowTable ranks_of_layer(const ShowSubject& s, const ShowFigures& f, std::size_t
   for (int r = 0; r < p.placement.num_ranks(); ++r) {
     const auto at = static_cast<std::size_t>(r);
     const std::size_t slots = p.placement.placed[l].rank2experts[at].size();
-    t.rows.push_back({std::to_string(r), std::to_string(s.topology.rank2node[at]),
-                      loaded ? load_text(p.score.of_layer[l].rank_load_R[at]) : "-",
-                      loaded ? figure_text(p.over_mean_LR[l][at], 3) : "-", std::to_string(slots),
-                      s.expert_bytes > 0 ? bytes_text(static_cast<double>(s.expert_bytes) * static_cast<double>(slots)) : "-",
-                      slot_text(s, f, l, r)});
+    t.rows.push_back(
+        {std::to_string(r), std::to_string(s.topology.rank2node[at]),
+         loaded ? load_text(p.score.of_layer[l].rank_load_R[at]) : "-", loaded ? figure_text(p.over_mean_LR[l][at], 3) : "-",
+         std::to_string(slots),
+         s.expert_bytes > 0 ? bytes_text(static_cast<double>(s.expert_bytes) * static_cast<double>(slots)) : "-",
+         slot_text(s, f, l, r)});
   }
   return t;
 }
@@ -35,7 +36,8 @@ ShowTable ranks_of_layer(const ShowSubject& s, const ShowFigures& f, std::size_t
 ShowTable experts_of_layer(const ShowSubject& s, const ShowFigures& f, std::size_t l) {
   const ExpertFigures& e = f.experts_L[l];
   ShowTable t{"Layer " + std::to_string(f.layers[l]) + ": every expert, the most loaded first",
-              {">expert", ">load", ">load/mean", "0 to the largest"}, {}};
+              {">expert", ">load", ">load/mean", "0 to the largest"},
+              {}};
   for (const int i : e.hottest) {
     const auto at = static_cast<std::size_t>(i);
     const double share = e.over_mean_E[at] / e.max;

@@ -73,8 +73,9 @@ void draw_values(SvgDocument& svg, const Panel& p) {
   for (std::size_t l = 0; l < p.map.value_LC.size(); ++l)
     for (std::size_t c = 0; c < p.map.value_LC[l].size(); ++c) {
       const double v = p.map.value_LC[l][c];
-      svg.text(p.x(static_cast<double>(c) + 0.5), p.y(static_cast<double>(l) + 0.5) + 4, figure_text(v), 11.5, Anchor::kMiddle,
-               is_dark(v, p.scale) ? "fill=\"#ffffff\" pointer-events=\"none\"" : "fill=\"#1f2328\" pointer-events=\"none\"");
+      svg.text(
+          p.x(static_cast<double>(c) + 0.5), p.y(static_cast<double>(l) + 0.5) + 4, figure_text(v), 11.5, Anchor::kMiddle,
+          is_dark(v, p.scale) ? "fill=\"#ffffff\" pointer-events=\"none\"" : "fill=\"#1f2328\" pointer-events=\"none\"");
     }
 }
 
@@ -117,7 +118,8 @@ void draw_axes(SvgDocument& svg, const Panel& p, bool with_layers) {
     svg.text(p.x(c + 0.5), p.box.bottom() + 16, svg_number(c), 11, Anchor::kMiddle, kInk);
   svg.text(p.box.x + p.box.w / 2, p.box.bottom() + 34, p.map.column, 12.5, Anchor::kMiddle, kInk);
   for (const double l : nice_ticks(0, p.rows() - 1, std::min(16, static_cast<int>(p.rows())), true))
-    svg.text(p.box.x - 8, p.y(l + 0.5) + 4, std::to_string(p.map.layers[static_cast<std::size_t>(l)]), 11, Anchor::kEnd, kInk);
+    svg.text(p.box.x - 8, p.y(l + 0.5) + 4, std::to_string(p.map.layers[static_cast<std::size_t>(l)]), 11, Anchor::kEnd,
+             kInk);
   if (with_layers)
     svg.text(0, 0, "layer", 12.5, Anchor::kMiddle,
              std::string(kInk) + " transform=\"translate(" + svg_number(p.box.x - 36) + " " +
@@ -211,7 +213,9 @@ std::vector<Panel> panels_of(const PlacePicture& picture) {
   const double h = std::clamp(height / static_cast<double>(rows), 3.0, 30.0) * static_cast<double>(rows);
   std::vector<Panel> panels;
   for (std::size_t i = 0; i < shown.size(); ++i)
-    panels.push_back({*shown[i], scale, most * 1.02,
+    panels.push_back({*shown[i],
+                      scale,
+                      most * 1.02,
                       {kMargin + kLabels + (all + kGap) * static_cast<double>(i), kMapTop, all - kLabels - kBars, h}});
   return panels;
 }

@@ -82,12 +82,15 @@ std::vector<RankSums> rank_sums(const PlacedFigures& p) {
   return all;
 }
 
-std::string low_to_high(std::size_t low, std::size_t high) { return low == high ? number(low) : number(low) + " to " + number(high); }
+std::string low_to_high(std::size_t low, std::size_t high) {
+  return low == high ? number(low) : number(low) + " to " + number(high);
+}
 
 std::string slots_text(const Placement& p) {
   std::size_t low = SIZE_MAX, high = 0, of_layer_low = SIZE_MAX, of_layer_high = 0;
   for (const LayerPlacement& layer : p.placed) {
-    for (const auto& experts : layer.rank2experts) low = std::min(low, experts.size()), high = std::max(high, experts.size());
+    for (const auto& experts : layer.rank2experts)
+      low = std::min(low, experts.size()), high = std::max(high, experts.size());
     const auto slots = static_cast<std::size_t>(layer.num_slots());
     of_layer_low = std::min(of_layer_low, slots);
     of_layer_high = std::max(of_layer_high, slots);
@@ -118,8 +121,8 @@ std::string memory_range_text(const ShowSubject& s, const PlacedFigures& p) {
 void add_placed_lines(const ShowSubject& s, const ShowFigures& f, std::vector<std::pair<std::string, std::string>>& lines) {
   const PlacedFigures& p = f.placed[0];
   const PlacedFigures* linear = linear_of(f);
-  lines.emplace_back("ranks", number(s.topology.rank2node.size()) + " in " +
-                                  std::to_string(s.topology.num_nodes()) + " nodes (" + topology_text(s.topology) + ")" +
+  lines.emplace_back("ranks", number(s.topology.rank2node.size()) + " in " + std::to_string(s.topology.num_nodes()) +
+                                  " nodes (" + topology_text(s.topology) + ")" +
                                   (p.name == "linear" ? ", experts in linear order" : ""));
   lines.emplace_back("slots", slots_text(p.placement));
   const std::size_t copied = experts_with_copies(p.placement).size(), pinned = pinned_experts(s.plan).size();
@@ -142,15 +145,17 @@ std::vector<std::pair<std::string, std::string>> summary_lines(const ShowSubject
   std::vector<std::pair<std::string, std::string>> lines;
   const std::vector<std::int64_t> layers(f.layers.begin(), f.layers.end());
   lines.emplace_back("layers", number(layers.size()) + " with experts (" + ranges_text(layers) + ")");
-  lines.emplace_back("experts", std::to_string(f.num_experts) + " in each layer" +
-                                    (s.loads.top_k > 0 ? ", " + std::to_string(s.loads.top_k) + " chosen by each token" : ""));
+  lines.emplace_back("experts",
+                     std::to_string(f.num_experts) + " in each layer" +
+                         (s.loads.top_k > 0 ? ", " + std::to_string(s.loads.top_k) + " chosen by each token" : ""));
   if (!f.placed.empty()) add_placed_lines(s, f, lines);
   return lines;
 }
 
 ShowTable expert_table(const ShowFigures& f) {
   ShowTable t{"Experts: load over the mean of the layer",
-              {"layer", ">tokens", ">p50", ">p90", ">p99", ">max", ">MaxVio", ">cv", ">dead", "hottest", "coldest"}, {}};
+              {"layer", ">tokens", ">p50", ">p90", ">p99", ">max", ">MaxVio", ">cv", ">dead", "hottest", "coldest"},
+              {}};
   for (std::size_t l = 0; l < f.experts_L.size(); ++l) {
     const ExpertFigures& e = f.experts_L[l];
     t.rows.push_back({layer_name(f, l), count_text(e.num_tokens), figure_text(e.p50), figure_text(e.p90), figure_text(e.p99),
@@ -161,10 +166,10 @@ ShowTable expert_table(const ShowFigures& f) {
 }
 
 ShowTable placed_table(const ShowSubject& s, const ShowFigures& f) {
-  ShowTable t{"Ranks: load over the mean of the layer",
-              {"layer", ">slots", ">max/mean", ">bound", ">linear", ">inter-node rows", ">linear", ">hottest", ">copies",
-               ">pinned"},
-              {}};
+  ShowTable t{
+      "Ranks: load over the mean of the layer",
+      {"layer", ">slots", ">max/mean", ">bound", ">linear", ">inter-node rows", ">linear", ">hottest", ">copies", ">pinned"},
+      {}};
   if (f.placed.empty()) return t;
   const PlacedFigures &p = f.placed[0], *linear = linear_of(f);
   const std::vector<ExpertPlaces> copies = experts_with_copies(p.placement), pins = pinned_experts(s.plan);

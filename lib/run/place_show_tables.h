@@ -20,9 +20,9 @@ struct ShowTable {
 // Name and value of what holds for the whole file.
 std::vector<std::pair<std::string, std::string>> summary_lines(const ShowSubject& subject, const ShowFigures& figures);
 
-ShowTable expert_table(const ShowFigures& figures);                            // a row per layer: its experts' load
+ShowTable expert_table(const ShowFigures& figures);                              // a row per layer: its experts' load
 ShowTable placed_table(const ShowSubject& subject, const ShowFigures& figures);  // a row per layer: its ranks' load
-ShowTable rank_table(const ShowSubject& subject, const ShowFigures& figures);  // a row per rank, the worst first
+ShowTable rank_table(const ShowSubject& subject, const ShowFigures& figures);    // a row per rank, the worst first
 ShowTable copies_table(const ShowFigures& figures);
 ShowTable pins_table(const ShowSubject& subject, const ShowFigures& figures);
 

@@ -120,7 +120,8 @@ std::string diverging_color(double place) {
   const std::size_t i = std::min<std::size_t>(static_cast<std::size_t>(at), 5);
   char hex[8];
   const auto mix = [&](std::size_t c) {
-    return static_cast<unsigned>(std::lround(kStops[i][c] + (kStops[i + 1][c] - kStops[i][c]) * (at - static_cast<double>(i))));
+    return static_cast<unsigned>(
+        std::lround(kStops[i][c] + (kStops[i + 1][c] - kStops[i][c]) * (at - static_cast<double>(i))));
   };
   std::snprintf(hex, sizeof hex, "#%02x%02x%02x", mix(0), mix(1), mix(2));
   return hex;
