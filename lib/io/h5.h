@@ -56,7 +56,7 @@ class H5Writer {
 
 class H5Reader {
  public:
-  // Error 66: not there. 65: not HDF5, damaged, of another kind, of a newer version, incomplete.
+  // Error 66: not there. 65: not HDF5, damaged, of another kind ("": any will do), of a newer version, incomplete.
   H5Reader(const std::string& path, const std::string& kind, int newest_version, Links links = Links::kFollow);
   H5Reader(H5Reader&&) noexcept;
   ~H5Reader();
@@ -81,5 +81,7 @@ class H5Reader {
 
 // True if the file begins with the HDF5 signature. Error 65 if with half of it or more: such a file is damaged, not text.
 bool has_h5_signature(const std::string& path);
+// The kind of a file of ours, whatever its version; "" if it is not HDF5. Errors as H5Reader.
+std::string h5_kind(const std::string& path);
 
 }  // namespace moe

@@ -3,6 +3,7 @@
 #include <array>
 #include <cstring>
 #include <functional>
+#include <limits>
 #include <numeric>
 #include <string_view>
 #include <utility>
@@ -77,7 +78,7 @@ H5Reader::H5Reader(const std::string& path, const std::string& kind, int newest_
   impl_->check_superblock();
   const Id access(h5_access_list(impl_->channel), H5Pclose);
   impl_->file = impl_->ok(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access), "damaged");
-  if (const std::string found = attribute_text("kind"); found != kind)
+  if (const std::string found = attribute_text("kind"); !kind.empty() && found != kind)
     impl_->refuse("expected a file of kind '" + kind + "', found '" + found + "'");
   if (const std::int64_t found = attribute_int("format_version"); found < 1 || found > newest_version)
     impl_->refuse("expected format version 1 to " + std::to_string(newest_version) + ", found " + std::to_string(found),
@@ -224,5 +225,10 @@ std::int64_t H5Reader::attribute_int(const std::string& name, const std::string&
 }
 
 std::int64_t H5Reader::file_bytes() const { return static_cast<std::int64_t>(impl_->channel.end_of_file); }
+
+std::string h5_kind(const std::string& path) {
+  if (!has_h5_signature(path)) return "";
+  return H5Reader(path, "", std::numeric_limits<int>::max()).attribute_text("kind");
+}
 
 }  // namespace moe

@@ -2,7 +2,9 @@
 // Not here: the file formats (lib/io).
 #pragma once
 
+#include <functional>
 #include <string>
+#include <vector>
 
 #include "lib/base/common_options.h"
 #include "lib/io/plan_file.h"
@@ -21,12 +23,21 @@ struct PlaceInputs {
 };
 void add_place_inputs(Options& options, PlaceInputs& inputs);
 
-// Of the file at `path`, whatever it is: routing statistics (all recorded steps, or those with first <= step <= last), a
-// trace (with samples), or CSV. Error 66, 65, naming layer or line.
+// A file of loads, read once.
+struct RecordedLoads {
+  std::vector<std::int64_t> step_S;                                // recorded steps, ascending; empty: a table without steps
+  std::function<Loads(std::int64_t first, std::int64_t last)> of;  // of the steps with first <= step <= last
+};
+// Routing statistics, a trace (with samples of single tokens) or CSV: told apart by what they hold, not by their names.
+// Co-activation of statistics is that of the whole run. Error 66; 65 naming layer or line.
+RecordedLoads open_loads(const std::string& path);
 Loads read_loads(const std::string& path, std::int64_t first_step = 0, std::int64_t last_step = INT64_MAX);
 // Of --routing or --loads, whichever is given. Error(kUsage) if none or both are.
 Loads read_loads(const PlaceInputs& inputs);
+const std::string& loads_path(const PlaceInputs& inputs);
 // Error(kBadInput) if layers or experts of the two differ, naming both.
 void need_same_model(const Placement& placement, const std::string& plan_path, const Loads& loads);
+// --topology if given, else that of the plan. Error(kUsage) if the ranks differ.
+Topology plan_topology(const PlanFile& plan, const std::string& plan_path, const PlaceInputs& inputs);
 
 }  // namespace moe
