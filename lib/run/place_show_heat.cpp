@@ -162,7 +162,7 @@ double HeatScale::position(double value) const { return std::clamp(std::log(valu
 HeatScale heat_scale(const std::vector<const HeatMap*>& maps) {
   double most = kNone;
   for (const HeatMap* map : maps) most = std::fmax(most, largest(*map));
-  for (const double round : {1.1, 1.2, 1.5, 2.0, 4.0})
+  for (const double round : {1.1, 1.2, 1.5, 2.0, 3.0, 4.0, 6.0})
     if (!(most > round)) return {round};
   return {8};
 }

@@ -98,18 +98,18 @@ void draw_hottest(SvgDocument& svg, const Panel& p) {
 void draw_nodes(SvgDocument& svg, const Panel& p) {
   const std::vector<int>& node = p.map.column2node;
   if (node.empty() || node.back() == 0) return;
-  double last_label = -1e9;
+  const double mean_width = p.box.w / (node.back() + 1);
+  const int every = static_cast<int>(std::ceil(30 / mean_width));  // node whose name is written
   for (std::size_t first = 0, end = 0; first < node.size(); first = end) {
     while (end < node.size() && node[end] == node[first]) ++end;
     const double left = p.x(static_cast<double>(first)), right = p.x(static_cast<double>(end));
-    if (first > 0) {
+    if (first > 0 && mean_width >= 6) {
       svg.line(left, p.box.y, left, p.box.bottom(), "stroke=\"#ffffff\" stroke-width=\"2.4\"");
       svg.line(left, p.box.y - 5, left, p.box.bottom(), "stroke=\"#57606a\" stroke-width=\"0.8\"");
     }
-    const std::string name = (right - left > 52 ? "node " : "n") + std::to_string(node[first]);
-    if ((left + right) / 2 - last_label < 8 + 6.5 * static_cast<double>(name.size())) continue;
-    last_label = (left + right) / 2;
-    svg.text(last_label, p.box.y - 7, name, 11, Anchor::kMiddle, kSoftInk);
+    if (node[first] % every == 0)
+      svg.text((left + right) / 2, p.box.y - 7, (mean_width > 52 ? "node " : "n") + std::to_string(node[first]), 11,
+               Anchor::kMiddle, kSoftInk);
   }
 }
 
@@ -130,7 +130,10 @@ void draw_axes(SvgDocument& svg, const Panel& p, bool with_layers) {
 void draw_bars(SvgDocument& svg, const Panel& p) {
   const Box box{p.box.right() + 12, p.box.y, kBars - 22, p.box.h};
   const Scale x{1, p.bar_most, box.x, box.right()};
-  for (const double tick : nice_ticks(1, p.bar_most, 3)) {
+  std::vector<double> ticks{1};
+  for (const double tick : nice_ticks(1, p.bar_most, 3))
+    if (x(tick) - box.x > 24) ticks.push_back(tick);
+  for (const double tick : ticks) {
     svg.line(x(tick), box.y, x(tick), box.bottom(), "stroke=\"#d8dee4\" stroke-width=\"1\"");
     svg.text(x(tick), box.bottom() + 16, readable_number(tick, 4), 11, Anchor::kMiddle, kInk);
   }

@@ -11,9 +11,11 @@
 namespace moe {
 namespace {
 
+constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
 constexpr std::size_t kExtremes = 2;  // so many of the hottest and coldest experts of a layer are named
 
 std::string number(std::size_t n) { return std::to_string(n); }
+std::string counted(std::size_t n, const char* what) { return number(n) + " " + what + (n == 1 ? "" : "s"); }
 std::string layer_name(const ShowFigures& f, std::size_t l) { return std::to_string(f.layers[l]); }
 
 std::string list_text(const std::vector<int>& numbers) {
@@ -39,8 +41,7 @@ std::string extremes_text(const ExpertFigures& f, bool hottest) {
 const PlacedFigures* linear_of(const ShowFigures& f) { return f.placed.size() > 1 ? &f.placed[1] : nullptr; }
 
 double most_of(const PlacedFigures* p, std::size_t l) {
-  return p && !p->score.of_layer.empty() ? p->over_mean_LR[l][place_of_max(p->over_mean_LR[l])]
-                                         : std::numeric_limits<double>::quiet_NaN();
+  return p && !p->score.of_layer.empty() ? p->over_mean_LR[l][place_of_max(p->over_mean_LR[l])] : kUnknown;
 }
 const LayerScore* score_of(const PlacedFigures* p, std::size_t l) {
   return p && !p->score.of_layer.empty() ? &p->score.of_layer[l] : nullptr;
@@ -64,7 +65,7 @@ std::string memory_text(const ShowSubject& s, std::size_t num_slots) {
 // A rank over all layers.
 struct RankSums {
   std::size_t rank, num_slots = 0, times_hottest = 0, worst_layer = 0;
-  double worst = std::numeric_limits<double>::quiet_NaN();
+  double worst = kUnknown;
 };
 std::vector<RankSums> rank_sums(const PlacedFigures& p) {
   std::vector<RankSums> all(static_cast<std::size_t>(p.placement.num_ranks()));
@@ -78,7 +79,9 @@ std::vector<RankSums> rank_sums(const PlacedFigures& p) {
       if (!(v <= sums.worst) && !std::isnan(v)) sums.worst = v, sums.worst_layer = l;
     }
   }
-  std::stable_sort(all.begin(), all.end(), [](const RankSums& a, const RankSums& b) { return a.worst > b.worst; });
+  std::stable_sort(all.begin(), all.end(), [](const RankSums& a, const RankSums& b) {
+    return a.worst > b.worst || (std::isnan(b.worst) && !std::isnan(a.worst));
+  });
   return all;
 }
 
@@ -126,8 +129,8 @@ void add_placed_lines(const ShowSubject& s, const ShowFigures& f, std::vector<st
                                   (p.name == "linear" ? ", experts in linear order" : ""));
   lines.emplace_back("slots", slots_text(p.placement));
   const std::size_t copied = experts_with_copies(p.placement).size(), pinned = pinned_experts(s.plan).size();
-  lines.emplace_back("copies", copied == 0 ? "none" : number(copied) + " experts have several");
-  if (p.name != "linear") lines.emplace_back("pinned", pinned == 0 ? "none" : number(pinned) + " experts");
+  lines.emplace_back("copies", copied == 0 ? "none" : counted(copied, "expert") + " with several");
+  if (p.name != "linear") lines.emplace_back("pinned", pinned == 0 ? "none" : counted(pinned, "expert"));
   if (p.score.of_layer.empty()) {
     lines.emplace_back("load", "- (--routing or --loads gives it)");
   } else {
@@ -202,14 +205,20 @@ ShowTable rank_table(const ShowSubject& s, const ShowFigures& f) {
 }
 
 ShowTable copies_table(const ShowFigures& f) {
-  ShowTable t{"Experts with copies", {">layer", ">expert", ">load/mean", ">copies", "on ranks"}, {}, true};
+  ShowTable t{
+      "Experts with copies, the most loaded first", {">layer", ">expert", ">load/mean", ">copies", "on ranks"}, {}, true};
   if (f.placed.empty()) return t;
-  for (const ExpertPlaces& p : experts_with_copies(f.placed[0].placement)) {
-    const bool loaded = !f.experts_L.empty();
-    t.rows.push_back({layer_name(f, p.l), std::to_string(p.expert),
-                      loaded ? figure_text(f.experts_L[p.l].over_mean_E[static_cast<std::size_t>(p.expert)]) : "-",
-                      number(p.ranks.size()), list_text(p.ranks)});
-  }
+  const auto load = [&](const ExpertPlaces& p) {
+    return f.experts_L.empty() ? kUnknown : f.experts_L[p.l].over_mean_E[static_cast<std::size_t>(p.expert)];
+  };
+  std::vector<ExpertPlaces> all = experts_with_copies(f.placed[0].placement);
+  // What is not known goes last, so that the order is one.
+  std::stable_sort(all.begin(), all.end(), [&](const ExpertPlaces& a, const ExpertPlaces& b) {
+    return load(a) > load(b) || (std::isnan(load(b)) && !std::isnan(load(a)));
+  });
+  for (const ExpertPlaces& p : all)
+    t.rows.push_back(
+        {layer_name(f, p.l), std::to_string(p.expert), figure_text(load(p)), number(p.ranks.size()), list_text(p.ranks)});
   return t;
 }
 
