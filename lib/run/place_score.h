@@ -11,8 +11,9 @@
 namespace moe {
 
 struct PlaceScoreOptions {
-  int windows = 0;    // cut the recorded steps into so many windows; 0: all at once
-  double row_us = 0;  // cost model, as moe-bench dispatch prints it: an expert's work on a row, forward and backward
+  int windows = 0;            // cut the recorded steps into so many windows; 0: all at once
+  double stale_percent = 10;  // a plan is stale when its max over mean is so much above that of the first window
+  double row_us = 0;          // cost model, as moe-bench dispatch prints it: an expert's work on a row, forward and backward
   std::int64_t row_bytes = 0;  // sent for a row, all four ways
   double inter_mbit = 0;       // bandwidth of a node's link
   std::int64_t tokens_per_step = 0;
