@@ -30,7 +30,9 @@ struct RoutingTally {
   std::vector<std::int64_t> counts_E;         // routed slots per expert
   std::vector<std::int64_t> coactivation_EE;  // tokens that chose both
   std::int64_t num_tokens = 0, num_dropped = 0;
-  double entropy_sum = 0;  // over tokens, of the normalised scores, in nats
+  bool records = false;             // keeps the decisions too, until reset
+  std::vector<std::int16_t> idx_N;  // of every token, in the order of the micro-batches, before capacity drops any
+  double entropy_sum = 0;           // over tokens, of the normalised scores, in nats
   double aux = 0, seq_aux = 0, global_aux = 0,
          z = 0;  // loss terms, weighted by the micro-batch's share; known after backward
   // For balance losses: slots per expert and, last, tokens, of all ranks; of this micro-batch (which may go through in

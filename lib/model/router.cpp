@@ -64,6 +64,7 @@ void tally_routing(const SegmentArgs& a) {
   const std::vector<std::int64_t> counts = counts_of(a.slot.plan, c, a.slot.idx_TK);
   for (std::size_t e = 0; e < counts.size(); ++e) tally.counts_E[e] += counts[e];
   count_coactivation(c, a.slot.idx_TK, tally.coactivation_EE);
+  if (tally.records) tally.idx_N.insert(tally.idx_N.end(), a.slot.idx_TK.begin(), a.slot.idx_TK.end());
   tally.num_tokens += T;
   for (std::size_t e = 0; e < counts.size(); ++e) tally.micro_E1[e] += counts[e];
   tally.micro_E1.back() += T;
@@ -114,6 +115,7 @@ void RoutingTally::reset(int num_experts) {
   coactivation_EE.assign(E * E, 0);
   micro_E1.assign(E + 1, 0);
   so_far_E1.assign(E + 1, 0);
+  idx_N.clear();
   num_tokens = num_dropped = 0;
   entropy_sum = aux = seq_aux = global_aux = z = 0;
 }

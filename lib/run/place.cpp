@@ -1,6 +1,24 @@
 #include "lib/run/place.h"
 
 namespace moe {
+namespace {
+
+[[noreturn]] void refuse_command(const std::string& word) {
+  const std::string near = nearest_name(word, {"show", "solve", "score", "init", "move", "swap", "add", "remove", "pin",
+                                               "unpin", "set", "check", "diff", "export", "import"});
+  throw Error(Exit::kUsage, "expected a command, found '" + word + "'",
+              near.empty() ? "see --help" : "did you mean " + near + "?");
+}
+
+// One option, several commands: what solve and score are told of experts, memory and links also counts for check and diff.
+void share_options(PlaceOptions& p) {
+  p.edit.memory_per_rank = p.solve.memory_per_rank;
+  p.edit.expert_bytes = p.solve.expert_bytes;
+  p.edit.num_groups = p.solve.groups;
+  p.edit.inter_mbit = p.score.inter_mbit;
+}
+
+}  // namespace
 
 Options place_options(PlaceOptions& p) {
   Options o("moe-place", "see, plan, edit and prove where experts live",
@@ -8,9 +26,12 @@ Options place_options(PlaceOptions& p) {
                 "moe-place init linear --experts 8 --layers 4 --topology \"node:2 rank:2\" -o plan.h5",
             });
   o.group("Commands");
-  o.add("command", p.arguments,
-        "show PLAN|ROUTING, solve [ROUTING], score PLAN, init linear|round-robin|random, move, swap, pin, set, check PLAN, "
-        "diff A B, export PLAN, import FILE")
+  o.add(
+       "command", p.arguments,
+       "show PLAN|ROUTING, solve [ROUTING], score PLAN, init linear|round-robin|random, move PLAN LAYER EXPERT [FROM] TO, "
+       "swap PLAN LAYER A B [RANK_A RANK_B], add PLAN LAYER EXPERT RANK, remove PLAN LAYER EXPERT [RANK], pin PLAN LAYER "
+       "EXPERT [RANK], unpin PLAN LAYER EXPERT [RANK], set PLAN LAYER RANK EXPERTS [RANK EXPERTS]..., check PLAN, diff A B, "
+       "export PLAN, import FILE. LAYER and EXPERT as 3 or 0-2,5; LAYER also all")
       .positional = true;
   add_place_inputs(o, p.inputs);
   add_place_solve_options(o, p.solve);
@@ -31,6 +52,8 @@ Exit run_place(PlaceOptions& p, const Invocation& invocation) {
     if (words[0] == "score") return place_score(rest[0], p.inputs, p.score, p.common, invocation);
     return place_show(rest[0], p.inputs, p.show, p.common, invocation);
   }
+  if (!is_place_edit_command(words[0])) refuse_command(words[0]);
+  share_options(p);
   return place_edit(words[0], rest, p.inputs, p.edit, p.common, invocation);
 }
 

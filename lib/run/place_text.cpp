@@ -55,8 +55,10 @@ void need_nodes(const std::vector<int>& rank2node, const std::string& where) {
   for (std::size_t r = 0; r < rank2node.size(); ++r) {
     const int before = r == 0 ? 0 : rank2node[r - 1], node = rank2node[r];
     if (node != before && (r == 0 || node != before + 1))
-      refuse(where, r == 0 ? "rank 0 on node 0" : "rank " + std::to_string(r) + " on node " + std::to_string(before) + " or " +
-                                                      std::to_string(before + 1),
+      refuse(where,
+             r == 0
+                 ? "rank 0 on node 0"
+                 : "rank " + std::to_string(r) + " on node " + std::to_string(before) + " or " + std::to_string(before + 1),
              "node " + std::to_string(node), "nodes are numbered 0, 1, ... and the ranks of a node are neighbours");
   }
 }
@@ -79,7 +81,8 @@ PlanFormat plan_format(const std::string& name, const std::string& path, const s
   static const std::vector<std::string> names = {"csv", "json", "eplb", "vllm", "sglang"};
   if (!name.empty()) {
     const auto at = std::find(names.begin(), names.end(), name);
-    if (at == names.end()) throw Error(Exit::kUsage, "--format: expected csv, json, eplb, vllm or sglang, found '" + name + "'");
+    if (at == names.end())
+      throw Error(Exit::kUsage, "--format: expected csv, json, eplb, vllm or sglang, found '" + name + "'");
     return static_cast<PlanFormat>(at - names.begin());
   }
   if (path == "-" || path.ends_with(".csv")) return PlanFormat::kCsv;

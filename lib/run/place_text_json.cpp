@@ -47,7 +47,8 @@ void add_layer(const json& object, const std::string& where, PlanFile& plan, con
     refuse(where + ".layer", "layers that rise", std::to_string(layer) + " after " + std::to_string(p.layers.back()));
   const json& ranks = list_of(object.at("ranks"), where + ".ranks");
   if (ranks.size() != plan.rank2node.size())
-    refuse(where + ".ranks", std::to_string(plan.rank2node.size()) + " ranks, as rank2node has", std::to_string(ranks.size()));
+    refuse(where + ".ranks", std::to_string(plan.rank2node.size()) + " ranks, as rank2node has",
+           std::to_string(ranks.size()));
   LayerPlacement placed;
   const int least = facts.allow_faults ? INT32_MIN : 0, most = facts.allow_faults ? INT32_MAX : p.num_experts - 1;
   for (std::size_t r = 0; r < ranks.size(); ++r)

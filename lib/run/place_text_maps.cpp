@@ -29,9 +29,9 @@ void need_even(const PlanFile& plan, PlanFormat format) {
   for (std::size_t l = 0; l < plan.placement.placed.size(); ++l)
     for (std::size_t r = 0; r < plan.rank2node.size(); ++r)
       if (const std::size_t n = plan.placement.placed[l].rank2experts[r].size(); n != want)
-        refuse_plan(format, std::to_string(want) + " slots on every rank of every layer",
-                    std::to_string(n) + " on rank " + std::to_string(r) + " of layer " +
-                        std::to_string(plan.placement.layers[l]));
+        refuse_plan(
+            format, std::to_string(want) + " slots on every rank of every layer",
+            std::to_string(n) + " on rank " + std::to_string(r) + " of layer " + std::to_string(plan.placement.layers[l]));
 }
 
 std::vector<int> even_nodes(int num_ranks, int num_nodes) {
@@ -63,7 +63,8 @@ json parse_csv_rows(const std::string& text, const std::string& path) {
     const std::size_t end = std::min(text.find('\n', at), text.size());
     std::string line = text.substr(at, end - at);
     at = end + 1;
-    std::replace_if(line.begin(), line.end(), [](char c) { return c == ',' || c == '\t' || c == '\r'; }, ' ');
+    std::replace_if(
+        line.begin(), line.end(), [](char c) { return c == ',' || c == '\t' || c == '\r'; }, ' ');
     json row = json::array();
     for (std::size_t i = 0; (i = line.find_first_not_of(' ', i)) != std::string::npos;) {
       const std::size_t stop = std::min(line.find(' ', i), line.size());
@@ -127,11 +128,11 @@ std::vector<int> layers_of(const Said& said, std::size_t num_rows, PlanFormat fo
     for (std::size_t l = 0; l < num_rows; ++l) all.push_back(static_cast<int>(l));
     return all;
   }
-  const bool fits =
-      format == PlanFormat::kSglang ? given.back() < static_cast<int>(num_rows) : given.size() == num_rows;
+  const bool fits = format == PlanFormat::kSglang ? given.back() < static_cast<int>(num_rows) : given.size() == num_rows;
   if (!fits)
-    refuse(path, format == PlanFormat::kSglang ? "a row for each layer up to " + std::to_string(given.back())
-                                               : "a row for each of " + std::to_string(given.size()) + " layers",
+    refuse(path,
+           format == PlanFormat::kSglang ? "a row for each layer up to " + std::to_string(given.back())
+                                         : "a row for each of " + std::to_string(given.size()) + " layers",
            std::to_string(num_rows) + " rows");
   for (std::size_t l = 1; l < given.size(); ++l)
     if (given[l] <= given[l - 1]) refuse(path + ": layers", "layers that rise", std::to_string(given[l]));
@@ -158,8 +159,8 @@ std::string map_of(const PlanFile& plan, PlanFormat format, const std::string& p
   if (num_ranks % num_nodes != 0 || even_nodes(num_ranks, num_nodes) != plan.rank2node)
     refuse_plan(format, "nodes of as many ranks each", "uneven ones");
   return "{\"num_gpus\": " + std::to_string(num_ranks) + ", \"num_nodes\": " + std::to_string(num_nodes) +
-         ", \"num_logical_experts\": " + std::to_string(num_experts) + ",\n \"layers\": " +
-         json(plan.placement.layers).dump() + ",\n \"phy2log\": " + rows_text(rows) + "}\n";
+         ", \"num_logical_experts\": " + std::to_string(num_experts) +
+         ",\n \"layers\": " + json(plan.placement.layers).dump() + ",\n \"phy2log\": " + rows_text(rows) + "}\n";
 }
 
 PlanFile parse_map(const std::string& text, const std::string& path, PlanFormat format, const PlanFacts& facts) {
@@ -182,7 +183,8 @@ PlanFile parse_map(const std::string& text, const std::string& path, PlanFormat 
     const std::string where = path + ": row " + std::to_string(row);
     const std::vector<int> slots = ints_of(said.rows[row], where, least, most);
     if (slots.empty() || slots.size() % num_ranks != 0)
-      refuse(where, "a multiple of " + std::to_string(num_ranks) + " slots, one for each rank", std::to_string(slots.size()));
+      refuse(where, "a multiple of " + std::to_string(num_ranks) + " slots, one for each rank",
+             std::to_string(slots.size()));
     p.placed.push_back(layer_of_slots(slots, std::vector<int>(num_ranks, static_cast<int>(slots.size() / num_ranks))));
     plan.pinned_LS.emplace_back(slots.size());
     highest = std::max(highest, *std::max_element(slots.begin(), slots.end()));

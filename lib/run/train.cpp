@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "lib/base/log.h"
+#include "lib/base/provenance.h"
 #include "lib/base/stopwatch.h"
 #include "lib/comm/collectives.h"
 #include "lib/run/evaluate.h"
@@ -16,6 +17,7 @@
 #include "lib/run/stop_signal.h"
 #include "lib/run/train_report.h"
 #include "lib/run/train_saves.h"
+#include "lib/run/train_trace.h"
 #include "lib/run/unigram.h"
 
 namespace moe {
@@ -104,11 +106,11 @@ class TrainRun {
     else
       model_->initialize(o_.common.seed);
     world_.agree([&] {
-      output_ = std::make_unique<RunOutput>(o_, invocation_, is_first_,
-                                            parent_checkpoint() ? parent_checkpoint()->provenance : nullptr, data_->info(),
+      output_ = std::make_unique<RunOutput>(o_, invocation_, is_first_, parent_provenance(), data_->info(),
                                             o_.resume_from ? counters_.step : -1, model_->moe_layers());
     });
     saves_ = std::make_unique<TrainSaves>(o_, *model_, *trainer_, *output_);
+    if (!o_.router_trace.empty()) world_.agree([&] { trace_ = std::make_unique<TrainTrace>(o_, *model_, *trainer_); });
   }
 
   // True if a signal ended it, on whichever rank. Rank 0's clock decides for all.
@@ -120,6 +122,7 @@ class TrainRun {
     for (double progress = run_progress(o_, counters_.step, run_seconds_); progress < 1 && !stopped;
          progress = run_progress(o_, counters_.step, run_seconds_)) {
       one_step(progress, stop);
+      if (trace_) trace_->step_done(last_.step);
       stopped = last_.stop;
       const double now = run_progress(o_, counters_.step, run_seconds_);
       if (is_first_) tell(*bar, now);
@@ -132,6 +135,8 @@ class TrainRun {
 
   Exit finish(bool stopped) {
     checkpoint_ = saves_->finish(counters_now());
+    if (trace_)
+      trace_->finish(provenance_chain(invocation_, parent_provenance(), {{data_->info().path, data_->info().fingerprint}}));
     if (stopped) {
       if (is_first_) {
         log_warning("stopped by a signal at step " + std::to_string(counters_.step) +
@@ -181,6 +186,8 @@ class TrainRun {
   const CheckpointInfo* parent_checkpoint() const {
     return o_.resume_from ? &*o_.resume_from : o_.weights_from ? &*o_.weights_from : nullptr;
   }
+
+  nlohmann::json parent_provenance() const { return parent_checkpoint() ? parent_checkpoint()->provenance : nullptr; }
 
   // The rest is as in a new run: step 0, moments zero, the data from its beginning.
   void start_from_weights() {
@@ -301,6 +308,7 @@ class TrainRun {
   std::unique_ptr<Pass> eval_pass_;
   std::unique_ptr<RunOutput> output_;
   std::unique_ptr<TrainSaves> saves_;
+  std::unique_ptr<TrainTrace> trace_;
   RunCounters counters_;
   StepResult last_;
   std::optional<Evaluation> evaluation_;

@@ -78,6 +78,11 @@ void add_output_options(Options& o, TrainOptions& t) {
   o.add("eval-every", t.eval_every, "steps between evaluations; 0 evaluates at the end");
   o.add("eval-tokens", t.eval_tokens, "tokens of an evaluation during the run; 0 takes all, as the last one does");
   o.add("log-every", t.log_every, "steps between lines of the log; 0 writes one about every two seconds");
+  o.add("router-trace", t.router_trace,
+        "record which experts the router chose for every token of the last steps, for moe-bench dispatch --replay and "
+        "moe-place; a run that is resumed replaces the file")
+      .value = "FILE";
+  o.add("router-trace-steps", t.router_trace_steps, "so many last steps of this call; 0 records all");
   o.add("sample", t.sample, "continue this text when the run ends").value = "PROMPT";
   o.add("sample-tokens", t.sample_tokens, "tokens of the sample");
   o.add("temperature", t.temperature, "temperature of the sample; 0 takes the likeliest token");
@@ -116,6 +121,7 @@ void check_run(const Options& o, const TrainOptions& t) {
   need(t.eval_every >= 0, "eval-every", "at least 0", o);
   need(t.eval_tokens >= 0, "eval-tokens", "at least 0", o);
   need(t.log_every >= 0, "log-every", "at least 0", o);
+  need(t.router_trace_steps >= 0, "router-trace-steps", "at least 1, or 0 for all", o);
   need(t.balance.aux >= 0, "aux-loss", "at least 0", o);
   need(t.balance.seq_aux >= 0, "seq-aux-loss", "at least 0", o);
   need(t.balance.global_aux >= 0, "global-aux-loss", "at least 0", o);

@@ -58,6 +58,8 @@ struct TrainOptions {
   std::int64_t eval_every = 0;       // 0: at the end only
   std::int64_t eval_tokens = 65536;  // of an evaluation during the run; the last one takes all
   std::int64_t log_every = 0;        // 0: about every two seconds
+  std::string router_trace;
+  std::int64_t router_trace_steps = 8;
   std::string sample;
   int sample_tokens = 400;
   float temperature = 0.8f;

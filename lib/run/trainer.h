@@ -61,6 +61,8 @@ class Trainer {
   std::int64_t updates_done = 0;      // AdamW updates: the exponent of its bias correction
   std::int64_t consumed_samples = 0;  // the next sample of the data order
   const DataOrder& order() const { return order_; }
+  const BatchCut& cut() const { return batch_.cut(); }
+  RoutingTally& tally(int layer) { return pass_.tallies()[static_cast<std::size_t>(layer)]; }  // of this rank's last step
   // Tokens that chose both experts, [MoE layers, E, E], since the last call, of all ranks. A collective call.
   std::vector<std::int64_t> take_coactivation();
 
