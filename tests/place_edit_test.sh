@@ -16,11 +16,11 @@ expect() {  # CODE TEXT-IN-OUTPUT COMMAND...
   "$@" >out 2>&1
   got=$?
   [ $got = "$want" ] || { fail "exit $got, expected $want: $*"; tail -n 3 out; }
-  grep -qF -- "$text" out || { fail "'$text' is not in the output of $*"; head -n 8 out; }
+  [ -z "$text" ] || grep -qF -- "$text" out || { fail "'$text' is not in the output of $*"; head -n 8 out; }
 }
-refuse() {  # CODE TEXT COMMAND...: the same, and the error is one line
+refuse() {  # CODE TEXT COMMAND...: the same, and the error is one line, with a hint at most
   expect "$@"
-  [ "$(wc -l <out)" = 1 ] || fail "more than one line: ${*:3}: $(cat out)"
+  [ "$(grep -vc "^  hint: " out)" = 1 ] || fail "more than one line: ${*:3}: $(cat out)"
 }
 lists() {  # PLAN LAYER EXPECTED: the experts of the ranks
   local got
@@ -93,12 +93,12 @@ expect 3 "layer 0: expected expert 3 on rank 1, where pinned.h5 pins it" "$place
 # check: all faults, in any form; exit 3.
 expect 0 "no fault" "$place" check a.h5
 grep -qE "not checked +memory" out || fail "check does not say what it left out: $(cat out)"
-expect 0 "wrote" "$place" set a.h5 1 0 0,0,3 --allow-faults -o bad.h5
+expect 0 "wrote" "$place" set a.h5 1 0 3 --allow-faults -o bad.h5
 expect 3 "2 faults" "$place" check bad.h5
-grep -qF "layer 1, rank 0: expert 0 is there more than once" out || fail "check: $(cat out)"
+grep -qF "layer 1: expert 0 is on no rank" out || fail "check: $(cat out)"
 grep -qF "layer 1: expert 1 is on no rank" out || fail "check: $(cat out)"
 expect 3 '"layer 1: expert 1 is on no rank"' "$place" check bad.h5 --json -
-expect 3 "rank 2: expected at most 11.0 KiB of experts, found 12.0 KiB (9 copies)" \
+expect 3 "rank 2: expected at most 11.00 KiB of experts, found 12.00 KiB (9 copies)" \
   "$place" check a.h5 --memory-per-rank 11K --expert-bytes 1365
 expect 0 "(most: 9.00 KiB)" "$place" check a.h5 --memory-per-rank 11K --expert-bytes 1024
 expect 0 "each of 2 routing groups in one node" "$place" check plan.h5 --groups 2
@@ -120,10 +120,10 @@ expect 3 "1 copy" "$place" diff plan.h5 plan.csv
 expect 0 "import: 4 layers x 8 experts" "$place" import plan.csv -o edited.h5
 lists edited.h5 0 '[[0,1],[2],[3,4,5],[6,7]]'
 expect 3 "only the order of slots" "$place" diff a.h5 edited.h5
-refuse 2 "expected -o PLAN" "$place" move plan.csv 0 3 1 --force
+refuse 2 "expected a plan file to change, found a text" "$place" move plan.csv 0 3 1 --force
 expect 0 "wrote" "$place" move plan.csv 0 3 1 -o back.h5
 sed -i 's/^0,3,2,1,3,0$//' plan.csv
-refuse 65 "plan.csv: layer 0: expert 3 is on no rank (moe-place check plan.csv lists all faults" "$place" import plan.csv -o x.h5
+refuse 65 "plan.csv: layer 0: expert 3 is on no rank" "$place" import plan.csv -o x.h5
 expect 3 "layer 0: expert 3 is on no rank" "$place" check plan.csv
 for form in csv json eplb vllm sglang; do
   expect 0 "" "$place" export b.h5 --format $form -o b.$form
