@@ -12,6 +12,7 @@
 #include "lib/io/files.h"
 #include "lib/io/import_tokens.h"
 #include "lib/io/manifest.h"
+#include "lib/io/plan_file.h"
 #include "lib/io/router_trace.h"
 #include "lib/io/routing_stats.h"
 #include "lib/io/survey.h"
@@ -249,6 +250,36 @@ TEST_F(FuzzReaders, RouterTraces) {
     return attempt(mutated(good, dice, ""));
   });
   fuzz("traces, mended", [&](std::uint64_t number) {
+    Dice dice(number);
+    return attempt(mended_h5(mutated_metadata(good, dice), dice));
+  });
+}
+
+// ---- placement plans
+
+TEST_F(FuzzReaders, Plans) {
+  const std::string path = dir_ + "/plan.h5";
+  const nlohmann::json provenance = nlohmann::json::array({{{"tool", "moe-place"}}});
+  const PlanFile want = {{3, {1, 4}, {{{{0, 2}, {}, {2, 1}}}, {{{2}, {1}, {0}}}}},
+                         {0, 0, 1},
+                         {{0, 1, 0, 1}, {0, 0, 0}},
+                         {{"max_over_mean", 1.25}},
+                         provenance};
+  write_plan_file(path, want, false);
+  const std::string good = bytes_at(path);
+  const auto attempt = [&](const std::string& bytes) {
+    put(path, bytes);
+    const PlanFile plan = read_plan_file(path, false);
+    const bool same = plan.placement == want.placement && plan.rank2node == want.rank2node &&
+                      plan.pinned_LS == want.pinned_LS && plan.predicted == want.predicted &&
+                      plan.provenance == want.provenance;
+    return same ? "" : "the plan differs";
+  };
+  fuzz("plans", [&](std::uint64_t number) {
+    Dice dice(number);
+    return attempt(mutated(good, dice, ""));
+  });
+  fuzz("plans, mended", [&](std::uint64_t number) {
     Dice dice(number);
     return attempt(mended_h5(mutated_metadata(good, dice), dice));
   });

@@ -1,7 +1,6 @@
 // Reading HDF5 files by the strict profile of h5.h. Not here: writing (h5_writer.cpp).
 #include <algorithm>
 #include <array>
-#include <climits>
 #include <cstring>
 #include <functional>
 #include <numeric>

@@ -13,5 +13,6 @@ struct LoadMetrics {
 };
 // Zero rows in all: all metrics 0 but `dead`.
 LoadMetrics load_metrics(std::span<const std::int64_t> counts_E);
+LoadMetrics load_metrics(std::span<const double> load_E);  // in any unit
 
 }  // namespace moe

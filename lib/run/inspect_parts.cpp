@@ -6,6 +6,7 @@
 #include "lib/base/log.h"
 #include "lib/io/files.h"
 #include "lib/io/run_dir.h"
+#include "lib/run/text_table.h"
 
 namespace moe {
 
@@ -97,6 +98,34 @@ std::string printable(const std::string& text) {
   std::string out;
   for (const char c : text.substr(0, 4096)) out += static_cast<unsigned char>(c) < ' ' || c == 127 ? '?' : c;
   return out;
+}
+
+std::string value_text(const nlohmann::json& value) {
+  return printable(value.is_string() ? value.get<std::string>() : value.dump());
+}
+
+namespace {
+
+// One entry of the chain: when, which program, how it was called, from what.
+std::string entry_text(const nlohmann::json& entry) {
+  std::string text = text_at(entry, "utc") + " " + text_at(entry, "tool") + " " + text_at(entry, "version") + " (" +
+                     text_at(entry, "git") + ")";
+  if (entry.contains("argv") && entry["argv"].is_array())
+    for (std::size_t i = 1; i < entry["argv"].size(); ++i) text += " " + value_text(entry["argv"][i]);
+  if (entry.contains("inputs") && entry["inputs"].is_array())
+    for (const nlohmann::json& input : entry["inputs"])
+      text += ", from " + text_at(input, "path") + " " + text_at(input, "digest");
+  return text;
+}
+
+}  // namespace
+
+std::string provenance_text(const nlohmann::json& chain) {
+  if (!chain.is_array() || chain.empty()) return labelled("came from", "not recorded");
+  std::string text;
+  for (std::size_t i = 0; i < chain.size(); ++i)
+    text += labelled(i == 0 ? "came from" : "then", chain[i].is_object() ? entry_text(chain[i]) : "not recorded");
+  return text;
 }
 
 }  // namespace moe

@@ -42,5 +42,8 @@ nlohmann::json last_entry(const Manifest& manifest);
 std::string text_at(const nlohmann::json& object, const char* key);
 // A text of a file as it may be shown on a terminal: without control characters.
 std::string printable(const std::string& text);
+std::string value_text(const nlohmann::json& value);  // the same of any value, a text without its quotes
+// A line (or several) per entry of a provenance chain: "came from ...", "then ...".
+std::string provenance_text(const nlohmann::json& chain);
 
 }  // namespace moe

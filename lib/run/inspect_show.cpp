@@ -19,8 +19,6 @@ json object_at(const json& object, const char* key) {
   return object.is_object() && object.contains(key) && object[key].is_object() ? object[key] : json::object();
 }
 
-std::string value_text(const json& value) { return printable(value.is_string() ? value.get<std::string>() : value.dump()); }
-
 // "name value, name value" of the members that are no objects or lists.
 std::string members_text(const json& object) {
   std::string text;
@@ -48,25 +46,6 @@ std::string data_text(const json& state) {
     text += " x " + std::to_string(seq) + " tokens = " + short_float(tokens / static_cast<double>(all)) + " passes over " +
             thousands(all) + " tokens";
   return text + ", fingerprint " + text_at(data, "fingerprint");
-}
-
-// One entry of the chain: when, which program, how it was called, from what.
-std::string entry_text(const json& entry) {
-  std::string text = text_at(entry, "utc") + " " + text_at(entry, "tool") + " " + text_at(entry, "version") + " (" +
-                     text_at(entry, "git") + ")";
-  if (entry.contains("argv") && entry["argv"].is_array())
-    for (std::size_t i = 1; i < entry["argv"].size(); ++i) text += " " + value_text(entry["argv"][i]);
-  if (entry.contains("inputs") && entry["inputs"].is_array())
-    for (const json& input : entry["inputs"]) text += ", from " + text_at(input, "path") + " " + text_at(input, "digest");
-  return text;
-}
-
-std::string provenance_text(const json& chain) {
-  if (!chain.is_array() || chain.empty()) return labelled("came from", "not recorded");
-  std::string text;
-  for (std::size_t i = 0; i < chain.size(); ++i)
-    text += labelled(i == 0 ? "came from" : "then", chain[i].is_object() ? entry_text(chain[i]) : "not recorded");
-  return text;
 }
 
 // Which experts a file holds: the same in every layer, or how many if layers differ.

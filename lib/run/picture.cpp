@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstdio>
 
 #include "lib/run/svg.h"
 
@@ -184,12 +183,7 @@ int level_of(double load) {
 
 std::string color_of(int level) {
   if (level == 0) return "#1a1a1a";
-  const double t = 2.0 * (level - 1) / (kLevels - 1) - 1;
-  const std::array<double, 3> end = t < 0 ? std::array<double, 3>{33, 102, 172} : std::array<double, 3>{178, 24, 43};
-  char hex[8];
-  const auto mix = [&](double e) { return static_cast<unsigned>(std::lround(246 + (e - 246) * std::fabs(t))); };
-  std::snprintf(hex, sizeof hex, "#%02x%02x%02x", mix(end[0]), mix(end[1]), mix(end[2]));
-  return hex;
+  return diverging_color(2.0 * (level - 1) / (kLevels - 1) - 1);
 }
 
 // All cells of one colour are one path in units of cells; neighbours in a row are joined.

@@ -24,6 +24,11 @@ Options place_options(PlaceOptions& p) {
   Options o("moe-place", "see, plan, edit and prove where experts live",
             {
                 "moe-place init linear --experts 8 --layers 4 --topology \"node:2 rank:2\" -o plan.h5",
+                "moe-place move plan.h5 all 3 2 -o edited.h5",
+                "moe-place export edited.h5 -o edited.csv",
+                "moe-place import edited.csv -o imported.h5",
+                "moe-place check imported.h5",
+                "moe-place diff edited.h5 imported.h5",
             });
   o.group("Commands");
   o.add(

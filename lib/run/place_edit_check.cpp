@@ -22,24 +22,39 @@ std::string layer_text(int layer) { return "layer " + std::to_string(layer); }
 // A faulty plan may name anything.
 bool is_expert(const Placement& p, int e) { return e >= 0 && e < p.num_experts; }
 
+// "8G" for every rank, or "8G,4G,..." one for each.
+std::vector<std::int64_t> memory_of_ranks(const std::string& text, std::size_t num_ranks) {
+  std::vector<std::int64_t> bytes_R;
+  for (std::size_t first = 0; first <= text.size();) {
+    const std::size_t end = std::min(text.find(',', first), text.size());
+    bytes_R.push_back(parse_byte_size(text.substr(first, end - first), "--memory-per-rank"));
+    first = end + 1;
+  }
+  if (bytes_R.size() == 1) bytes_R.resize(num_ranks, bytes_R[0]);
+  if (bytes_R.size() != num_ranks)
+    throw Error(Exit::kUsage, "--memory-per-rank: expected one size, or one for each of " + std::to_string(num_ranks) +
+                                  " ranks, found " + std::to_string(bytes_R.size()));
+  return bytes_R;
+}
+
 void check_memory(const PlanFile& plan, const PlaceEditOptions& edit, Findings& f) {
   if (edit.memory_per_rank.empty() || edit.expert_bytes <= 0) {
     f.left_out.push_back("memory (--memory-per-rank SIZE with --expert-bytes N)");
     return;
   }
-  const std::int64_t limit = parse_byte_size(edit.memory_per_rank, "--memory-per-rank");
+  const std::vector<std::int64_t> limit_R = memory_of_ranks(edit.memory_per_rank, plan.rank2node.size());
   double most = 0;
-  for (std::size_t r = 0; r < plan.rank2node.size(); ++r) {
+  for (std::size_t r = 0; r < limit_R.size(); ++r) {
     std::size_t copies = 0;
     for (const LayerPlacement& layer : plan.placement.placed) copies += layer.rank2experts[r].size();
     const double bytes = static_cast<double>(copies) * static_cast<double>(edit.expert_bytes);
+    const auto limit = static_cast<double>(limit_R[r]);
     most = std::max(most, bytes);
-    if (bytes > static_cast<double>(limit))
-      f.faults.push_back("rank " + std::to_string(r) + ": expected at most " + bytes_text(static_cast<double>(limit)) +
-                         " of experts, found " + bytes_text(bytes) + " (" + std::to_string(copies) + " copies)");
+    if (bytes > limit)
+      f.faults.push_back("rank " + std::to_string(r) + ": expected at most " + bytes_text(limit) + " of experts, found " +
+                         bytes_text(bytes) + " (" + std::to_string(copies) + " copies)");
   }
-  f.checked.push_back("memory of every rank (most: " + bytes_text(most) + " of " + bytes_text(static_cast<double>(limit)) +
-                      ")");
+  f.checked.push_back("memory of every rank (most: " + bytes_text(most) + ")");
 }
 
 // Group g of n has the experts [g E/n, (g+1) E/n): all copies of all of them in one node.

@@ -1,8 +1,8 @@
 #include "lib/run/place_solve.h"
 
 #include <algorithm>
-#include <thread>
 
+#include "kernels/device.h"
 #include "lib/base/byte_size.h"
 #include "lib/base/provenance.h"
 #include "lib/base/stopwatch.h"
@@ -87,7 +87,7 @@ SolveRequest request_of(const PlaceSolveOptions& s, const Loads& loads, const To
   r.tokens_per_step = static_cast<double>(costs.tokens_per_step);
   r.choice = inputs.replica_choice;
   r.seconds = s.seconds;
-  r.num_threads = common.threads > 0 ? common.threads : static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+  r.num_threads = Stream(common.threads).num_threads();
   const bool has_cost = costs.tokens_per_step > 0 && (costs.row_us > 0 || (costs.row_bytes > 0 && costs.inter_mbit > 0));
   if (s.objective == Objective::kTime && !has_cost)
     throw Error(Exit::kUsage, "--objective time: expected a cost model, found none",

@@ -1,9 +1,11 @@
 #include "lib/run/svg.h"
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
 
 namespace moe {
 namespace {
@@ -109,6 +111,20 @@ std::vector<double> nice_ticks(double low, double high, int wanted, bool whole) 
   for (double k = std::ceil(low / step - 1e-9); k * step <= high + step * 1e-9 && ticks.size() < most; ++k)
     ticks.push_back(k * step);
   return ticks;
+}
+
+std::string diverging_color(double place) {
+  constexpr std::array<std::array<double, 3>, 7> kStops{
+      {{33, 102, 172}, {103, 169, 207}, {209, 229, 240}, {247, 247, 247}, {253, 219, 199}, {239, 138, 98}, {178, 24, 43}}};
+  const double at = (std::clamp(place, -1.0, 1.0) + 1) * 3;
+  const std::size_t i = std::min<std::size_t>(static_cast<std::size_t>(at), 5);
+  char hex[8];
+  const auto mix = [&](std::size_t c) {
+    return static_cast<unsigned>(
+        std::lround(kStops[i][c] + (kStops[i + 1][c] - kStops[i][c]) * (at - static_cast<double>(i))));
+  };
+  std::snprintf(hex, sizeof hex, "#%02x%02x%02x", mix(0), mix(1), mix(2));
+  return hex;
 }
 
 SvgDocument::SvgDocument(double width, double height, std::string_view title) {

@@ -34,6 +34,10 @@ struct Scale {
 
 enum class Anchor { kStart, kMiddle, kEnd };
 
+// "#rrggbb" of a place on the scale blue (-1) - white (0) - red (1), which people with any sort of colour vision can read
+// (ColorBrewer's RdBu).
+std::string diverging_color(double place);
+
 class SvgDocument {
  public:
   SvgDocument(double width, double height, std::string_view title);
