@@ -24,6 +24,10 @@ Stop stop_of(const SolveRequest& request, std::size_t num_layers) {
 
 void check(const Loads& loads, const SolveRequest& request) {
   if (request.topology.num_ranks() < 1) throw Error(Exit::kUsage, "topology: expected at least one rank, found none");
+  if (request.from != nullptr && request.move_budget >= 0 &&
+      (request.objective != Objective::kBalance || request.keep_groups))
+    throw Error(Exit::kUsage, "move budget: expected the objective balance without groups to keep, found another",
+                "without a budget the old plan is still where the search begins");
   if (request.from != nullptr && (request.from->layers != loads.layers || request.from->num_experts != loads.num_experts ||
                                   request.from->num_ranks() != request.topology.num_ranks()))
     throw Error(Exit::kUsage, "old plan: expected " + std::to_string(loads.layers.size()) + " layers of " +
