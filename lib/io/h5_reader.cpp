@@ -1,7 +1,6 @@
 // Reading HDF5 files by the strict profile of h5.h. Not here: writing (h5_writer.cpp).
 #include <algorithm>
 #include <array>
-#include <climits>
 #include <cstring>
 #include <functional>
 #include <limits>
@@ -87,7 +86,6 @@ H5Reader::H5Reader(const std::string& path, const std::string& kind, int newest_
   if (H5Aexists(impl_->file, "complete") <= 0 || attribute_int("complete") != 1)
     impl_->refuse("expected a complete file, found one whose writing did not end");
 }
-std::string h5_kind(const std::string& path) { return H5Reader(path, "", INT_MAX).attribute_text("kind"); }
 
 H5Reader::H5Reader(H5Reader&&) noexcept = default;
 H5Reader::~H5Reader() {
