@@ -160,7 +160,7 @@ TEST_F(BenchReplay, APlanMovesTheExperts) {
     BenchOptions o = options();
     o.ranks.plan = dir_ + "/plan.h5";
     const PlanFile plan = random_plan(num_ranks);
-    write_plan_file(o.plan, plan, true);
+    write_plan_file(o.ranks.plan, plan, true);
     expect_counts(run(o, num_ranks), trace_, plan.placement, num_ranks);
   }
 }
@@ -169,7 +169,7 @@ TEST_F(BenchReplay, GroupsOneLayerAndWorkloadsWithAPlan) {
   BenchOptions o = options();
   o.ranks.plan = dir_ + "/plan.h5";
   const PlanFile plan = random_plan(3);
-  write_plan_file(o.plan, plan, true);
+  write_plan_file(o.ranks.plan, plan, true);
   o.ranks.ep = 3, o.ranks.shard = 2, o.layer = 3;
   const nlohmann::json json = run(o, 6);
   EXPECT_EQ(json.at("rows").at(0).at("layer"), 3);
@@ -206,11 +206,11 @@ TEST_F(BenchReplay, WhatIsRefused) {
   o.layer = 2;
   EXPECT_THAT(refused(), HasSubstr("trace.h5: expected layer 2, found 2 MoE layers from 1 to 3"));
   o.layer = -1, o.ranks.plan = dir_ + "/plan.h5";
-  write_plan_file(o.plan, random_plan(2), true);
+  write_plan_file(o.ranks.plan, random_plan(2), true);
   EXPECT_THAT(refused(), HasSubstr("expected a plan of 13 experts on 1 ranks (ep), found 13 on 2"));
   PlanFile one = random_plan(1);
   one.placement.layers = {1, 2};
-  write_plan_file(o.plan, one, true);
+  write_plan_file(o.ranks.plan, one, true);
   EXPECT_THAT(refused(), HasSubstr("plan.h5: expected layer 3"));
 }
 

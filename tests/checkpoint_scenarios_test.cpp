@@ -124,7 +124,7 @@ TEST_F(Scenario, S23_VocabularyThatRanksDoNotDivide) {
   c.num_experts = 2, c.expert_ffn = 3;
   for (const int shards : {1, 3, 4, 16})
     for (int rank = 0; rank < shards; ++rank) {
-      Model model(c, DType::kF32, true, ParamLayout{{0, 1}, {rank, shards}, {rank, shards}, 3});
+      Model model(c, DType::kF32, true, ParamLayout{{{{0}, {1}}}, {rank, shards}, {rank, shards}, 3});
       int seen = 0;
       for (const TensorSlice& s : state_slices(model, true)) {
         if (s.name.find("embed") == std::string::npos) continue;

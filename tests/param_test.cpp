@@ -35,7 +35,8 @@ std::vector<ParamLayout> layouts(const LayoutCase& c, int zero) {
   for (int rank = 0; rank < c.shard * c.ep; ++rank) {
     const Cut part{rank % c.ep, c.ep};
     ParamLayout layout{.dense = {rank, c.shard * c.ep}, .expert = {rank / c.ep, c.shard}, .zero = zero};
-    layout.experts.assign(c.order.begin() + part.begin(n), c.order.begin() + part.end(n));
+    for (auto i = part.begin(n); i < part.end(n); ++i)
+      layout.layer2experts[0].push_back({c.order[static_cast<std::size_t>(i)]});
     list.push_back(layout);
   }
   return list;
@@ -97,7 +98,8 @@ TEST(ParamStore, RunsOfAllRanksCoverEveryElementOnce) {
 TEST(ParamStore, RunsOfPermutedExpertsJoinNeighbours) {
   Arena measuring(0);
   ParamLayout layout = ParamLayout::whole(7);
-  layout.experts = kOrder;
+  layout.layer2experts[0].clear();
+  for (const int e : kOrder) layout.layer2experts[0].push_back({e});
   const ParamStore store(measuring, kSpecs, DType::kF32, false, layout);
   const std::vector<ShardRun> runs = store.runs(store.find("layers.0.experts.down.weight"));
   const std::int64_t per_expert = 13 * 3;

@@ -81,5 +81,7 @@ class H5Reader {
 
 // True if the file begins with the HDF5 signature. Error 65 if with half of it or more: such a file is damaged, not text.
 bool has_h5_signature(const std::string& path);
+// The kind of a file of ours, whatever its version; "" if it is not HDF5. Errors as H5Reader.
+std::string h5_kind(const std::string& path);
 
 }  // namespace moe

@@ -225,4 +225,9 @@ std::int64_t H5Reader::attribute_int(const std::string& name, const std::string&
 
 std::int64_t H5Reader::file_bytes() const { return static_cast<std::int64_t>(impl_->channel.end_of_file); }
 
+std::string h5_kind(const std::string& path) {
+  if (!has_h5_signature(path)) return "";
+  return H5Reader(path, "", std::numeric_limits<int>::max()).attribute_text("kind");
+}
+
 }  // namespace moe

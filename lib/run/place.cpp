@@ -10,10 +10,11 @@ namespace {
               near.empty() ? "see --help" : "did you mean " + near + "?");
 }
 
-// One option, several commands: what solve and score are told of experts, memory and links also counts for check and diff.
+// One option, several commands: what solve and score are told of experts, memory and links also counts for the other commands.
 void share_options(PlaceOptions& p) {
   p.edit.memory_per_rank = p.solve.memory_per_rank;
   p.edit.expert_bytes = p.solve.expert_bytes;
+  p.show.expert_bytes = p.solve.expert_bytes;
   p.edit.num_groups = p.solve.groups;
   p.edit.inter_mbit = p.score.inter_mbit;
 }
@@ -29,6 +30,7 @@ Options place_options(PlaceOptions& p) {
                 "moe-place import edited.csv -o imported.h5",
                 "moe-place check imported.h5",
                 "moe-place diff edited.h5 imported.h5",
+                "moe-place show plan.h5 --svg plan.svg",
             });
   o.group("Commands");
   o.add(
@@ -48,6 +50,7 @@ Options place_options(PlaceOptions& p) {
 }
 
 Exit run_place(PlaceOptions& p, const Invocation& invocation) {
+  share_options(p);
   const std::vector<std::string>& words = p.arguments;
   if (words.empty()) throw Error(Exit::kUsage, "expected a command, found none", "see --help");
   const std::vector<std::string> rest(words.begin() + 1, words.end());
@@ -58,7 +61,6 @@ Exit run_place(PlaceOptions& p, const Invocation& invocation) {
     return place_show(rest[0], p.inputs, p.show, p.common, invocation);
   }
   if (!is_place_edit_command(words[0])) refuse_command(words[0]);
-  share_options(p);
   return place_edit(words[0], rest, p.inputs, p.edit, p.common, invocation);
 }
 

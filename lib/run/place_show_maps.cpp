@@ -1,5 +1,7 @@
 // The heat maps and pictures of moe-place show, made from its figures. Not here: how they are drawn
 // (place_show_picture.cpp, place_show_heat.cpp).
+#include <algorithm>
+
 #include "lib/base/byte_size.h"
 #include "lib/run/place_show.h"
 
@@ -26,16 +28,26 @@ KeyFigure max_figure(const ShowFigures& f, bool worst) {
   return k;
 }
 
+double most_memory(const ShowSubject& s, const Placement& placement) {
+  std::size_t most = 0;
+  for (std::size_t r = 0; r < s.topology.rank2node.size(); ++r) {
+    std::size_t slots = 0;
+    for (const LayerPlacement& layer : placement.placed) slots += layer.rank2experts[r].size();
+    most = std::max(most, slots);
+  }
+  return static_cast<double>(most) * static_cast<double>(s.expert_bytes);
+}
+
 std::vector<KeyFigure> rank_figures(const ShowSubject& s, const ShowFigures& f) {
   const PlacedFigures& p = f.placed[0];
   KeyFigure rows{"inter-node rows per token", figure_text(p.rows_per_token, 3), "not known"};
   if (rows.value != "-") rows.note = f.placed.size() > 1 ? "linear " + figure_text(f.placed[1].rows_per_token, 3) : "";
   const std::size_t copied = experts_with_copies(p.placement).size();
   const int slots = p.placement.placed[0].num_slots();
-  KeyFigure memory{"slots of a layer", std::to_string(slots), std::to_string(copied) + " experts with copies, all layers"};
-  KeyFigure pinned{"pinned", std::to_string(pinned_experts(s.plan).size()), "experts, all layers"};
-  if (s.expert_bytes > 0) memory.note += ", " + bytes_text(static_cast<double>(s.expert_bytes)) + " each";
-  return {max_figure(f, true), max_figure(f, false), rows, memory, pinned};
+  const KeyFigure copies{"slots of a layer", std::to_string(slots), std::to_string(copied) + " experts with copies, in all"};
+  KeyFigure last{"pinned", std::to_string(pinned_experts(s.plan).size()), "experts, in all layers"};
+  if (s.expert_bytes > 0) last = {"memory of a rank", bytes_text(most_memory(s, p.placement)), "of experts, at most"};
+  return {max_figure(f, true), max_figure(f, false), rows, copies, last};
 }
 
 std::vector<KeyFigure> expert_figures(const ShowFigures& f) {

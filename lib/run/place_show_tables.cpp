@@ -174,7 +174,8 @@ ShowTable placed_table(const ShowSubject& s, const ShowFigures& f) {
       {"layer", ">slots", ">max/mean", ">bound", ">linear", ">inter-node rows", ">linear", ">hottest", ">copies", ">pinned"},
       {}};
   if (f.placed.empty()) return t;
-  const PlacedFigures &p = f.placed[0], *linear = linear_of(f);
+  // With loads there is no second one only where the first is linear.
+  const PlacedFigures &p = f.placed[0], *linear = linear_of(f) ? linear_of(f) : &p;
   const std::vector<ExpertPlaces> copies = experts_with_copies(p.placement), pins = pinned_experts(s.plan);
   for (std::size_t l = 0; l < f.layers.size(); ++l) {
     const LayerScore* score = score_of(&p, l);
