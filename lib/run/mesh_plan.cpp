@@ -57,6 +57,10 @@ Placement plan_of_layout(const nlohmann::json& layout) try {
   throw Error(Exit::kBadInput, std::string("manifest.json: state: layout: plan: ") + e.what());
 }
 
+Placement plan_of_state(const nlohmann::json& state) {
+  return state.is_object() && state.contains("layout") ? plan_of_layout(state.at("layout")) : Placement{};
+}
+
 std::string plan_text(const Placement& plan) {
   int copies = 0;
   for (const LayerPlacement& layer : plan.placed) copies += layer.num_slots() - plan.num_experts;

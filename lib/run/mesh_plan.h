@@ -21,6 +21,7 @@ void need_ranks_of_plan(const Placement& plan, const std::string& path, const Me
 // none.
 nlohmann::json plan_json(const Placement& plan);
 Placement plan_of_layout(const nlohmann::json& layout);
+Placement plan_of_state(const nlohmann::json& state);  // of its layout
 // "plan of 61 layers, 128 copies": how messages tell of it.
 std::string plan_text(const Placement& plan);
 

@@ -64,7 +64,7 @@ std::vector<ReshardInput> open_inputs(const LayoutOptions& o) {
 Placement plan_of(const LayoutOptions& o, const Manifest& input, const std::vector<ManifestTensor>& targets) {
   if (o.plan == "none") return {};
   if (o.plan.empty()) {
-    const Placement before = plan_of_layout(input.state.value("layout", nlohmann::json()));
+    const Placement before = plan_of_state(input.state);
     return is_plan_of(before, targets) && (o.ep == 0 || o.ep == before.num_ranks()) ? before : Placement{};
   }
   if (o.files > 0) throw Error(Exit::kUsage, "--files: expected 0 with --plan, found " + std::to_string(o.files));
@@ -224,7 +224,7 @@ class Resharding {
 
   // Files of even size or as they were say nothing about ranks: a plan of these experts stays.
   bool content_keeps_plan() const {
-    return is_plan_of(plan_of_layout(content_.state.value("layout", nlohmann::json())), content_.targets());
+    return is_plan_of(plan_of_state(content_.state), content_.targets());
   }
 
   // Tensors that only moved have the digest that they had; before anything is published.

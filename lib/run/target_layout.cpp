@@ -159,7 +159,7 @@ std::optional<MeshShape> mesh_of(const Manifest& source) try {
   for (const ManifestTensor& t : source.tensors)
     for (const ManifestSlice& s : t.slices) there.parts[parts[s.file]].push_back(slice_of(t, s.box));
   const auto keys = keys_of(there);
-  const Placement plan = plan_of_layout(source.state.value("layout", nlohmann::json()));
+  const Placement plan = plan_of_state(source.state);
   const int n = static_cast<int>(num_parts), num_experts = num_experts_of(source.tensors);
   for (int ep = n; ep >= 1; --ep) {
     if (n % ep != 0 || (ep > num_experts && ep > 1)) continue;

@@ -172,7 +172,7 @@ void need_moments(const CheckpointInfo& info) {
 // Its plan, and the checkpoint's mesh, for as many ranks, unless the user says something about it: sums then round as they
 // did.
 void go_on_with_mesh(const Options& options, TrainOptions& t) {
-  t.ranks.resumed_plan = plan_of_layout(t.resume_from->state.value("layout", nlohmann::json()));
+  t.ranks.resumed_plan = plan_of_state(t.resume_from->state);
   for (const char* const side : {"ep", "shard", "replicate"})
     if (options.find(side).origin > Origin::kCheckpoint) return;
   t.ranks.resumed = mesh_of_state(t.resume_from->state);
