@@ -27,9 +27,9 @@ Options place_options(PlaceOptions& p) {
                 "moe-place init linear --experts 8 --layers 4 --topology \"node:2 rank:2\" -o plan.h5",
                 "moe-place move plan.h5 all 3 2 -o edited.h5",
                 "moe-place export edited.h5 -o edited.csv",
-                "moe-place import edited.csv -o imported.h5",
-                "moe-place check imported.h5",
-                "moe-place diff edited.h5 imported.h5",
+                "moe-place import edited.csv -o again.h5",
+                "moe-place check again.h5",
+                "moe-place diff edited.h5 again.h5",
                 "moe-place show plan.h5 --svg plan.svg",
             });
   o.group("Commands");
