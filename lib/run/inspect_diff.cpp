@@ -28,7 +28,8 @@ struct Diff {
   json state = json::array();  // {name, a, b}
 };
 
-// Members of the state that differ, but for the wall time of the run: no two runs have the same.
+// Members of the state that differ, but for the wall time of the run (no two runs have the same) and the layout, which says
+// who wrote it, not what it holds.
 json state_differences(const json& a, const json& b) {
   const json x = a.flatten(), y = b.flatten();
   std::map<std::string, std::pair<json, json>> values;
@@ -36,7 +37,7 @@ json state_differences(const json& a, const json& b) {
   for (const auto& [name, value] : y.items()) values[name].second = value;
   json list = json::array();
   for (const auto& [name, both] : values)
-    if (both.first != both.second && name != "/seconds") {
+    if (both.first != both.second && name != "/seconds" && !name.starts_with("/layout/")) {
       std::string dotted = name.substr(std::min<std::size_t>(name.size(), 1));
       std::replace(dotted.begin(), dotted.end(), '/', '.');
       list.push_back({{"name", dotted}, {"a", both.first}, {"b", both.second}});
