@@ -155,6 +155,22 @@ TEST(PlaceScoreTest, StepsAreJudgedOneByOne) {
   EXPECT_TRUE(std::isnan(step_max_over_mean(placed({{0}, {1}}), loads, t)));
 }
 
+// Tokens of two steps, all to one node and then all to the other: the mean is even, no step is.
+TEST(PlaceScoreTest, TheFullestLinkIsThatOfEachStep) {
+  LayerLoads loads;
+  loads.load_E = {3, 3};
+  loads.sample_TK = {0, 0, 0, 1, 1, 1};
+  const Topology t = parse_topology("node:2 rank:1");
+  const auto fullest = [&] { return busiest_link_rows(placed({{0}, {1}}), loads, 1, t); };
+  EXPECT_DOUBLE_EQ(fullest(), 0.25);  // half of the tokens come from the other node, half of these of either step
+  loads.psum_sample_S1 = {0, 3, 6};
+  EXPECT_DOUBLE_EQ(fullest(), 0.5);
+  loads.psum_sample_S1 = {0, 0, 2, 6};  // a step without tokens; 0 0 and 0 1 1 1
+  EXPECT_DOUBLE_EQ(fullest(), (2 * 0.5 + 4 * 0.375) / 6);
+  loads.sample_TK.clear(), loads.psum_sample_S1.clear();
+  EXPECT_TRUE(std::isnan(fullest()));
+}
+
 TEST(PlaceScoreTest, WhatIsRefused) {
   const Topology t = parse_topology("rank:2");
   LayerLoads loads;

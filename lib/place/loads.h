@@ -13,6 +13,8 @@ struct LayerLoads {
       coactivation_EE;  // tokens that chose both, symmetric, diagonal = tokens that chose it; empty: not known
   // Decisions of single tokens, top_k experts each (-1: dropped), for exact counts of nodes; empty: not known.
   std::vector<std::int32_t> sample_TK;
+  // First token of each recorded step in the sample, and the end; empty: all are of one step.
+  std::vector<std::int64_t> psum_sample_S1;
   // Rows of single recorded steps, evenly taken: a rank waits for the slowest of every step, not of the mean. Empty: not
   // known.
   std::vector<float> step_load_SE;

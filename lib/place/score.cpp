@@ -10,8 +10,6 @@
 namespace moe {
 namespace {
 
-double largest(const std::vector<double>& list) { return list.empty() ? 0 : *std::max_element(list.begin(), list.end()); }
-
 // Ranks wait for the slowest in its experts' work, and each of the exchanges takes as long as its fullest link: out of the
 // sender in dispatch is into it in combine, so every exchange has the same fullest direction.
 double layer_seconds(const LayerScore& s, double rows_per_token, const CostModel& cost, double tokens) {
@@ -19,10 +17,7 @@ double layer_seconds(const LayerScore& s, double rows_per_token, const CostModel
   const double rows = tokens * rows_per_token / static_cast<double>(s.rank_load_R.size()) * balance;
   double seconds = cost.seconds_per_row > 0 ? rows * cost.seconds_per_row : 0;
   if (cost.inter_node_bytes_per_second > 0) {
-    const double crossing = std::isnan(s.inter_node_rows_per_token)
-                                ? s.inter_node_rows_per_token
-                                : std::max(largest(s.node_rows_in_N), largest(s.node_rows_out_N));
-    seconds += tokens * crossing * cost.row_bytes / cost.inter_node_bytes_per_second;
+    seconds += tokens * s.busiest_link_rows * cost.row_bytes / cost.inter_node_bytes_per_second;
   }
   return seconds;
 }
@@ -38,6 +33,7 @@ LayerScore score_layer(const LayerPlacement& placed, const LayerLoads& loads, in
   s.inter_node_rows_per_token = rows.total;
   s.node_rows_in_N = std::move(rows.in_N);
   s.node_rows_out_N = std::move(rows.out_N);
+  s.busiest_link_rows = busiest_link_rows(placed, loads, top_k, topology, choice);
   const double sum = std::accumulate(loads.load_E.begin(), loads.load_E.end(), 0.0);
   const double rows_per_token = loads.num_tokens > 0 ? sum / loads.num_tokens : top_k > 0 ? top_k : std::nan("");
   s.seconds = layer_seconds(s, rows_per_token, cost, tokens);

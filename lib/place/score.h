@@ -39,6 +39,10 @@ NodeRows node_rows_per_token(const LayerPlacement& placed, const LayerLoads& loa
                              ReplicaChoice choice = ReplicaChoice::kSpread);
 double inter_node_rows_per_token(const LayerPlacement& placed, const LayerLoads& loads, int top_k, const Topology& topology,
                                  ReplicaChoice choice = ReplicaChoice::kSpread);  // its total
+// Rows per token of the group through the fullest link, into or out of a node: a step waits for it. Where the sample says
+// which tokens are of which step, the mean over steps of each one's fullest; else that of the mean. NaN: not known.
+double busiest_link_rows(const LayerPlacement& placed, const LayerLoads& loads, int top_k, const Topology& topology,
+                         ReplicaChoice choice = ReplicaChoice::kSpread);
 
 // What a step costs in one layer, forward and backward, by the slowest rank and the slowest link.
 struct CostModel {
@@ -51,6 +55,7 @@ struct LayerScore {
   double max_over_mean = 1, lower_bound = 1;
   double step_max_over_mean = 1;                        // NaN: not known
   double inter_node_rows_per_token = 0;                 // NaN: not known
+  double busiest_link_rows = 0;                         // per token; NaN: not known
   std::vector<double> node_rows_in_N, node_rows_out_N;  // NodeRows
   double seconds = 0;  // of one step of `tokens_per_step` tokens of the group, by the cost model; NaN: not known
 };

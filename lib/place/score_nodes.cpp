@@ -1,6 +1,7 @@
 // Rows that cross nodes, and their count over recorded decisions. Not here: the estimate without them
 // (score_estimate.cpp).
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "lib/base/error.h"
@@ -85,6 +86,26 @@ NodeRows node_rows_per_token(const LayerPlacement& placed, const LayerLoads& loa
     touched_MN.push_back(touched(parts_E));
   }
   return rows_from(touched_MN, topology);
+}
+
+double busiest_link_rows(const LayerPlacement& placed, const LayerLoads& loads, int top_k, const Topology& topology,
+                         ReplicaChoice choice) {
+  const auto fullest = [&](const LayerLoads& of) {
+    const NodeRows rows = node_rows_per_token(placed, of, top_k, topology, choice);
+    if (std::isnan(rows.total)) return rows.total;
+    return std::max(*std::max_element(rows.in_N.begin(), rows.in_N.end()),
+                    *std::max_element(rows.out_N.begin(), rows.out_N.end()));
+  };
+  const std::vector<std::int64_t>& psum = loads.psum_sample_S1;
+  if (psum.size() <= 2) return fullest(loads);
+  double sum = 0;
+  LayerLoads step{.load_E = loads.load_E};
+  for (std::size_t s = 0; s + 1 < psum.size(); ++s) {
+    if (psum[s] == psum[s + 1]) continue;
+    step.sample_TK.assign(loads.sample_TK.begin() + psum[s] * top_k, loads.sample_TK.begin() + psum[s + 1] * top_k);
+    sum += fullest(step) * static_cast<double>(psum[s + 1] - psum[s]);
+  }
+  return sum / static_cast<double>(psum.back());
 }
 
 double inter_node_rows_per_token(const LayerPlacement& placed, const LayerLoads& loads, int top_k, const Topology& topology,

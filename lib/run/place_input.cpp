@@ -80,6 +80,7 @@ void take_tokens(const RouterTrace& t, const StepRange& steps, std::size_t l, La
   layer.coactivation_EE.assign(num_experts * num_experts, 0);
   for (std::size_t i = 0; i < kept; ++i) {
     const std::size_t token = even_place(i, kept, all);
+    while (layer.psum_sample_S1.size() <= token / per_step) layer.psum_sample_S1.push_back(static_cast<std::int64_t>(i));
     const auto expert_K = t.of(steps.first + token / per_step, l).subspan(token % per_step * top_k, top_k);
     layer.sample_TK.insert(layer.sample_TK.end(), expert_K.begin(), expert_K.end());
     for (const std::int16_t a : expert_K)
@@ -87,6 +88,7 @@ void take_tokens(const RouterTrace& t, const StepRange& steps, std::size_t l, La
         if (a >= 0 && b >= 0)
           layer.coactivation_EE[static_cast<std::size_t>(a) * num_experts + static_cast<std::size_t>(b)] += 1;
   }
+  layer.psum_sample_S1.push_back(static_cast<std::int64_t>(kept));
   for (double& n : layer.coactivation_EE) n *= static_cast<double>(all) / static_cast<double>(kept);
 }
 

@@ -93,7 +93,7 @@ Loads parse_loads_csv(const std::string& text, const std::string& path) {
                                        " columns as in line " + std::to_string(lines[0].number) + ", found " +
                                        std::to_string(line.fields.size()));
     loads.layers.push_back(first_column > 0 ? layer_of(path, line, loads.layers) : static_cast<int>(loads.layers.size()));
-    loads.of_layer.push_back({loads_of(path, line, first_column), {}, {}, {}, 0});
+    loads.of_layer.emplace_back().load_E = loads_of(path, line, first_column);
   }
   return loads;
 }
