@@ -88,7 +88,7 @@ std::string solve_table(const SolvedPlan& s) {
   if (s.moves)
     text +=
         labelled("moved", moved_text(s, num_moves) + (s.expert_bytes > 0 ? " (" + thousands(num_moves) + " copies)" : "") +
-                              " against the " + (s.from.empty() ? "linear placement" : s.from));
+                              " against " + (s.from.empty() ? "the linear placement" : s.from));
   return text;
 }
 
