@@ -1,6 +1,6 @@
 // Where experts live changes nothing in the model: training on thread ranks under plans of every kind (permutations, uneven
 // ranks, copies) against one process, on the same global batches. Copies stay equal bit for bit; what is saved holds every
-// expert once. Not here: plan files and MPI (train_plan_test.sh), meshes without a plan (train_mesh_test.cpp).
+// expert once. Not here: plan files and MPI (plans_test.sh), meshes without a plan (train_mesh_test.cpp).
 #include <gtest/gtest.h>
 
 #include <algorithm>

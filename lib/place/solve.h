@@ -35,7 +35,7 @@ struct SolveRequest {
   std::vector<Pin> pins;
   const Placement* from = nullptr;  // start here, and move at most `move_budget` copies (-1: any number)
   std::int64_t move_budget = -1;
-  double balance_limit = 1.05;
+  double balance_limit = 1.2;
   CostModel cost;
   double tokens_per_step = 0;
   ReplicaChoice choice = ReplicaChoice::kSpread;

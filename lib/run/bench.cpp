@@ -123,6 +123,9 @@ Options bench_options(BenchOptions& b) {
         "the recorded decisions of a router trace (moe-train --router-trace) instead of a workload, a row for each layer; "
         "experts, choices and tokens are those of the trace, its tokens cut onto the ranks as training does")
       .value = "FILE";
+  o.add("record", b.record,
+        "write what the workload chooses as a router trace, for moe-place solve and --replay")
+      .value = "FILE";
   o.add("layer", b.layer, "layer of the trace or the plan; -1: all of a trace, the first of a plan for the workloads");
   o.add("link-gbits", b.link_gbits, "speed of a node's network link in Gbit/s, to show how much of it was used; 0: unknown");
   o.group("Collectives");

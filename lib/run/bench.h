@@ -30,6 +30,7 @@ struct BenchOptions {
   int tokens = 1024;      // of a rank
   double link_gbits = 0;  // 0: unknown
   std::string replay;        // a router trace
+  std::string record;        // a router trace to write
   int layer = -1;            // of the trace or the plan; -1: all of a trace, the first of a plan
   std::int64_t min_bytes = 1024, max_bytes = std::int64_t{1} << 24;
   std::string directory = ".";                      // of the files

@@ -8,6 +8,7 @@
 #include "lib/base/log.h"
 #include "lib/base/provenance.h"
 #include "lib/run/bench_ranks.h"
+#include "lib/run/bench_record.h"
 #include "lib/run/bench_replay.h"
 #include "lib/run/result.h"
 
@@ -136,6 +137,7 @@ Exit bench_dispatch(const BenchOptions& options, World& world, const Kernels& ke
   if (o.common.dry_run) return Exit::kOk;
   print_lines(world, out, dispatch_legend(o.link_gbits));
   print_lines(world, out, {dispatch_header()});
+  if (!o.record.empty()) world.agree([&] { record_workload(o, jobs, group); });
   const std::vector<DispatchMode> modes = modes_of(o, group, kernels);
   DispatchReport report(o, world, out);
   for (const DispatchJob& job : jobs) {

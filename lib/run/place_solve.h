@@ -21,7 +21,7 @@ struct PlaceSolveOptions {
   std::string move_budget;        // bytes, as 512M; "": any
   std::string memory_per_rank;    // bytes of experts, all layers; "": any
   std::int64_t expert_bytes = 0;  // of one expert with its training state
-  double balance_limit = 1.05;
+  double balance_limit = 1.2;
   double seconds = 0;
 };
 void add_place_solve_options(Options& options, PlaceSolveOptions& solve);

@@ -16,6 +16,15 @@ namespace moe {
 struct MeshModel {
   std::unique_ptr<MeshContext> mesh;
   std::unique_ptr<Model> model;
+
+  MeshModel() = default;
+  MeshModel(MeshModel&&) = default;
+  MeshModel& operator=(MeshModel&& other) {
+    model.reset();  // before the mesh that it is on
+    mesh = std::move(other.mesh);
+    model = std::move(other.model);
+    return *this;
+  }
 };
 MeshModel make_mesh_model(World& world, const MeshOptions& mesh, const TrainOptions& options, const Kernels& kernels);
 

@@ -22,6 +22,11 @@ bool is_cut(const ManifestTensor& t) {
 
 std::string files_text(std::size_t n) { return std::to_string(n) + (n == 1 ? " file" : " files"); }
 
+std::string mesh_part(const MeshShape& mesh, const Placement& plan) {
+  return ", mesh shard " + std::to_string(mesh.shard) + " x ep " + std::to_string(mesh.ep) +
+         (plan.layers.empty() ? "" : ", " + plan_text(plan));
+}
+
 TensorSlice slice_of(const ManifestTensor& t, const Box& box) {
   return {t.name, t.role, t.dtype, t.shape, box.offset, box.extent, nullptr};
 }
@@ -94,8 +99,7 @@ TargetLayout mesh_layout(const std::vector<ManifestTensor>& tensors, const MeshS
         layout_of({.shape = {1, mesh.shard, mesh.ep}, .plan = plan}, {0, part / mesh.ep, part % mesh.ep}, num_experts);
     layout.parts.push_back(slices_of_rank(tensors, specs, rank));
   }
-  layout.text = files_text(num_files(layout)) + ", mesh shard " + std::to_string(mesh.shard) + " x ep " +
-                std::to_string(mesh.ep) + (plan.layers.empty() ? "" : ", " + plan_text(plan));
+  layout.text = files_text(num_files(layout)) + mesh_part(mesh, plan);
   return layout;
 }
 
@@ -174,7 +178,9 @@ std::optional<MeshShape> mesh_of(const Manifest& source) try {
 std::string layout_text(const Manifest& source) {
   const auto mesh = mesh_of(source);
   const std::string files = files_text(source.files.size());
-  return mesh ? files + ", mesh shard " + std::to_string(mesh->shard) + " x ep " + std::to_string(mesh->ep) : files;
+  if (!mesh) return files;
+  const Placement plan = plan_of_state(source.state);
+  return files + mesh_part(*mesh, plan.num_ranks() == mesh->ep ? plan : Placement{});
 }
 
 }  // namespace moe
