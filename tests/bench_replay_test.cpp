@@ -264,6 +264,28 @@ TEST_F(BenchReplay, WhatIsRefused) {
   EXPECT_THAT(refused(), HasSubstr("plan.h5: expected layer 3"));
 }
 
+// What is recorded are logical experts, although slots are what is sent.
+TEST_F(BenchReplay, ARecordedWorkloadKnowsNothingOfCopies) {
+  BenchOptions o = options();
+  o.replay.clear();
+  o.model.num_experts = kExperts, o.model.top_k = kTopK, o.tokens = 17;
+  o.workload = WorkloadChoice::kW0;
+  o.record = dir_ + "/w0.h5";
+  run(o, 4);
+  const RouterTrace want = read_router_trace(o.record);
+  PlanFile plan = random_copies(4);
+  for (LayerPlacement& placed : plan.placement.placed) {
+    placed.rank2experts = linear_layer(kExperts, 4).rank2experts;
+    placed.rank2experts[3].push_back(0);
+  }
+  for (auto& pinned_S : plan.pinned_LS) pinned_S.assign(kExperts + 1, 0);
+  o.ranks.plan = dir_ + "/plan.h5";
+  write_plan_file(o.ranks.plan, plan, true);
+  o.record = dir_ + "/copies.h5";
+  run(o, 4);
+  EXPECT_EQ(read_router_trace(o.record).idx_SLTK, want.idx_SLTK);
+}
+
 TEST_F(BenchReplay, ALimitOfNodesNeedsOneCopyOfEachExpert) {
   BenchOptions o = options();
   o.replay.clear();

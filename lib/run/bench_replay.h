@@ -47,6 +47,9 @@ class SlotSource : public RowSource {
   std::int64_t num_tokens(int rank) const override { return logical_->num_tokens(rank); }
   int period() const override { return logical_->period(); }
   std::vector<std::int32_t> route(int rank, int repetition) const override;
+  std::vector<std::int32_t> logical_route(int rank, int repetition) const override {
+    return logical_->route(rank, repetition);
+  }
 
  private:
   std::unique_ptr<RowSource> logical_;

@@ -18,9 +18,10 @@ std::string number(std::size_t n) { return std::to_string(n); }
 std::string counted(std::size_t n, const char* what) { return number(n) + " " + what + (n == 1 ? "" : "s"); }
 std::string layer_name(const ShowFigures& f, std::size_t l) { return std::to_string(f.layers[l]); }
 
+// "0-3 7": with spaces, so that a long list is broken there.
 std::string list_text(const std::vector<int>& numbers) {
-  std::string text;
-  for (const int n : numbers) text += (text.empty() ? "" : " ") + std::to_string(n);
+  std::string text = ranges_text({numbers.begin(), numbers.end()});
+  std::replace(text.begin(), text.end(), ',', ' ');
   return text;
 }
 
