@@ -105,8 +105,8 @@ Experts: load over the mean of the layer
   7              -  1.33  1.33  1.33  1.33    0.33  0.58     1  0 1.33, 1 1.33  3 0.00, 2 1.33
 
 Ranks: load over the mean of the layer
-  layer  slots  max/mean  bound  linear  inter-node rows  linear  hottest  copies  pinned
-  3          5     1.500  1.000   2.000                -       -   rank 0       2       1
+  layer  slots  max/mean  bound  linear  inter-node rows  linear  hottest  copied  pinned
+  3          5     1.500  1.000   2.000                -       -   rank 0       1       1
   7          4     1.333  1.333   1.333                -       -   rank 0       0       0
 
 Load of ranks over the mean, this plan, layer x rank

@@ -55,6 +55,15 @@ for key in inter_node_bytes inter_node_bytes_min inter_node_rows_per_token rows_
 done
 run 0 1 moe-bench dispatch --replay one.h5 --layer 1 --d-model 24 --seconds 0.01
 grep -q '^# 1 steps of 96 tokens' out || fail "the resumed run's trace: expected its one step"
+# A plan with copies of experts, by either rule.
+run 0 1 moe-place init linear --like four.h5 --topology "node:2 rank:2" -o one-each.h5
+run 0 1 moe-place add one-each.h5 all 0 3 -o copies.h5
+for choice in spread nearest; do
+  run 0 4 moe-bench dispatch --replay four.h5 --plan copies.h5 --replica-choice $choice --ranks-per-node 2 --d-model 24 \
+    --seconds 0.01 --json copies.json
+  [ "$(grep -c ' ok$' out)" -eq 4 ] || fail "$choice: expected two layers by two ways of exchange"
+  grep -q "\"replica_choice\": \"$choice\"" copies.json || fail "$choice is not in the JSON"
+done
 run 2 1 moe-bench dispatch --replay four.h5 --experts 6
 run 65 1 moe-bench dispatch --replay four.h5 --layer 7
 run 65 1 moe-bench dispatch --replay text.txt

@@ -59,7 +59,10 @@ nlohmann::json run_json(const BenchOptions& o, const DispatchGroup& group, const
                {"row_bytes", static_cast<std::int64_t>(size_of(o.dtype)) * o.model.d_model},
                {"max_nodes_per_token", o.model.max_nodes_per_token},
                {"link_gbits", o.link_gbits}});
-  if (!o.ranks.plan.empty()) json["plan"] = o.ranks.plan;
+  if (!o.ranks.plan.empty()) {
+    json["plan"] = o.ranks.plan;
+    json["replica_choice"] = o.ranks.replica_choice == ReplicaChoice::kSpread ? "spread" : "nearest";
+  }
   if (!in.replays())
     json["tokens_per_rank"] = o.tokens;
   else

@@ -35,7 +35,7 @@ struct DispatchGroup {
 // What is sent, and who holds which expert.
 struct DispatchJob {
   std::unique_ptr<RowSource> source;
-  ExpertMap map;            // of the ranks of the group
+  ExpertMap map;            // of the ranks of the group; where experts have copies, of slots, which the source then names
   int layer = -1;           // of a trace
   std::int64_t tokens = 0;  // of all ranks, mean over repetitions
 };

@@ -33,7 +33,7 @@ void record_workload(const BenchOptions& o, const std::vector<DispatchJob>& jobs
   for (int step = 0; step < std::max(kLeastSteps, source.period()); ++step) {
     std::vector<std::int16_t> idx_TK;
     for (int r = 0; r < source.num_ranks(); ++r)
-      for (const std::int32_t e : source.route(r, step)) idx_TK.push_back(static_cast<std::int16_t>(e));
+      for (const std::int32_t e : source.logical_route(r, step)) idx_TK.push_back(static_cast<std::int16_t>(e));
     writer.add_step(step + 1, idx_TK);
   }
   writer.finish(nlohmann::json::array({{{"tool", "moe-bench"}, {"version", version_text()}, {"workload", source.name()}}}));

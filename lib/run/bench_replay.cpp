@@ -34,6 +34,18 @@ std::int64_t tokens_of_group(const RowSource& source) {
   return tokens;
 }
 
+// Every expert at the first of its copies: where the experts of a synthetic workload are at home.
+LayerPlacement without_copies(LayerPlacement placed, int num_experts) {
+  std::vector<bool> seen_E(static_cast<std::size_t>(num_experts));
+  for (std::vector<int>& experts : placed.rank2experts)
+    std::erase_if(experts, [&](int e) {
+      const bool seen = seen_E[static_cast<std::size_t>(e)];
+      seen_E[static_cast<std::size_t>(e)] = true;
+      return seen;
+    });
+  return placed;
+}
+
 }  // namespace
 
 TraceSource::TraceSource(const RouterTrace& trace, std::size_t layer, std::vector<int> world_ranks, int num_ranks)
@@ -59,21 +71,13 @@ std::vector<std::int32_t> TraceSource::route(int rank, int repetition) const {
   return {mine.begin(), mine.end()};
 }
 
-ExpertMap expert_map_of(const LayerPlacement& placed, int num_experts, const std::string& what) {
-  ExpertMap map{std::vector<int>(static_cast<std::size_t>(num_experts), -1),
-                std::vector<int>(static_cast<std::size_t>(num_experts), -1), placed.rank2experts};
-  for (int r = 0; r < placed.num_ranks(); ++r) {
-    int local = 0;
-    for (const int e : placed.rank2experts[static_cast<std::size_t>(r)]) {
-      int& rank = map.expert2rank.at(static_cast<std::size_t>(e));
-      if (rank >= 0)
-        throw Error(Exit::kBadInput, what + ": expected one copy of each expert, found expert " + std::to_string(e) +
-                                         " on ranks " + std::to_string(rank) + " and " + std::to_string(r));
-      rank = r;
-      map.expert2local[static_cast<std::size_t>(e)] = local++;
-    }
-  }
-  return map;
+SlotSource::SlotSource(std::unique_ptr<RowSource> logical, std::vector<SlotChoice> choice_R, int top_k)
+    : logical_(std::move(logical)), choice_R_(std::move(choice_R)), top_k_(top_k) {}
+
+std::vector<std::int32_t> SlotSource::route(int rank, int repetition) const {
+  std::vector<std::int32_t> slot_N;
+  choice_R_[static_cast<std::size_t>(rank)].choose(logical_->route(rank, repetition), top_k_, slot_N);
+  return slot_N;
 }
 
 DispatchInputs::DispatchInputs(const BenchOptions& o) : trace_path_(o.replay), plan_path_(o.ranks.plan) {
@@ -104,42 +108,63 @@ std::string DispatchInputs::node_warning(const DispatchGroup& group) const {
   return plan_path_ + ": made for other nodes than those of these ranks; its experts lie as it says all the same";
 }
 
-ExpertMap DispatchInputs::map_of(int layer, const BenchOptions& o, const DispatchGroup& group) const {
-  if (!plan_) return linear_expert_map(o.model.num_experts, group.shape.ep);
+LayerPlacement DispatchInputs::placed_of(int layer, const BenchOptions& o, const DispatchGroup& group) const {
+  if (!plan_) return linear_layer(o.model.num_experts, group.shape.ep);
   const Placement& p = plan_->placement;
   if (p.num_experts != o.model.num_experts || p.num_ranks() != group.shape.ep)
     throw Error(Exit::kBadInput, plan_path_ + ": expected a plan of " + std::to_string(o.model.num_experts) +
                                      " experts on " + std::to_string(group.shape.ep) + " ranks (ep), found " +
                                      std::to_string(p.num_experts) + " on " + std::to_string(p.num_ranks()));
-  const std::size_t at = layer < 0 ? 0 : position_of(p.layers, layer, plan_path_);
-  return expert_map_of(p.placed[at], p.num_experts, plan_path_ + ": layer " + std::to_string(p.layers[at]));
+  return p.placed[layer < 0 ? 0 : position_of(p.layers, layer, plan_path_)];
+}
+
+DispatchJob DispatchInputs::job_of(std::unique_ptr<RowSource> source, const LayerPlacement& placed, const BenchOptions& o,
+                                   const DispatchGroup& group) const {
+  const auto map_for = [&](int rank) {
+    return LayerMap::of(placed, o.model.num_experts, group.rank2node, rank, o.ranks.replica_choice);
+  };
+  DispatchJob job{.source = std::move(source), .map = map_for(0).map};
+  if (map_for(0).choice.empty()) return job;
+  std::vector<SlotChoice> choice_R;
+  for (int r = 0; r < placed.num_ranks(); ++r) choice_R.push_back(map_for(r).choice[0]);
+  job.source = std::make_unique<SlotSource>(std::move(job.source), std::move(choice_R), o.model.top_k);
+  return job;
 }
 
 std::vector<DispatchJob> DispatchInputs::layer_jobs(const BenchOptions& o, const DispatchGroup& group) const {
   std::vector<DispatchJob> jobs;
   const std::vector<int>& layers = trace_->shape.layers;
   if (o.layer >= 0) position_of(layers, o.layer, trace_path_);
-  for (std::size_t l = 0; l < layers.size(); ++l)
-    if (o.layer < 0 || layers[l] == o.layer)
-      jobs.push_back({std::make_unique<TraceSource>(*trace_, l, group.world_ranks, group.shape.size()),
-                      map_of(layers[l], o, group), layers[l], trace_->tokens_per_step});
+  for (std::size_t l = 0; l < layers.size(); ++l) {
+    if (o.layer >= 0 && layers[l] != o.layer) continue;
+    auto source = std::make_unique<TraceSource>(*trace_, l, group.world_ranks, group.shape.size());
+    jobs.push_back(job_of(std::move(source), placed_of(layers[l], o, group), o, group));
+    jobs.back().layer = layers[l];
+    jobs.back().tokens = trace_->tokens_per_step;
+  }
   return jobs;
 }
 
 std::vector<DispatchJob> DispatchInputs::workload_jobs(const BenchOptions& o, const DispatchGroup& group) const {
+  const LayerPlacement placed = placed_of(o.layer, o, group), home = without_copies(placed, o.model.num_experts);
+  if (o.model.max_nodes_per_token > 0 && home != placed)
+    throw Error(Exit::kUsage,
+                "--max-nodes-per-token: expected a plan with one copy of each expert, found several in " + plan_path_,
+                "copies lie on more nodes than the limit looks at");
   const WorkloadShape shape{.num_tokens = o.tokens,
                             .top_k = o.model.top_k,
                             .max_nodes = o.model.max_nodes_per_token,
                             .seed = o.common.seed,
                             .group = group.number,
-                            .map = map_of(o.layer, o, group),
+                            .map = LayerMap::of(home, o.model.num_experts, group.rank2node, 0, {}).map,
                             .rank2node = group.rank2node};
   std::vector<DispatchJob> jobs;
   for (int w = 0; w < kNumWorkloads; ++w) {
     if (o.workload != WorkloadChoice::kAll && static_cast<int>(o.workload) != w) continue;
     auto source = std::make_unique<WorkloadSource>(static_cast<Workload>(w), shape);
     const std::int64_t tokens = tokens_of_group(*source) * (group.shape.size() / group.shape.ep);
-    jobs.push_back({std::move(source), shape.map, -1, tokens});
+    jobs.push_back(job_of(std::move(source), placed, o, group));
+    jobs.back().tokens = tokens;
   }
   return jobs;
 }

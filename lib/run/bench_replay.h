@@ -35,8 +35,27 @@ class TraceSource : public RowSource {
   int num_ranks_;
 };
 
-// Of one copy of each expert; else Error(kBadInput) that names `what`.
-ExpertMap expert_map_of(const LayerPlacement& placed, int num_experts, const std::string& what);
+// The choices of another source, taken to slots where experts have copies: what all that follows knows are slots.
+class SlotSource : public RowSource {
+ public:
+  // choice_R: of each rank of the group.
+  SlotSource(std::unique_ptr<RowSource> logical, std::vector<SlotChoice> choice_R, int top_k);
+
+  std::string name() const override { return logical_->name(); }
+  std::string description() const override { return logical_->description(); }
+  int num_ranks() const override { return logical_->num_ranks(); }
+  std::int64_t num_tokens(int rank) const override { return logical_->num_tokens(rank); }
+  int period() const override { return logical_->period(); }
+  std::vector<std::int32_t> route(int rank, int repetition) const override;
+  std::vector<std::int32_t> logical_route(int rank, int repetition) const override {
+    return logical_->route(rank, repetition);
+  }
+
+ private:
+  std::unique_ptr<RowSource> logical_;
+  std::vector<SlotChoice> choice_R_;
+  int top_k_;
+};
 
 // What --replay and --plan name, read and made to fit each other and the ranks.
 class DispatchInputs {
@@ -55,7 +74,10 @@ class DispatchInputs {
   const RouterTrace& trace() const { return *trace_; }
 
  private:
-  ExpertMap map_of(int layer, const BenchOptions& options, const DispatchGroup& group) const;
+  LayerPlacement placed_of(int layer, const BenchOptions& options, const DispatchGroup& group) const;
+  // The rows of `source`, which names logical experts, with these lying as `placed` says.
+  DispatchJob job_of(std::unique_ptr<RowSource> source, const LayerPlacement& placed, const BenchOptions& options,
+                     const DispatchGroup& group) const;
   std::vector<DispatchJob> layer_jobs(const BenchOptions& options, const DispatchGroup& group) const;
   std::vector<DispatchJob> workload_jobs(const BenchOptions& options, const DispatchGroup& group) const;
 

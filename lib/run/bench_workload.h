@@ -48,6 +48,8 @@ class RowSource {
   virtual int period() const = 0;
   // idx_N: top_k different experts of each token of `rank`; -1: none.
   virtual std::vector<std::int32_t> route(int rank, int repetition) const = 0;
+  // The same as logical experts, where route() names slots that hold copies of them.
+  virtual std::vector<std::int32_t> logical_route(int rank, int repetition) const { return route(rank, repetition); }
 };
 
 class WorkloadSource : public RowSource {

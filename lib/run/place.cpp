@@ -31,6 +31,8 @@ Options place_options(PlaceOptions& p) {
                 "moe-place check again.h5",
                 "moe-place diff edited.h5 again.h5",
                 "moe-place show plan.h5 --svg plan.svg",
+                "moe-place solve run/routing.h5 --topology \"node:2 rank:2\" --replicas 4 -o solved.h5",
+                "moe-place score solved.h5 --routing run/routing.h5",
             });
   o.group("Commands");
   o.add(

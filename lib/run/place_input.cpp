@@ -10,6 +10,7 @@
 #include "lib/io/router_trace.h"
 #include "lib/io/routing_stats.h"
 #include "lib/run/place_loads_csv.h"
+#include "lib/run/place_text.h"
 #include "lib/run/text_table.h"
 
 namespace moe {
@@ -117,6 +118,13 @@ RecordedLoads recorded(Recorded&& data) {
   return {kept->step_S, [kept](std::int64_t first, std::int64_t last) { return loads_of(*kept, first, last); }};
 }
 
+// JSON begins with a bracket, CSV never does.
+Loads parse_table(const std::string& text, const std::string& path) {
+  const std::size_t first = text.find_first_not_of(" \t\r\n");
+  const bool json = first != std::string::npos && (text[first] == '[' || text[first] == '{');
+  return json ? parse_loads_json(text, path) : parse_loads_csv(text, path);
+}
+
 std::string model_text(int num_experts, const std::vector<int>& layers) {
   return std::to_string(num_experts) + " experts in layers " + ranges_text({layers.begin(), layers.end()});
 }
@@ -127,7 +135,9 @@ void add_place_inputs(Options& o, PlaceInputs& i) {
   o.group("Inputs and output");
   o.add("routing", i.routing, "how tokens were routed: routing.h5 of a run, or a trace of moe-train --router-trace").value =
       "FILE";
-  o.add("loads", i.loads, "the same as a table instead: CSV, a line per layer, a column per expert").value = "FILE";
+  o.add("loads", i.loads,
+        "the same as a table instead: CSV, a line per layer, a column per expert; or JSON [layers][experts]")
+      .value = "FILE";
   o.add("topology", i.topology, "nodes and ranks, as \"node:4 rank:8\", or \"rank:8,8,4\" where nodes differ").value =
       "TEXT";
   o.add("replica-choice", i.replica_choice, "which copy of an expert a token takes: all in turn, or the nearest first",
@@ -141,10 +151,9 @@ RecordedLoads open_loads(const std::string& path) {
   if (kind == "moe-router-trace") return recorded(read_router_trace(path));
   if (!kind.empty())
     throw Error(Exit::kBadInput,
-                path + ": expected routing statistics, a router trace or CSV, found a file of kind '" + kind + "'");
-  return {{}, [loads = parse_loads_csv(read_text_file(path, kMostTableBytes), path)](std::int64_t, std::int64_t) {
-            return loads;
-          }};
+                path + ": expected routing statistics, a router trace or a table, found a file of kind '" + kind + "'");
+  return {{},
+          [loads = parse_table(read_text_file(path, kMostTableBytes), path)](std::int64_t, std::int64_t) { return loads; }};
 }
 
 Loads read_loads(const std::string& path, std::int64_t first_step, std::int64_t last_step) {

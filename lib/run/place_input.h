@@ -17,7 +17,7 @@ namespace moe {
 struct PlaceInputs {
   std::string output;    // -o
   std::string routing;   // --routing: routing statistics or a trace of router decisions
-  std::string loads;     // --loads: CSV, a line per layer, a column per expert
+  std::string loads;     // --loads: a table as text, CSV or JSON
   std::string topology;  // --topology "node:4 rank:8"
   ReplicaChoice replica_choice = ReplicaChoice::kSpread;
 };
@@ -28,8 +28,9 @@ struct RecordedLoads {
   std::vector<std::int64_t> step_S;                                // recorded steps, ascending; empty: a table without steps
   std::function<Loads(std::int64_t first, std::int64_t last)> of;  // of the steps with first <= step <= last
 };
-// Routing statistics, a trace (with samples of single tokens) or CSV: told apart by what they hold, not by their names.
-// Co-activation of statistics is that of the whole run. Error 66; 65 naming layer or line.
+// Routing statistics, a trace (with samples of single tokens), CSV (place_loads_csv.h) or JSON (place_text.h): told apart by
+// what they hold, not by their names. Co-activation of statistics is that of the whole run. Error 66; 65 naming layer or
+// line.
 RecordedLoads open_loads(const std::string& path);
 Loads read_loads(const std::string& path, std::int64_t first_step = 0, std::int64_t last_step = INT64_MAX);
 // Of --routing or --loads, whichever is given. Error(kUsage) if none or both are.

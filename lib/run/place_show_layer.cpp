@@ -11,7 +11,10 @@ namespace {
 
 constexpr int kBar = 40;  // characters of the most loaded expert's bar
 
-std::string load_text(double x) { return std::isfinite(x) ? short_float(x) : "-"; }
+std::string load_text(double x) {
+  if (!std::isfinite(x)) return "-";
+  return x < 1000 || x > 1e15 ? short_float(x) : thousands(std::llround(x));
+}
 
 ShowTable ranks_of_layer(const ShowSubject& s, const ShowFigures& f, std::size_t l) {
   const PlacedFigures& p = f.placed[0];

@@ -18,9 +18,10 @@ std::string number(std::size_t n) { return std::to_string(n); }
 std::string counted(std::size_t n, const char* what) { return number(n) + " " + what + (n == 1 ? "" : "s"); }
 std::string layer_name(const ShowFigures& f, std::size_t l) { return std::to_string(f.layers[l]); }
 
+// "0-3 7": with spaces, so that a long list is broken there.
 std::string list_text(const std::vector<int>& numbers) {
-  std::string text;
-  for (const int n : numbers) text += (text.empty() ? "" : " ") + std::to_string(n);
+  std::string text = ranges_text({numbers.begin(), numbers.end()});
+  std::replace(text.begin(), text.end(), ',', ' ');
   return text;
 }
 
@@ -48,10 +49,8 @@ const LayerScore* score_of(const PlacedFigures* p, std::size_t l) {
 }
 std::string rows_text(const LayerScore* s) { return s ? figure_text(s->inter_node_rows_per_token, 3) : "-"; }
 
-std::size_t num_copies(const std::vector<ExpertPlaces>& all, std::size_t l) {
-  std::size_t n = 0;
-  for (const ExpertPlaces& p : all) n += p.l == l ? p.ranks.size() : 0;
-  return n;
+std::size_t num_experts_of(const std::vector<ExpertPlaces>& all, std::size_t l) {
+  return static_cast<std::size_t>(std::count_if(all.begin(), all.end(), [=](const ExpertPlaces& p) { return p.l == l; }));
 }
 
 std::size_t num_slots_of(const Placement& p, std::size_t l, std::size_t rank) {
@@ -171,7 +170,7 @@ ShowTable expert_table(const ShowFigures& f) {
 ShowTable placed_table(const ShowSubject& s, const ShowFigures& f) {
   ShowTable t{
       "Ranks: load over the mean of the layer",
-      {"layer", ">slots", ">max/mean", ">bound", ">linear", ">inter-node rows", ">linear", ">hottest", ">copies", ">pinned"},
+      {"layer", ">slots", ">max/mean", ">bound", ">linear", ">inter-node rows", ">linear", ">hottest", ">copied", ">pinned"},
       {}};
   if (f.placed.empty()) return t;
   // With loads there is no second one only where the first is linear.
@@ -184,7 +183,7 @@ ShowTable placed_table(const ShowSubject& s, const ShowFigures& f) {
                       score ? figure_text(score->lower_bound, 3) : "-", figure_text(most_of(linear, l), 3), rows_text(score),
                       rows_text(score_of(linear, l)),
                       std::isnan(most) ? "-" : "rank " + number(place_of_max(p.over_mean_LR[l])),
-                      number(num_copies(copies, l)), number(num_copies(pins, l))});
+                      number(num_experts_of(copies, l)), number(num_experts_of(pins, l))});
   }
   return t;
 }

@@ -6,6 +6,7 @@
 #include "lib/base/byte_size.h"
 #include "lib/base/provenance.h"
 #include "lib/base/stopwatch.h"
+#include "lib/io/verify.h"
 #include "lib/place/eplb.h"
 #include "lib/run/place_solve_report.h"
 #include "lib/run/result.h"
@@ -137,6 +138,21 @@ void check_words(const std::vector<std::string>& words, PlaceInputs& inputs, con
     throw Error(Exit::kUsage, "solve: expected --topology \"node:4 rank:8\" (or --from PLAN), found none");
 }
 
+// To -o, if there is one. Returns the line that says so.
+std::string write_solved(const SolvedPlan& solved, const PlaceInputs& inputs, const PlaceSolveOptions& s,
+                         const PlanFile& old, const std::vector<Pin>& pins, const CommonOptions& common,
+                         const Invocation& invocation) {
+  if (inputs.output.empty()) return "";
+  if (common.dry_run) return "nothing written (--dry-run)\n";
+  std::vector<std::pair<std::string, std::string>> read = {{loads_path(inputs), file_digest(loads_path(inputs))}};
+  if (!s.from.empty()) read.emplace_back(s.from, file_digest(s.from));
+  write_plan_file(inputs.output,
+                  {solved.placement, solved.topology.rank2node, pinned_slots(solved.placement, pins), predicted_json(solved),
+                   provenance_chain(invocation, old.provenance, read)},
+                  common.force, s.policy != "eplb");
+  return "wrote " + inputs.output + "\n";
+}
+
 const char* name_of(Objective objective) {
   constexpr const char* kNames[] = {"balance", "traffic", "time"};
   return kNames[static_cast<int>(objective)];
@@ -164,6 +180,7 @@ Exit place_solve(const std::vector<std::string>& words, PlaceInputs inputs, cons
   solved.placement = placement_by(s.policy, loads, request);
   solved.seconds = watch.seconds();
   solved.policy = s.policy;
+  solved.from = s.from;
   solved.objective = name_of(s.objective);
   solved.expert_bytes = s.expert_bytes;
   const auto score_of = [&](const Placement& p) {
@@ -173,14 +190,8 @@ Exit place_solve(const std::vector<std::string>& words, PlaceInputs inputs, cons
   solved.score = score_of(solved.placement);
   solved.linear = score_of(linear);
   solved.moves = moves(s.from.empty() ? linear : old.placement, solved.placement, solved.topology);
-  if (!inputs.output.empty() && !common.dry_run) {
-    const auto chain = provenance_chain(invocation, old.provenance, {});
-    write_plan_file(inputs.output,
-                    {solved.placement, solved.topology.rank2node, pinned_slots(solved.placement, request.pins),
-                     predicted_json(solved), chain},
-                    common.force, s.policy != "eplb");
-  }
-  print_result(common, solve_json(solved), solve_table(solved));
+  const std::string written = write_solved(solved, inputs, s, old, request.pins, common, invocation);
+  print_result(common, solve_json(solved), solve_table(solved) + written);
   return Exit::kOk;
 }
 

@@ -59,7 +59,7 @@ std::string of_linear(const SolvedPlan& s, double PlanScore::*field, int digits)
 
 std::string solve_table(const SolvedPlan& s) {
   const std::size_t num_layers = s.placement.layers.size();
-  TextTable table({"layer", ">bound", ">max/mean", ">gap", ">linear", ">nodes crossed", ">moved"});
+  TextTable table({"layer", ">bound", ">max/mean", ">gap", ">linear", ">rows/token", ">moved"});
   const std::vector<int> moved = moved_by_layer(s);
   for (const std::size_t l : worst_first(s)) {
     const LayerScore& layer = s.score.of_layer[l];
@@ -84,9 +84,11 @@ std::string solve_table(const SolvedPlan& s) {
   if (s.score.seconds > 0)
     text += labelled("time", fixed(1e3 * s.score.seconds, 3) + " ms a step in these layers" +
                                  (s.linear ? ", linear " + fixed(1e3 * s.linear->seconds, 3) + " ms" : ""));
+  const std::int64_t num_moves = s.moves ? static_cast<std::int64_t>(s.moves->size()) : 0;
   if (s.moves)
-    text += labelled("moved", moved_text(s, static_cast<std::int64_t>(s.moves->size())) + " (" +
-                                  thousands(static_cast<std::int64_t>(s.moves->size())) + " copies)");
+    text +=
+        labelled("moved", moved_text(s, num_moves) + (s.expert_bytes > 0 ? " (" + thousands(num_moves) + " copies)" : "") +
+                              " against " + (s.from.empty() ? "the linear placement" : s.from));
   return text;
 }
 

@@ -20,6 +20,7 @@ struct SolvedPlan {
   std::optional<std::vector<Move>> moves;  // from the old plan, or the linear one
   std::int64_t expert_bytes = 0;           // 0: not known
   std::string policy, objective;
+  std::string from;  // path of the old plan
   double seconds = 0;  // that solving took
 };
 

@@ -1,6 +1,6 @@
 // Plans as text, for people, sed and other programs, and loads as other programs write them. Each form is in
 // man/moe-files.5. Not here: plans as HDF5 (lib/io/plan_file.h), the commands (place_edit.h), CSV tables of loads
-// (place_input.h).
+// (place_loads_csv.h).
 #pragma once
 
 #include <cstdint>
