@@ -178,7 +178,7 @@ TEST(PlaceShow, JsonHasTheFiguresOfTheTables) {
 
 TEST(PlaceShow, MapsFoldIntoATerminal) {
   for (const auto& [layers, nodes, ranks] :
-       {std::tuple{61, 16, 128}, {61, 1, 128}, {61, 128, 128}, {1, 1, 1}, {97, 3, 19}, {2, 7, 97}, {300, 40, 997}}) {
+       {std::tuple{61, 16, 128}, {61, 1, 128}, {61, 128, 128}, {1, 1, 1}, {97, 3, 19}, {2, 7, 97}, {120, 20, 397}}) {
     SCOPED_TRACE(std::to_string(layers) + " x " + std::to_string(ranks));
     const ShowSubject s = large_plan(layers, 3 * ranks, nodes, ranks);
     const ShowFigures f = show_figures(s);
@@ -198,9 +198,9 @@ TEST(PlaceShow, AHotRankIsSeenAmongFoldedNeighbours) {
   map.value_LC[0][51] = 0;
   map.value_LC[0][52] = 0;
   const std::string line = lines_of(heat_text(map, false)).back();
-  EXPECT_EQ(std::count(line.begin(), line.begin() + 105, '4'), 1) << line;
+  EXPECT_EQ(std::count(line.begin(), line.end(), '4'), 1) << line;
   EXPECT_THAT(line, ::testing::EndsWith("  3.00  133"));
-  EXPECT_THAT(line.substr(0, 105), HasSubstr("_")) << "a fold of ranks without load";
+  EXPECT_THAT(line, HasSubstr("_")) << "a fold of ranks without load";
   EXPECT_THAT(heat_text(map, true), HasSubstr("\x1b[48;5;124;38;5;231m4\x1b[0m"));
 }
 
