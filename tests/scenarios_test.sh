@@ -7,6 +7,7 @@
 set -u
 train=$1/moe-train
 reshard=$1/moe-reshard
+place=$1/moe-place
 launcher=${MOE_TEST_MPIEXEC:-mpirun}
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
@@ -326,6 +327,36 @@ scenario_20_weights_alone_are_no_state() {
   expect 0 "$reshard" base -o weights --weights-only
   expect 65 $go_on --resume weights --steps 6 -o elsewhere
   [ ! -e elsewhere ] || fail "a refused resume made its output"
+}
+
+# Nothing is read under a plan of other experts, layers or ranks.
+scenario_24_plan_of_another_model() {
+  expect 0 "$place" init linear --experts 8 --layers 1 --topology rank:2 -o other.h5 --force
+  expect 65 "$launcher" -n 2 $go_on --resume base --steps 6 --plan other.h5 -o elsewhere
+  said "other.h5: expected a plan for 4 experts a layer, found one for 8"
+  expect 65 "$reshard" base -o elsewhere --plan other.h5
+  said "other.h5: expected a plan for the MoE layers and experts of the checkpoint"
+  expect 0 "$place" init linear --experts 4 --layers 1 --topology rank:4 -o other.h5 --force
+  expect 65 "$launcher" -n 2 $go_on --resume base --steps 6 --ep 2 --plan other.h5 -o elsewhere
+  said "other.h5: expected a plan for 2 ranks \\(--ep\\), found one for 4"
+  expect 0 "$place" init linear --experts 4 --layers 2 --topology rank:2 -o other.h5 --force
+  expect 65 "$launcher" -n 2 $go_on --resume base --steps 6 --plan other.h5 -o elsewhere
+  [ ! -e elsewhere ] || fail "a refused plan made an output"
+}
+
+# An expert that is nowhere, one twice on a rank, one that does not exist; more bytes than a rank has.
+scenario_25_plan_that_is_none() {
+  local fault
+  expect 0 "$place" init linear --experts 4 --layers 1 --topology rank:2 -o good.h5 --force
+  for fault in 's/^0,3,1,0,3,0/0,3,1,0,0,0/' 's/^0,3,1,0,3,0/0,3,1,0,2,0/' 's/^0,3,1,0,3,0/0,3,1,0,9,0/'; do
+    "$place" export good.h5 -o - --format csv 2>err | sed "$fault" >bad.csv
+    expect 0 "$place" import bad.csv --experts 4 --topology rank:2 --allow-faults -o bad.h5 --force
+    expect 3 "$place" check bad.h5
+    expect 65 "$launcher" -n 2 $go_on --resume base --steps 6 --plan bad.h5 -o elsewhere
+    expect 65 "$reshard" base -o elsewhere --plan bad.h5
+    [ ! -e elsewhere ] || fail "a refused plan made an output ($fault)"
+  done
+  expect 3 "$place" check good.h5 --expert-bytes 1000000 --memory-per-rank 1M
 }
 
 for scenario in $(declare -F | awk '$3 ~ /^scenario_/ { print $3 }'); do

@@ -16,7 +16,7 @@ std::string layers_text(const std::vector<int>& layers) {
 
 void need(bool ok, const std::string& path, const std::string& expected, const std::string& found) {
   if (!ok)
-    throw Error(Exit::kUsage, path + ": expected a plan for " + expected + ", found one for " + found,
+    throw Error(Exit::kBadInput, path + ": expected a plan for " + expected + ", found one for " + found,
                 "moe-place show tells what a plan is for; moe-place init or solve makes one for this model");
 }
 

@@ -11,10 +11,10 @@
 
 namespace moe {
 
-// The plan at `path`, which must be of this model: its MoE layers, its experts. Error 66, 65; kUsage if it is another
+// The plan at `path`, which must be of this model: its MoE layers, its experts. Error 66; 65, also if it is another
 // model's.
 Placement plan_for_model(const std::string& path, const ModelConfig& model);
-// Error(kUsage) naming both numbers if the plan is not for as many ranks as the mesh has for experts.
+// Error(kBadInput) naming both numbers if the plan is not for as many ranks as the mesh has for experts.
 void need_ranks_of_plan(const Placement& plan, const std::string& path, const MeshShape& mesh);
 
 // For the `layout` of a checkpoint's state, and back. Nothing there: a placement without layers. Error(kBadInput) if it is

@@ -35,8 +35,7 @@ Placement present_plan(const MeshContext& mesh, const std::vector<int>& layers, 
 std::uint64_t fingerprint_of_all(Model& model) {
   auto sum = static_cast<std::int64_t>(state_fingerprint(model.params()) & 0xffffffffu);  // 2^31 ranks do not overflow it
   World& world = model.mesh().world();
-  if (!world.alone())
-    world.lane().call("migrate", [&] { all_reduce_sum(world.comm(), "migrate", std::span(&sum, 1)); });
+  if (!world.alone()) world.lane().call("migrate", [&] { all_reduce_sum(world.comm(), "migrate", std::span(&sum, 1)); });
   return static_cast<std::uint64_t>(sum) & 0xffffffffu;
 }
 
@@ -131,7 +130,8 @@ std::optional<Replanner::Decision> Replanner::decide(const MeshContext& mesh, co
 
 std::string decision_text(const Replanner::Decision& d) {
   char text[200];
-  std::snprintf(text, sizeof text, "moved %d %s of experts: max/mean rows of a rank %.3f -> %.3f, rows that cross nodes per token %.3f -> %.3f",
+  std::snprintf(text, sizeof text,
+                "moved %d %s of experts: max/mean rows of a rank %.3f -> %.3f, rows that cross nodes per token %.3f -> %.3f",
                 d.num_moves, d.num_moves == 1 ? "copy" : "copies", d.before, d.after, d.rows_before, d.rows_after);
   return text;
 }

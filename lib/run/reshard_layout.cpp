@@ -70,7 +70,7 @@ Placement plan_of(const LayoutOptions& o, const Manifest& input, const std::vect
   if (o.files > 0) throw Error(Exit::kUsage, "--files: expected 0 with --plan, found " + std::to_string(o.files));
   const Placement plan = read_plan_file(o.plan).placement;
   if (!is_plan_of(plan, targets))
-    throw Error(Exit::kUsage,
+    throw Error(Exit::kBadInput,
                 o.plan + ": expected a plan for the MoE layers and experts of the checkpoint, found " + plan_text(plan) +
                     " for " + std::to_string(plan.num_experts) + " experts",
                 "moe-reshard show tells what the checkpoint holds, moe-place show what the plan is for");
@@ -223,9 +223,7 @@ class Resharding {
   }
 
   // Files of even size or as they were say nothing about ranks: a plan of these experts stays.
-  bool content_keeps_plan() const {
-    return is_plan_of(plan_of_state(content_.state), content_.targets());
-  }
+  bool content_keeps_plan() const { return is_plan_of(plan_of_state(content_.state), content_.targets()); }
 
   // Tensors that only moved have the digest that they had; before anything is published.
   void check_digests(const CheckpointDraft& draft, const std::vector<std::string>& reports) {

@@ -244,8 +244,12 @@ class TrainRun {
     on_ = std::move(moved);
     const std::string text = decision_text(*decision);
     log_info("step " + std::to_string(counters_.step) + ": " + text);
-    output_->write_event({{"event", "replan"}, {"step", counters_.step}, {"moved", decision->num_moves}, {"max_over_mean", {decision->before, decision->after}},
-                          {"inter_node_rows_per_token", {decision->rows_before, decision->rows_after}}, {"replan_ms", 1e3 * watch.seconds()}});
+    output_->write_event({{"event", "replan"},
+                          {"step", counters_.step},
+                          {"moved", decision->num_moves},
+                          {"max_over_mean", {decision->before, decision->after}},
+                          {"inter_node_rows_per_token", {decision->rows_before, decision->rows_after}},
+                          {"replan_ms", 1e3 * watch.seconds()}});
   }
 
   void handle_nonfinite() {
