@@ -83,6 +83,8 @@ std::vector<std::string> placement_faults(const Placement& p) {
             std::to_string(p.placed.size())};
   for (std::size_t i = 0; i < p.placed.size(); ++i) {
     const std::string where = "layer " + std::to_string(p.layers[i]);
+    if (p.layers[i] < 0)
+      faults.push_back(where + ": expected indices of layers from 0, found " + std::to_string(p.layers[i]));
     if (i > 0 && p.layers[i] <= p.layers[i - 1])
       faults.push_back(where + ": expected layers in ascending order, found it after layer " +
                        std::to_string(p.layers[i - 1]));

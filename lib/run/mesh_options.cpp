@@ -17,8 +17,8 @@ void add_rank_options(Options& o, RankOptions& r) {
   o.add("replicate", r.replicate, "copies of all that; 0 infers it. Ranks of the job = replicate x shard x ep, ep fastest");
   o.add("plan", r.plan,
         "where experts live: a plan file of moe-place; none: in linear order; left out: as in the checkpoint if it is "
-        "resumed "
-        "on as many expert-parallel ranks")
+        "resumed on as many expert-parallel ranks. --max-nodes-per-token counts the plan's nodes: with it a plan changes "
+        "which experts a token may choose")
       .value = "FILE|none";
   o.add("replica-choice", r.replica_choice,
         "copy of an expert that a token takes: the copies in turn, or the nearest (own rank, own node)",
@@ -70,8 +70,9 @@ MeshOptions choose_mesh(const RankOptions& r, const World& world, const ModelCon
     num_ranks = std::max(1, r.replicate) * std::max(1, r.shard) * std::max(1, wanted.ep);
     per_node = r.ranks_per_node > 0 ? std::min(r.ranks_per_node, num_ranks) : num_ranks;
   }
-  const bool wants_none = wanted.ep == 0 && r.shard == 0 && r.replicate == 0;
-  if (wants_none && r.resumed && r.resumed->size() == num_ranks) wanted = *r.resumed;
+  const bool wants_none = r.ep == 0 && r.shard == 0 && r.replicate == 0;
+  const bool fits = r.resumed && r.resumed->size() == num_ranks && (wanted.ep == 0 || wanted.ep == r.resumed->ep);
+  if (wants_none && fits) wanted = *r.resumed;
   MeshOptions mesh{.shape = infer_mesh(num_ranks, wanted, model.num_experts, per_node),
                    .zero = r.zero,
                    .dispatch = r.dispatch,
@@ -79,6 +80,7 @@ MeshOptions choose_mesh(const RankOptions& r, const World& world, const ModelCon
                    .replica_choice = r.replica_choice};
   need_ranks_of_plan(plan, r.plan, mesh.shape);
   const bool keeps = r.plan.empty() && r.resumed_plan.num_ranks() == mesh.shape.ep;
+  if (keeps) need_plan_of_model(r.resumed_plan, "the checkpoint", model);
   mesh.plan = keeps ? r.resumed_plan : std::move(plan);
   mesh.halves = r.overlap == Overlap::kOn || experts_cross_nodes(mesh.shape, rank_hosts(r, world, mesh.shape).rank2node);
   return mesh;

@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "lib/base/error.h"
+#include "lib/io/digest.h"
 #include "lib/io/plan_file.h"
 
 namespace moe {
@@ -22,13 +23,17 @@ void need(bool ok, const std::string& path, const std::string& expected, const s
 
 }  // namespace
 
-Placement plan_for_model(const std::string& path, const ModelConfig& model) {
-  Placement plan = read_plan_file(path).placement;
+void need_plan_of_model(const Placement& plan, const std::string& path, const ModelConfig& model) {
   std::vector<int> layers(static_cast<std::size_t>(model.num_moe_layers()));
   std::iota(layers.begin(), layers.end(), model.num_dense_layers);
   need(plan.num_experts == model.num_experts, path, std::to_string(model.num_experts) + " experts a layer",
        std::to_string(plan.num_experts));
   need(plan.layers == layers, path, layers_text(layers), layers_text(plan.layers));
+}
+
+Placement plan_for_model(const std::string& path, const ModelConfig& model) {
+  Placement plan = read_plan_file(path).placement;
+  need_plan_of_model(plan, path, model);
   return plan;
 }
 
@@ -36,6 +41,8 @@ void need_ranks_of_plan(const Placement& plan, const std::string& path, const Me
   if (plan.layers.empty()) return;
   need(plan.num_ranks() == mesh.ep, path, std::to_string(mesh.ep) + " ranks (--ep)", std::to_string(plan.num_ranks()));
 }
+
+std::string plan_fact(const Placement& plan) { return "plan=" + xxh3(plan_json(plan).dump()).hex(); }
 
 nlohmann::json plan_json(const Placement& plan) {
   nlohmann::json placed = nlohmann::json::array();

@@ -11,11 +11,16 @@
 
 namespace moe {
 
+// Error(kBadInput) unless the plan is of this model: its MoE layers, its experts. `path` names it.
+void need_plan_of_model(const Placement& plan, const std::string& path, const ModelConfig& model);
 // The plan at `path`, which must be of this model: its MoE layers, its experts. Error 66; 65, also if it is another
 // model's.
 Placement plan_for_model(const std::string& path, const ModelConfig& model);
 // Error(kBadInput) naming both numbers if the plan is not for as many ranks as the mesh has for experts.
 void need_ranks_of_plan(const Placement& plan, const std::string& path, const MeshShape& mesh);
+
+// "plan=DIGEST", for World::require_same(): ranks that follow different plans would mix experts up.
+std::string plan_fact(const Placement& plan);
 
 // For the `layout` of a checkpoint's state, and back. Nothing there: a placement without layers. Error(kBadInput) if it is
 // none.

@@ -163,7 +163,8 @@ std::optional<MeshShape> mesh_of(const Manifest& source) try {
   for (const ManifestTensor& t : source.tensors)
     for (const ManifestSlice& s : t.slices) there.parts[parts[s.file]].push_back(slice_of(t, s.box));
   const auto keys = keys_of(there);
-  const Placement plan = plan_of_state(source.state);
+  Placement plan = plan_of_state(source.state);
+  if (!is_plan_of(plan, source.tensors)) plan = {};  // of other experts: nobody can have written the files by it
   const int n = static_cast<int>(num_parts), num_experts = num_experts_of(source.tensors);
   for (int ep = n; ep >= 1; --ep) {
     if (n % ep != 0 || (ep > num_experts && ep > 1)) continue;
