@@ -87,8 +87,9 @@ expect 0 4 $small --steps 12 --ep 4 --replan-every 3 --replicas 2 --save-every 4
 grep -q '"event":"replan"' moving/metrics.jsonl || fail "--replan-every: nothing moved"
 same_losses bare moving "--replan-every"
 expect_tool 0 "$reshard" verify moving
-expect 0 4 --data text.txt --threads 1 --resume moving/step-00000008 -o moved
+expect 0 4 --data text.txt --threads 1 --replan-every 3 --replicas 2 --resume moving/step-00000008 -o moved
 grep -q 'resumed .*copies of experts' err || fail "resumed after a move: no plan"
+[ "$(digest moved)" = "$(digest moving)" ] || fail "resumed between two looks: other decisions than undisturbed"
 expect 0 4 $small --steps 12 --ep 4 --ranks-per-node 2 --replan-every 4 --objective traffic -o fewer
 same_losses bare fewer "--objective traffic"
 

@@ -194,7 +194,8 @@ TEST_F(Replan, DecidesByTheLoadsSinceTheLastLook) {
   on_ranks(kSettings[0], kNone, [&](Training& t, const auto& move) {
     TrainOptions o = options(DType::kF32);
     o.replan_every = 5;
-    Replanner replanner(o);
+    Replanner::Counts counts;
+    Replanner replanner(o, counts);
     EXPECT_TRUE(replanner.due(10));
     EXPECT_FALSE(replanner.due(11));
     const std::vector<std::int64_t> pairs(2 * kExperts * kExperts);
@@ -208,6 +209,7 @@ TEST_F(Replan, DecidesByTheLoadsSinceTheLastLook) {
     EXPECT_GT(decision->num_moves, 0);
     EXPECT_TRUE(placement_faults(decision->plan).empty());
     EXPECT_FALSE(decide()) << "counts begin anew";
+    EXPECT_TRUE(counts.empty());
     move(decision->plan);
     replanner.add_step(step_with({9, 9, 9, 3, 3, 3}));
     EXPECT_FALSE(decide()) << "as good as it gets";

@@ -68,10 +68,11 @@ MeshModel migrated(const MeshModel& from, const Placement& plan, const TrainOpti
 }
 
 void Replanner::add_step(const StepResult& step) {
-  if (!enabled()) return;
+  if (!enabled()) return counts_LE_.clear();  // a checkpoint may have had some
   counts_LE_.resize(step.layers.size());
   for (std::size_t i = 0; i < step.layers.size(); ++i) {
-    counts_LE_[i].resize(step.layers[i].counts_E.size());
+    // Another number of experts: of a checkpoint that was cut down to some.
+    if (counts_LE_[i].size() != step.layers[i].counts_E.size()) counts_LE_[i].assign(step.layers[i].counts_E.size(), 0);
     std::transform(counts_LE_[i].begin(), counts_LE_[i].end(), step.layers[i].counts_E.begin(), counts_LE_[i].begin(),
                    std::plus<>());
   }
@@ -112,8 +113,7 @@ std::optional<Replanner::Decision> Replanner::decide(const MeshContext& mesh, co
                                .objective = o_.objective,
                                .num_slots = o_.model.num_experts + o_.replicas,
                                .from = &before,
-                               .choice = choice,
-                               .seconds = 5};
+                               .choice = choice};  // no limit of time: the same loads give the same plan
     text = plan_json(solve(loads, request)).dump();
   });
   broadcast_text(world, "replan", text);

@@ -32,10 +32,12 @@ MeshModel make_mesh_model(World& world, const MeshOptions& mesh, const TrainOpti
 // If anything fails on any rank it throws on all, and `from` is as it was. Takes the memory of a second model meanwhile.
 MeshModel migrated(const MeshModel& from, const Placement& plan, const TrainOptions& options, const Kernels& kernels);
 
-// Loads of the steps since the last plan, and the plan that they ask for.
+// Loads of the steps since the last look, and the plan that they ask for.
 class Replanner {
  public:
-  explicit Replanner(const TrainOptions& options) : o_(options) {}
+  using Counts = std::vector<std::vector<std::int64_t>>;
+  // counts_LE: kept in the run's counters, so that a resumed run decides as one that never stopped.
+  Replanner(const TrainOptions& options, Counts& counts_LE) : o_(options), counts_LE_(counts_LE) {}
 
   bool enabled() const { return o_.replan_every > 0; }
   void add_step(const StepResult& step);
@@ -43,9 +45,9 @@ class Replanner {
 
   struct Decision {
     Placement plan;
-    double before = 1, after = 1;  // mean over layers of max / mean rows of a rank, by the loads of these steps
+    double before = 1, after = 1;            // mean over layers of max / mean rows of a rank, by the loads of these steps
     double rows_before = 0, rows_after = 0;  // that cross nodes, per token; with --objective traffic
-    int num_moves = 0;             // copies of experts that a rank gets
+    int num_moves = 0;                       // copies of experts that a rank gets
   };
   // The same on every rank; nothing if the present placement is as good within kLeastGain. Begins a new count.
   // coactivation_LEE: of the same steps, all ranks.
@@ -58,7 +60,7 @@ class Replanner {
   Loads take_loads(const std::vector<int>& moe_layers, const std::vector<std::int64_t>& coactivation_LEE);
 
   const TrainOptions& o_;
-  std::vector<std::vector<std::int64_t>> counts_LE_;
+  Counts& counts_LE_;
 };
 // "moved 12 copies of experts: max/mean rows of a rank 1.71 -> 1.04"
 std::string decision_text(const Replanner::Decision& decision);

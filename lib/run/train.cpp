@@ -9,6 +9,7 @@
 #include "lib/comm/collectives.h"
 #include "lib/run/evaluate.h"
 #include "lib/run/mesh_load.h"
+#include "lib/run/mesh_plan.h"
 #include "lib/run/peak.h"
 #include "lib/run/replan.h"
 #include "lib/run/result.h"
@@ -76,6 +77,7 @@ class TrainRun {
       open_inputs();
       mesh_options_ = choose_mesh(o_.ranks, world, o_.model, o_.common.dry_run);
     });
+    if (!world.alone()) world.require_same({plan_fact(mesh_options_.plan)});
   }
 
   void describe() {
@@ -335,7 +337,6 @@ class TrainRun {
   MeshOptions mesh_options_;
   RunSummary summary_;
   RateBase base_;
-  Replanner replanner_{o_};
   MeshModel on_;
   std::unique_ptr<Trainer> trainer_;
   std::unique_ptr<Pass> eval_pass_;
@@ -343,6 +344,7 @@ class TrainRun {
   std::unique_ptr<TrainSaves> saves_;
   std::unique_ptr<TrainTrace> trace_;
   RunCounters counters_;
+  Replanner replanner_{o_, counters_.counts_since_look_LE};
   StepResult last_;
   std::optional<Evaluation> evaluation_;
   std::string checkpoint_, picture_, sample_;

@@ -106,27 +106,38 @@ nlohmann::json make_state(const Options& options, const RunCounters& c, const To
   nlohmann::json kept;
   for (const auto& o : options.all())
     if (is_kept(*o)) kept[o->name] = o->get();
-  return {{"options", kept},
-          {"step", c.step},
-          {"updates", c.updates},
-          {"consumed_samples", c.consumed_samples},
-          {"skipped", c.skipped},
-          {"seconds", c.seconds},
-          {"first_loss", c.first_loss},
-          {"last_loss", c.last_loss},
-          {"data", {{"fingerprint", data.fingerprint}, {"num_tokens", data.num_tokens}, {"vocab_size", data.vocab_size}}},
-          {"tokenizer", {{"name", data.tokenizer}, {"model", to_hex(data.tokenizer_model)}}}};
+  nlohmann::json state = {
+      {"options", kept},
+      {"step", c.step},
+      {"updates", c.updates},
+      {"consumed_samples", c.consumed_samples},
+      {"skipped", c.skipped},
+      {"seconds", c.seconds},
+      {"first_loss", c.first_loss},
+      {"last_loss", c.last_loss},
+      {"data", {{"fingerprint", data.fingerprint}, {"num_tokens", data.num_tokens}, {"vocab_size", data.vocab_size}}},
+      {"tokenizer", {{"name", data.tokenizer}, {"model", to_hex(data.tokenizer_model)}}}};
+  if (!c.counts_since_look_LE.empty()) state["counts_since_look"] = c.counts_since_look_LE;
+  return state;
 }
 
 RunCounters counters_of(const nlohmann::json& state) {
   try {
-    return {.step = state.at("step"),
-            .updates = state.at("updates"),
-            .consumed_samples = state.at("consumed_samples"),
-            .skipped = state.at("skipped"),
-            .seconds = state.at("seconds"),
-            .first_loss = number_or_nan(state.at("first_loss")),
-            .last_loss = number_or_nan(state.at("last_loss"))};
+    RunCounters counters{.step = state.at("step"),
+                         .updates = state.at("updates"),
+                         .consumed_samples = state.at("consumed_samples"),
+                         .skipped = state.at("skipped"),
+                         .seconds = state.at("seconds"),
+                         .first_loss = number_or_nan(state.at("first_loss")),
+                         .last_loss = number_or_nan(state.at("last_loss"))};
+    if (state.contains("counts_since_look"))
+      counters.counts_since_look_LE = state.at("counts_since_look").get<std::vector<std::vector<std::int64_t>>>();
+    for (const auto& counts_E : counters.counts_since_look_LE)
+      for (const std::int64_t n : counts_E)
+        if (n < 0)
+          throw Error(Exit::kBadInput,
+                      "manifest.json: state: counts_since_look: expected counts, found " + std::to_string(n));
+    return counters;
   } catch (const nlohmann::json::exception& e) {
     throw Error(Exit::kBadInput, std::string("manifest.json: state: ") + e.what(),
                 "this checkpoint was not written by moe-train");

@@ -28,6 +28,8 @@ struct RunCounters {
   std::int64_t skipped = 0;  // updates skipped because something was not finite
   double seconds = 0;        // wall time of training so far
   double first_loss = 0, last_loss = 0;
+  // --replan-every: slots routed to each expert of each MoE layer since the last look; empty without.
+  std::vector<std::vector<std::int64_t>> counts_since_look_LE{};
 };
 
 // The manifest's `state`: options that make the model and its training, counters, data, tokenizer.
