@@ -1,5 +1,6 @@
 #include "lib/base/byte_size.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -21,6 +22,20 @@ std::int64_t parse_byte_size(const std::string& text, const std::string& what) {
   if (end == text.c_str() || !is_known || !(bytes >= 1) || bytes > 0x1p62)
     throw Error(Exit::kUsage, what + ": expected a size as 512M or 2G, found '" + text + "'");
   return static_cast<std::int64_t>(bytes);
+}
+
+std::vector<std::int64_t> parse_byte_sizes(const std::string& text, const std::string& what, std::size_t count) {
+  std::vector<std::int64_t> bytes;
+  for (std::size_t first = 0; first <= text.size();) {
+    const std::size_t end = std::min(text.find(',', first), text.size());
+    bytes.push_back(parse_byte_size(text.substr(first, end - first), what));
+    first = end + 1;
+  }
+  if (bytes.size() == 1) bytes.resize(count, bytes[0]);
+  if (bytes.size() != count)
+    throw Error(Exit::kUsage, what + ": expected one size, or one for each of " + std::to_string(count) + ", found " +
+                                  std::to_string(bytes.size()));
+  return bytes;
 }
 
 std::string bytes_text(double bytes) {

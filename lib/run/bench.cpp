@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "lib/base/byte_size.h"
+#include "lib/base/provenance.h"
 #include "lib/comm/collectives.h"
 #include "lib/model/presets.h"
 #include "lib/run/bench_table.h"
@@ -123,9 +124,8 @@ Options bench_options(BenchOptions& b) {
         "the recorded decisions of a router trace (moe-train --router-trace) instead of a workload, a row for each layer; "
         "experts, choices and tokens are those of the trace, its tokens cut onto the ranks as training does")
       .value = "FILE";
-  o.add("record", b.record,
-        "write what the workload chooses as a router trace, for moe-place solve and --replay")
-      .value = "FILE";
+  o.add("record", b.record, "write what the workload chooses as a router trace, for moe-place solve and --replay").value =
+      "FILE";
   o.add("layer", b.layer, "layer of the trace or the plan; -1: all of a trace, the first of a plan for the workloads");
   o.add("link-gbits", b.link_gbits, "speed of a node's network link in Gbit/s, to show how much of it was used; 0: unknown");
   o.group("Collectives");
@@ -149,7 +149,7 @@ Exit bench(const BenchOptions& options, const Invocation& invocation, World& wor
   world.start_watchdog(options.ranks.watchdog);
   switch (options.command) {
     case BenchCommand::kDispatch:
-      return bench_dispatch(options, world, kernels);
+      return bench_dispatch(options, world, kernels, provenance_chain(invocation, nullptr, {}));
     case BenchCommand::kCollectives:
       return bench_collectives(options, world);
     case BenchCommand::kStep:

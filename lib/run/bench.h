@@ -29,9 +29,9 @@ struct BenchOptions {
   WorkloadChoice workload = WorkloadChoice::kAll;
   int tokens = 1024;      // of a rank
   double link_gbits = 0;  // 0: unknown
-  std::string replay;        // a router trace
-  std::string record;        // a router trace to write
-  int layer = -1;            // of the trace or the plan; -1: all of a trace, the first of a plan
+  std::string replay;     // a router trace
+  std::string record;     // a router trace to write
+  int layer = -1;         // of the trace or the plan; -1: all of a trace, the first of a plan
   std::int64_t min_bytes = 1024, max_bytes = std::int64_t{1} << 24;
   std::string directory = ".";                      // of the files
   std::string bytes = "1G";                         // of a checkpoint
@@ -49,7 +49,8 @@ Exit bench(const BenchOptions& options, const Invocation& invocation, World& wor
 Exit bench_kernels(const BenchOptions& options, Env env);
 Exit bench_step(const BenchOptions& options, const Kernels& kernels);                     // one process
 Exit bench_mesh_step(const BenchOptions& options, World& world, const Kernels& kernels);  // the ranks of a mesh
-Exit bench_dispatch(const BenchOptions& options, World& world, const Kernels& kernels);
+// provenance: of a file that --record writes.
+Exit bench_dispatch(const BenchOptions& options, World& world, const Kernels& kernels, const nlohmann::json& provenance);
 Exit bench_collectives(const BenchOptions& options, World& world);
 Exit bench_checkpoint(const BenchOptions& options);                                           // one process
 Exit bench_reshard(const BenchOptions& options, const Invocation& invocation, World& world);  // one process

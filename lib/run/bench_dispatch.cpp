@@ -118,7 +118,7 @@ class DispatchReport {
 
 }  // namespace
 
-Exit bench_dispatch(const BenchOptions& options, World& world, const Kernels& kernels) {
+Exit bench_dispatch(const BenchOptions& options, World& world, const Kernels& kernels, const nlohmann::json& provenance) {
   BenchOptions o = options;
   std::FILE* out = table_file(o);
   std::unique_ptr<DispatchInputs> in;
@@ -137,7 +137,7 @@ Exit bench_dispatch(const BenchOptions& options, World& world, const Kernels& ke
   if (o.common.dry_run) return Exit::kOk;
   print_lines(world, out, dispatch_legend(o.link_gbits));
   print_lines(world, out, {dispatch_header()});
-  if (!o.record.empty()) world.agree([&] { record_workload(o, jobs, group); });
+  if (!o.record.empty()) world.agree([&] { record_workload(o, jobs, group, provenance); });
   const std::vector<DispatchMode> modes = modes_of(o, group, kernels);
   DispatchReport report(o, world, out);
   for (const DispatchJob& job : jobs) {

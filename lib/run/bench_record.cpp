@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "lib/base/error.h"
-#include "lib/base/provenance.h"
 #include "lib/io/router_trace.h"
 
 namespace moe {
@@ -18,7 +17,8 @@ void need(bool ok, const std::string& expected, const std::string& found) {
 
 }  // namespace
 
-void record_workload(const BenchOptions& o, const std::vector<DispatchJob>& jobs, const DispatchGroup& group) {
+void record_workload(const BenchOptions& o, const std::vector<DispatchJob>& jobs, const DispatchGroup& group,
+                     const nlohmann::json& provenance) {
   need(jobs.size() == 1, "one workload", std::to_string(jobs.size()));
   need(group.shape.size() == group.shape.ep, "one group of ranks (--ep " + std::to_string(group.shape.size()) + ")",
        "groups of " + std::to_string(group.shape.ep));
@@ -36,7 +36,7 @@ void record_workload(const BenchOptions& o, const std::vector<DispatchJob>& jobs
       for (const std::int32_t e : source.logical_route(r, step)) idx_TK.push_back(static_cast<std::int16_t>(e));
     writer.add_step(step + 1, idx_TK);
   }
-  writer.finish(nlohmann::json::array({{{"tool", "moe-bench"}, {"version", version_text()}, {"workload", source.name()}}}));
+  writer.finish(provenance);
 }
 
 }  // namespace moe

@@ -8,6 +8,7 @@ namespace moe {
 
 // Rank 0 writes options.record: one layer, a step per repetition of the workload's period (4 at least), the ranks' tokens
 // one after the other. Error(kUsage) unless one workload is measured whose ranks have equally many tokens, in one group.
-void record_workload(const BenchOptions& options, const std::vector<DispatchJob>& jobs, const DispatchGroup& group);
+void record_workload(const BenchOptions& options, const std::vector<DispatchJob>& jobs, const DispatchGroup& group,
+                     const nlohmann::json& provenance);
 
 }  // namespace moe

@@ -22,27 +22,13 @@ std::string layer_text(int layer) { return "layer " + std::to_string(layer); }
 // A faulty plan may name anything.
 bool is_expert(const Placement& p, int e) { return e >= 0 && e < p.num_experts; }
 
-// "8G" for every rank, or "8G,4G,..." one for each.
-std::vector<std::int64_t> memory_of_ranks(const std::string& text, std::size_t num_ranks) {
-  std::vector<std::int64_t> bytes_R;
-  for (std::size_t first = 0; first <= text.size();) {
-    const std::size_t end = std::min(text.find(',', first), text.size());
-    bytes_R.push_back(parse_byte_size(text.substr(first, end - first), "--memory-per-rank"));
-    first = end + 1;
-  }
-  if (bytes_R.size() == 1) bytes_R.resize(num_ranks, bytes_R[0]);
-  if (bytes_R.size() != num_ranks)
-    throw Error(Exit::kUsage, "--memory-per-rank: expected one size, or one for each of " + std::to_string(num_ranks) +
-                                  " ranks, found " + std::to_string(bytes_R.size()));
-  return bytes_R;
-}
-
 void check_memory(const PlanFile& plan, const PlaceEditOptions& edit, Findings& f) {
   if (edit.memory_per_rank.empty() || edit.expert_bytes <= 0) {
     f.left_out.push_back("memory (--memory-per-rank SIZE with --expert-bytes N)");
     return;
   }
-  const std::vector<std::int64_t> limit_R = memory_of_ranks(edit.memory_per_rank, plan.rank2node.size());
+  const std::vector<std::int64_t> limit_R =
+      parse_byte_sizes(edit.memory_per_rank, "--memory-per-rank", plan.rank2node.size());
   double most = 0;
   for (std::size_t r = 0; r < limit_R.size(); ++r) {
     std::size_t copies = 0;

@@ -34,12 +34,13 @@ void add_place_score_options(Options& o, PlaceScoreOptions& s) {
 }
 
 CostModel cost_model(const PlaceScoreOptions& s) {
+  check_cost(s);
   return {s.row_us * 1e-6, static_cast<double>(s.row_bytes), s.inter_mbit * 1e6 / 8};
 }
 
 Exit place_score(const std::string& plan_path, const PlaceInputs& inputs, const PlaceScoreOptions& options,
                  const CommonOptions& common, const Invocation&) {
-  check_cost(options);
+  const CostModel cost = cost_model(options);
   const std::string path = loads_path(inputs);
   const PlanFile plan = read_plan_file(plan_path);
   const Topology topology = plan_topology(plan, plan_path, inputs);
@@ -48,8 +49,7 @@ Exit place_score(const std::string& plan_path, const PlaceInputs& inputs, const 
   need_same_model(plan.placement, plan_path, loads);
   const Placement linear = linear_placement(loads.layers, loads.num_experts, topology.num_ranks());
   const auto judge = [&](const Placement& p) {
-    return score(p, loads, topology, cost_model(options), static_cast<double>(options.tokens_per_step),
-                 inputs.replica_choice);
+    return score(p, loads, topology, cost, static_cast<double>(options.tokens_per_step), inputs.replica_choice);
   };
   ScoreReport report{plan_path, path, topology, inputs.replica_choice, loads.layers, judge(plan.placement), judge(linear)};
   report.has_time = options.tokens_per_step > 0;

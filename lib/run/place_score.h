@@ -20,6 +20,7 @@ struct PlaceScoreOptions {
   double other_ms = 0;  // of a step that no placement changes
 };
 void add_place_score_options(Options& options, PlaceScoreOptions& score);
+// Error(kUsage) for a part that says nothing without another.
 CostModel cost_model(const PlaceScoreOptions& score);
 
 Exit place_score(const std::string& plan, const PlaceInputs& inputs, const PlaceScoreOptions& score,

@@ -40,17 +40,11 @@ std::vector<int> slots_that_fit(const PlaceSolveOptions& s, int num_ranks, std::
     throw Error(Exit::kUsage, "--memory-per-rank: expected --expert-bytes, too, found none",
                 "bytes of one expert of a layer with its training state");
   std::vector<int> slots_R;
-  for (std::size_t first = 0; first <= s.memory_per_rank.size();) {
-    const std::size_t end = std::min(s.memory_per_rank.find(',', first), s.memory_per_rank.size());
-    const std::int64_t bytes = parse_byte_size(s.memory_per_rank.substr(first, end - first), "--memory-per-rank");
+  for (const std::int64_t bytes :
+       parse_byte_sizes(s.memory_per_rank, "--memory-per-rank", static_cast<std::size_t>(num_ranks))) {
     const std::int64_t fit = bytes / s.expert_bytes / static_cast<std::int64_t>(num_layers);
     slots_R.push_back(static_cast<int>(std::min<std::int64_t>(fit, 1 << 20)));
-    first = end + 1;
   }
-  if (slots_R.size() == 1) slots_R.resize(static_cast<std::size_t>(num_ranks), slots_R[0]);
-  if (slots_R.size() != static_cast<std::size_t>(num_ranks))
-    throw Error(Exit::kUsage, "--memory-per-rank: expected one size, or one for each of " + std::to_string(num_ranks) +
-                                  " ranks, found " + std::to_string(slots_R.size()));
   return slots_R;
 }
 
