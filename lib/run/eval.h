@@ -4,6 +4,7 @@
 #include "lib/run/eval_generate.h"
 #include "lib/run/eval_perplexity.h"
 #include "lib/run/eval_routing.h"
+#include "lib/run/eval_tasks.h"
 
 namespace moe {
 
@@ -13,6 +14,7 @@ struct EvalOptions {
   std::string output;                  // of routing and generate
   EvalModelOptions model;
   EvalDataOptions data;
+  EvalTaskOptions tasks;
   GenerateOptions generate;
 };
 

@@ -48,11 +48,12 @@ std::string table_of(const Scored& a, const Scored& b, const PairedTest& test) {
 }
 
 std::string verdict(const PairedTest& test) {
-  const std::string windows = std::to_string(test.num_less) + " windows to A, " + std::to_string(test.num_greater) + " to B, " +
-                              std::to_string(test.num_equal) + " equal";
+  const std::string windows = std::to_string(test.num_less) + " windows to A, " + std::to_string(test.num_greater) +
+                              " to B, " + std::to_string(test.num_equal) + " equal";
   if (test.num_less + test.num_greater == 0) return "the two are equal; " + windows;
   if (std::isnan(test.standard_error)) return "one window says nothing of the error; a smaller --seq makes more";
-  const std::string better = test.p_t < 0.05 ? std::string(test.mean < 0 ? "A" : "B") + " is better" : "no difference is proved";
+  const std::string better =
+      test.p_t < 0.05 ? std::string(test.mean < 0 ? "A" : "B") + " is better" : "no difference is proved";
   return better + ": t " + format_text("%.2f", test.t) + ", p " + p_text(test.p_t) + "; sign test p " + p_text(test.p_sign) +
          " (" + windows + ")";
 }

@@ -18,7 +18,8 @@ namespace {
 
 constexpr std::int64_t kPromptsLimitBytes = std::int64_t{1} << 30;
 
-Prompt prompt_of_line(const std::string& line, const std::string& where, const GenerateOptions& o, const Tokenizer& tokenizer) {
+Prompt prompt_of_line(const std::string& line, const std::string& where, const GenerateOptions& o,
+                      const Tokenizer& tokenizer) {
   Prompt p{.object = parse_strict_json(line, where), .text = {}, .tokens = {}};
   const std::string& field = o.prompt_field;
   if (!p.object.is_object() || !p.object.contains(field) || !p.object[field].is_string())
@@ -26,7 +27,8 @@ Prompt prompt_of_line(const std::string& line, const std::string& where, const G
                 "--prompt-field names another key, --skip-bad N leaves out N lines");
   p.text = p.object[field];
   p.tokens = tokenizer.encode(p.text);
-  if (p.tokens.empty()) throw Error(Exit::kBadInput, where + ": expected a prompt of at least one token, found an empty one");
+  if (p.tokens.empty())
+    throw Error(Exit::kBadInput, where + ": expected a prompt of at least one token, found an empty one");
   return p;
 }
 
@@ -60,9 +62,9 @@ std::int64_t check_prompts(const Prompts& prompts, const GenerateOptions& o, con
       if (p.tokens.size() <= static_cast<std::size_t>(model.seq())) continue;
       ++num_cut;
       if (o.strict)
-        throw Error(Exit::kBadInput, "prompt " + std::to_string(&p - prompts.list.data() + 1) + ": expected at most " +
-                                         std::to_string(model.seq()) + " tokens, the window, found " +
-                                         std::to_string(p.tokens.size()),
+        throw Error(Exit::kBadInput,
+                    "prompt " + std::to_string(&p - prompts.list.data() + 1) + ": expected at most " +
+                        std::to_string(model.seq()) + " tokens, the window, found " + std::to_string(p.tokens.size()),
                     "without --strict its front is cut off; a larger --seq has room for it");
     }
   });
@@ -105,8 +107,8 @@ nlohmann::json texts_json(const std::vector<TextWanted>& wanted, const std::vect
 void add_generate_options(Options& o, GenerateOptions& g) {
   o.group("Generation");
   o.add("prompt", g.prompt, "text to continue").value = "TEXT";
-  o.add("prompts", g.prompts, "texts to continue, an object of JSON a line; -o gets the objects with a completion each").value =
-      "FILE.jsonl";
+  o.add("prompts", g.prompts, "texts to continue, an object of JSON a line; -o gets the objects with a completion each")
+      .value = "FILE.jsonl";
   o.add("prompt-field", g.prompt_field, "key of the text in these objects").value = "NAME";
   o.add("tokens", g.tokens, "most tokens of a continuation");
   o.add("samples", g.samples, "continuations of each prompt");
@@ -129,7 +131,8 @@ void check_generate_options(const Options& o, const GenerateOptions& g) {
   for (const std::string& s : g.stop) need(!s.empty(), "stop", "texts that are not empty");
 }
 
-Prompts parse_prompts(const std::string& text, const std::string& path, const GenerateOptions& o, const Tokenizer& tokenizer) {
+Prompts parse_prompts(const std::string& text, const std::string& path, const GenerateOptions& o,
+                      const Tokenizer& tokenizer) {
   Prompts prompts;
   std::int64_t number = 0;
   for (std::size_t at = 0; at < text.size();) {
@@ -151,8 +154,9 @@ Prompts parse_prompts(const std::string& text, const std::string& path, const Ge
 Exit eval_generate(const std::string& path, const GenerateOptions& o, const EvalModelOptions& model_options,
                    const CommonOptions& common, World& world, Env env) {
   if (o.prompt.empty() == o.prompts.empty())
-    throw AgreedError(Exit::kUsage, "generate: expected either --prompt or --prompts, found " +
-                                        std::string(o.prompt.empty() ? "none" : "both"), "", 0);
+    throw AgreedError(
+        Exit::kUsage,
+        "generate: expected either --prompt or --prompts, found " + std::string(o.prompt.empty() ? "none" : "both"), "", 0);
   std::optional<PendingFile> out;
   world.agree([&] {
     if (world.rank() == 0 && !o.output.empty()) out.emplace(o.output, common.force);

@@ -36,7 +36,8 @@ struct Prompts {
   std::vector<Prompt> list;
   std::int64_t num_bad = 0;  // lines left out
 };
-// text: JSON lines. Error(kBadInput) naming path and line of the first beyond skip_bad that is no prompt of at least one token.
+// text: JSON lines. Error(kBadInput) naming path and line of the first beyond skip_bad that is no prompt of at least one
+// token.
 Prompts parse_prompts(const std::string& text, const std::string& path, const GenerateOptions& options,
                       const Tokenizer& tokenizer);
 
@@ -50,8 +51,8 @@ struct TextMade {
   std::string text;                  // of it, without what stopped it
   bool stopped = false;              // by a stop text
 };
-// On rank 0 all of them, in order; on the others nothing. Texts share out over the ranks, `batch` at a time on each. When the
-// window is full its second half moves to the front. A collective call.
+// On rank 0 all of them, in order; on the others nothing. Texts share out over the ranks, `batch` at a time on each. When
+// the window is full its second half moves to the front. A collective call.
 std::vector<TextMade> make_texts(EvalModel& model, const std::vector<TextWanted>& wanted, const GenerateOptions& options,
                                  std::uint64_t seed, const Tokenizer& tokenizer);
 

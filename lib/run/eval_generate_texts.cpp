@@ -107,7 +107,8 @@ class Group {
     const auto S = static_cast<std::size_t>(pass_->shape().seq_len);
     std::vector<std::int32_t> id(active.size() * S), target(id.size(), -1);
     for (std::size_t i = 0; i < active.size(); ++i)
-      std::ranges::copy(active[i]->window(static_cast<std::size_t>(model_.seq())), id.begin() + static_cast<std::ptrdiff_t>(i * S));
+      std::ranges::copy(active[i]->window(static_cast<std::size_t>(model_.seq())),
+                        id.begin() + static_cast<std::ptrdiff_t>(i * S));
     pass_->forward({.shape = {static_cast<int>(active.size()), static_cast<int>(S)},
                     .id_T = id,
                     .target_T = target,
@@ -140,7 +141,8 @@ std::vector<TextMade> make_texts(EvalModel& model, const std::vector<TextWanted>
   for (std::int64_t begin = 0; begin < n && options.tokens > 0; begin += together) {
     const std::int64_t count = std::min(together, n - begin);
     std::vector<Text> texts;
-    for (std::int64_t i = begin + count * world.rank() / world.size(); i < begin + count * (world.rank() + 1) / world.size(); ++i)
+    for (std::int64_t i = begin + count * world.rank() / world.size(); i < begin + count * (world.rank() + 1) / world.size();
+         ++i)
       texts.emplace_back(wanted[static_cast<std::size_t>(i)], static_cast<std::size_t>(i), seed);
     group.run(texts, room);
     for (const Text& t : texts) mine.push_back(t.json(tokenizer));
@@ -151,7 +153,8 @@ std::vector<TextMade> make_texts(EvalModel& model, const std::vector<TextWanted>
   for (const std::string& text : all)
     for (const auto& t : nlohmann::json::parse(text)) {
       const auto bytes = t[2].get<std::vector<std::uint8_t>>();
-      made[t[0].get<std::size_t>()] = {t[1].get<std::vector<std::int32_t>>(), {bytes.begin(), bytes.end()}, t[3].get<bool>()};
+      made[t[0].get<std::size_t>()] = {
+          t[1].get<std::vector<std::int32_t>>(), {bytes.begin(), bytes.end()}, t[3].get<bool>()};
     }
   return made;
 }

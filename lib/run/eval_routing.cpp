@@ -34,7 +34,8 @@ DataRouting sum_of(const std::vector<DataRouting>& sets) {
     };
     add(all.counts_LE, s.counts_LE);
     add(all.coactivation_LEE, s.coactivation_LEE);
-    for (std::size_t l = 0; l < all.entropy_L.size(); ++l) all.entropy_L[l] += s.entropy_L[l] * static_cast<double>(s.num_tokens);
+    for (std::size_t l = 0; l < all.entropy_L.size(); ++l)
+      all.entropy_L[l] += s.entropy_L[l] * static_cast<double>(s.num_tokens);
     all.num_tokens += s.num_tokens;
   }
   for (double& e : all.entropy_L) e /= static_cast<double>(all.num_tokens);
@@ -69,7 +70,8 @@ double mean_imbalance(const DataRouting& r, std::size_t num_layers, int E) {
 }
 
 std::string layers_table(const DataRouting& all, const RoutingShape& shape) {
-  TextTable table({"layer", ">max/mean", ">cv", ">dead", ">router entropy", ">most common pair", ">of tokens", ">times chance"});
+  TextTable table(
+      {"layer", ">max/mean", ">cv", ">dead", ">router entropy", ">most common pair", ">of tokens", ">times chance"});
   for (std::size_t l = 0; l < shape.layers.size(); ++l) {
     const LoadMetrics load = load_metrics(layer_of(all.counts_LE, l, shape.num_experts));
     const Pair pair = most_common_pair(all, l, shape.num_experts);
@@ -83,7 +85,8 @@ std::string layers_table(const DataRouting& all, const RoutingShape& shape) {
 }
 
 // Rows of data sets, and their distances from those before.
-std::string sets_table(const std::vector<DataRouting>& sets, const std::vector<std::string>& names, const RoutingShape& shape) {
+std::string sets_table(const std::vector<DataRouting>& sets, const std::vector<std::string>& names,
+                       const RoutingShape& shape) {
   std::vector<std::string> headings = {"data set", ">tokens", ">max/mean"};
   for (std::size_t d = 0; d + 1 < sets.size() && d < 8; ++d) headings.push_back(">from " + std::to_string(d + 1));
   TextTable table(headings);
@@ -197,7 +200,8 @@ Exit eval_routing(const std::string& path, const std::string& output, const Eval
   const RoutingShape shape{model.model().moe_layers(), model.config().num_experts, model.config().top_k};
   world.agree([&] {
     if (world.rank() != 0) return;
-    nlohmann::json json = {{"command", "routing"}, {"model", model.json()}, {"output", output}, {"data", nlohmann::json::array()}};
+    nlohmann::json json = {
+        {"command", "routing"}, {"model", model.json()}, {"output", output}, {"data", nlohmann::json::array()}};
     std::vector<std::pair<std::string, std::string>> digests = {{model.info().path, model.info().digest}};
     for (std::size_t d = 0; d < sets.size(); ++d) {
       json["data"].push_back(data_json(data[d]));

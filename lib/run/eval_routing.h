@@ -16,8 +16,8 @@ struct DataRouting {
   std::vector<std::int64_t> coactivation_LEE;  // tokens that chose both
   std::vector<double> entropy_L;               // mean over tokens of the normalised scores, nats
 };
-// Whole windows side by side from the beginning of the data (of data shorter than one, all but its last token); max_tokens > 0:
-// windows spread evenly over it. A collective call.
+// Whole windows side by side from the beginning of the data (of data shorter than one, all but its last token); max_tokens >
+// 0: windows spread evenly over it. A collective call.
 DataRouting route_data(EvalModel& model, const TokenSource& data, std::int64_t max_tokens);
 
 // Mean over layers of the total variation between the two loads: the share of choices that would have to change, 0 if both

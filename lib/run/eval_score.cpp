@@ -18,15 +18,15 @@ namespace {
 // window `window`; its targets are the token after each.
 struct Placed {
   std::int64_t num_cut = 0;
-  int length = 0;     // inputs; 0: nothing to score
+  int length = 0;      // inputs; 0: nothing to score
   int num_scored = 0;  // the last targets
   std::int64_t window = 0;
   int at = 0;
 };
 
 [[noreturn]] void refuse(std::size_t request, const std::string& expected, const std::string& found, const char* hint) {
-  throw AgreedError(Exit::kBadInput, "request " + std::to_string(request) + ": expected " + expected + ", found " + found, hint,
-                    0);
+  throw AgreedError(Exit::kBadInput, "request " + std::to_string(request) + ": expected " + expected + ", found " + found,
+                    hint, 0);
 }
 
 std::int32_t token_of(const ScoreRequest& r, std::int64_t i) {
@@ -150,7 +150,8 @@ class Scorer {
  private:
   void make_pass(const Packing& packing) {
     const PassOptions wanted = model_.pass_options(packing.num_windows(), packing.seq());
-    const bool fits = pass_ && pass_->shape().seq_len == wanted.shape.seq_len && pass_->shape().num_seqs >= wanted.shape.num_seqs;
+    const bool fits =
+        pass_ && pass_->shape().seq_len == wanted.shape.seq_len && pass_->shape().num_seqs >= wanted.shape.num_seqs;
     if (fits) return;
     pass_.reset();
     pass_ = std::make_unique<Pass>(model_.model(), wanted, model_.env());

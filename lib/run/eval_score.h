@@ -24,9 +24,9 @@ struct ScoreResult {
 using ScoreFunction = std::function<std::vector<ScoreResult>(std::span<const ScoreRequest>)>;
 
 class EvalModel;
-// Requests are packed into windows no longer than they need, the longest first, each of them a document of its own (tokens see
-// no other request); the windows are shared out over all ranks. AgreedError 65 for a continuation that does not fit into the
-// model's window or a token that it does not know, 76 for a log-likelihood that is not finite. `model` outlives it.
+// Requests are packed into windows no longer than they need, the longest first, each of them a document of its own (tokens
+// see no other request); the windows are shared out over all ranks. AgreedError 65 for a continuation that does not fit into
+// the model's window or a token that it does not know, 76 for a log-likelihood that is not finite. `model` outlives it.
 ScoreFunction score_function(EvalModel& model);
 
 }  // namespace moe

@@ -36,7 +36,7 @@ PairedTest paired_test(std::span<const double> a, std::span<const double> b, std
   double sum = 0, weight = 0, squares = 0;
   for (std::size_t i = 0; i < a.size(); ++i) {
     sum += a[i] - b[i], weight += weights[i];
-    r.num_less += a[i] < b[i], r.num_equal += a[i] == b[i], r.num_greater += a[i] > b[i];
+    r.num_less += a[i]<b[i], r.num_equal += a[i] == b[i], r.num_greater += a[i]> b[i];
   }
   r.mean = sum / weight;
   for (std::size_t i = 0; i < a.size(); ++i) squares += std::pow(a[i] - b[i] - r.mean * weights[i], 2);
