@@ -36,7 +36,7 @@ Scored scored(const std::string& path, const EvalDataOptions& options, const Eva
           window_losses(model, data, windows)};
 }
 
-std::string p_text(double p) { return p >= 1e-4 ? format_text("%.4f", p) : short_float(p); }
+std::string p_text(double p) { return p >= 1e-4 ? format_text("%.4f", p) : p > 0 ? short_float(p) : "below 1e-300"; }
 
 std::string table_of(const Scored& a, const Scored& b, const PairedTest& test) {
   TextTable table({"model", ">nats per token", ">standard error", ">perplexity"});

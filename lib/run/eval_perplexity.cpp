@@ -61,7 +61,8 @@ std::string table_of(const Perplexity& p) {
   TextTable table({"measure", ">value", ">standard error"});
   const double mean = p.losses.mean(), error = p.losses.standard_error();
   const auto row = [&](const char* name, double value, double slope) {
-    table.add({name, format_text("%.4f", value), std::isfinite(error) ? format_text("%.4f", slope * error) : "-"});
+    table.add({name, format_text(value < 1e6 ? "%.4f" : "%.5g", value),
+               std::isfinite(error) ? format_text(slope * error < 1e6 ? "%.4f" : "%.5g", slope * error) : "-"});
   };
   row("nats per token", mean, 1);
   row("perplexity", std::exp(mean), std::exp(mean));
@@ -179,12 +180,14 @@ nlohmann::json protocol_json(const RollingWindows& windows, const EvalDataOption
 }
 
 std::string protocol_text(const RollingWindows& windows, const EvalDataOptions& o, const EvalModel& model) {
-  const int stride = o.stride > 0 ? o.stride : model.seq();
+  const int seq = model.seq(), stride = o.stride > 0 ? o.stride : seq;
+  const std::string before =
+      stride == seq ? "those before it in its window" : "at least " + std::to_string(seq - stride) + " before it";
   return thousands(windows.size()) + (windows.size() == 1 ? " window" : " windows") +
-         (windows.is_all() ? "" : ", spread over the data,") + " of " + std::to_string(model.seq()) + " tokens, one every " +
-         std::to_string(stride) + "; each token scored once with at least " + std::to_string(model.seq() - stride) +
-         " before it, if there are" +
-         (model.document_mask() ? ", of its document; first tokens of documents" : "; the first") + " not scored";
+         (windows.is_all() ? "" : ", spread over the data,") + " of " + std::to_string(seq) + " tokens, one every " +
+         std::to_string(stride) + "; each token scored once, seeing " + before +
+         (model.document_mask() ? " of its document; first tokens of documents are not scored"
+                                : "; the first is not scored");
 }
 
 Exit eval_perplexity(const std::string& path, const EvalDataOptions& options, const EvalModelOptions& model_options,
