@@ -61,8 +61,8 @@ std::string table_of(const Perplexity& p) {
   TextTable table({"measure", ">value", ">standard error"});
   const double mean = p.losses.mean(), error = p.losses.standard_error();
   const auto row = [&](const char* name, double value, double slope) {
-    table.add({name, format_text(value < 1e6 ? "%.4f" : "%.5g", value),
-               std::isfinite(error) ? format_text(slope * error < 1e6 ? "%.4f" : "%.5g", slope * error) : "-"});
+    table.add({name, format_text(value < 1e4 ? "%.4f" : "%.5g", value),
+               std::isfinite(error) ? format_text(slope * error < 1e4 ? "%.4f" : "%.5g", slope * error) : "-"});
   };
   row("nats per token", mean, 1);
   row("perplexity", std::exp(mean), std::exp(mean));
