@@ -9,7 +9,7 @@
 #include "lib/run/eval_perplexity.h"
 #include "lib/run/eval_routing.h"
 #include "lib/run/eval_score.h"
-#include "tests/eval_case.h"
+#include "tests/eval_model_case.h"
 
 namespace moe {
 namespace {

@@ -94,6 +94,14 @@ grep -q '"distances"' routing.json || fail "routing: no distances"
 cmp -s <(sed 's/one\.h5//g' one.json) <(sed 's/four\.h5//g' four.json) || fail "other statistics on 4 ranks"
 refuse 73 "one.h5" 2 routing run --data held.txt -o one.h5
 
+# Tasks, through the same scores: the same table of any mesh.
+printf '{"prompt":"line 3: the quick","choices":["brown fox","blue cat"],"answer":0}\n{"prompt":"jumps","choices":["1","over","z z"],"answer":1}\n' >tasks.jsonl
+expect 0 0 tasks run --task choices=tasks.jsonl
+grep -v ' s$' out >one.table
+[ -s one.table ] || fail "tasks: no table"
+expect 0 4 tasks run --task choices=tasks.jsonl --ep 2 --shard 2
+cmp -s <(grep -v ' s$' out) one.table || fail "tasks: another table on 4 ranks"
+
 # What is wrong is said once.
 refuse 66 "nowhere" 2 perplexity nowhere --data held.txt
 refuse 66 "nowhere.txt" 2 perplexity run --data nowhere.txt
