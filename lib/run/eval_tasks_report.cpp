@@ -155,7 +155,8 @@ std::string eval_tasks_table(const std::vector<TaskResult>& results, const EvalT
 std::string eval_samples_jsonl(const std::vector<TaskResult>& results) {
   std::string text;
   for (const TaskResult& r : results)
-    for (std::size_t i = 0; i < r.scores.size(); ++i) text += sample_json(r, i).dump() + "\n";
+    for (std::size_t i = 0; i < r.scores.size(); ++i)
+      text += sample_json(r, i).dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
   return text;
 }
 

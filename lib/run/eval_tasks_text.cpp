@@ -28,7 +28,7 @@ void append_character(std::string& text, char32_t c) {
     return;
   }
   const int more = c >= 0x10000 ? 3 : c >= 0x800 ? 2 : 1;
-  text += static_cast<char>((0xF00u >> more & 0xFF) | c >> (6 * more));  // 110xxxxx, 1110xxxx, 11110xxx
+  text += static_cast<char>((0xF0u << (3 - more) & 0xFF) | c >> (6 * more));  // 110xxxxx, 1110xxxx, 11110xxx
   for (int i = more - 1; i >= 0; --i) text += static_cast<char>(0x80 | (c >> (6 * i) & 0x3F));
 }
 
