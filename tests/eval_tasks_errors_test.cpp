@@ -145,15 +145,16 @@ TEST_F(EvalTasksErrors, Options) {
 }
 
 TEST_F(EvalTasksErrors, TooFewExamples) {
+  const std::string other = R"({"prompt":"other","choices":["a","b"],"answer":0})";
   EvalTaskOptions o = good();
   o.shots = 2;
-  o.shots_files = {"choices=" + folder_.write("s.jsonl", R"({"prompt":"other","choices":["a","b"],"answer":0})"
-                                                         "\n" +
-                                                             std::string(kGood))};
-  EXPECT_THAT(run(o), HasSubstr("good.jsonl:1: expected 2 examples, found 1"));  // the other is the question itself
+  o.shots_files = {"choices=" + folder_.write("s.jsonl", other)};
+  EXPECT_THAT(run(o), HasSubstr("good.jsonl:1: expected 2 examples, found 1"));
   o.shots = 1;
   EXPECT_EQ(run(o), "0");
   EXPECT_EQ(last_.samples[0]["contexts"][0], "other a\n\np");
+  o.shots_files = {folder_.file("good.jsonl")};  // nothing but the question itself, twice
+  EXPECT_THAT(run(o), HasSubstr("good.jsonl:1: expected 1 examples, found 0"));
 }
 
 TEST_F(EvalTasksErrors, Scores) {

@@ -81,7 +81,7 @@ TaskResult prepare(const EvalTaskOptions& o, const std::string& name, const std:
   if (!shots.empty()) examples = read_eval_data(shots, *r.format, o.skip_bad);
   r.shots_digest = examples.digest;
   for (const EvalItem& item : r.data.items) {
-    r.before.push_back(text_before(item, examples.items, o.shots));
+    r.before.push_back(text_before(item, examples.items, o.shots, examples.digest == r.data.digest));
     for (ScoreRequest& q : requests_of(item, r.before.back(), tokenizer, {o.bos_token, o.add_bos})) {
       r.num_unconditioned += q.context.empty();
       r.requests.push_back(std::move(q));

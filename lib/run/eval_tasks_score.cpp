@@ -57,11 +57,11 @@ std::vector<ScoreRequest> requests_of(const EvalItem& item, const std::string& b
   return requests;
 }
 
-std::string text_before(const EvalItem& item, std::span<const EvalItem> shots, std::int64_t num_shots) {
+std::string text_before(const EvalItem& item, std::span<const EvalItem> shots, std::int64_t num_shots, bool same_data) {
   std::string text = item.description;
   std::int64_t num_found = 0;
   for (const EvalItem& shot : shots)
-    if (num_found < num_shots && shot.subject == item.subject && !is_same(shot, item)) {
+    if (num_found < num_shots && shot.subject == item.subject && !(same_data && is_same(shot, item))) {
       text += shot_text(shot) + "\n\n";
       ++num_found;
     }

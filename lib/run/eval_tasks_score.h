@@ -23,9 +23,10 @@ struct TokenRule {
 // tokens as the context has alone. Error 65 that begins with item.where if nothing is left to score.
 std::vector<ScoreRequest> requests_of(const EvalItem& item, const std::string& before, const Tokenizer& tokenizer,
                                       const TokenRule& rule);
-// What stands before the item's own context: its description and the first num_shots of `shots` of its subject that are not
-// the item itself, each followed by an empty line. Error 65 if there are not so many.
-std::string text_before(const EvalItem& item, std::span<const EvalItem> shots, std::int64_t num_shots);
+// What stands before the item's own context: its description and the first num_shots of `shots` of its subject, each
+// followed by an empty line. same_data: the examples are the questions themselves; an item is then no example for itself,
+// nor are its doubles (of other data the harness takes all). Error 65 if there are not so many.
+std::string text_before(const EvalItem& item, std::span<const EvalItem> shots, std::int64_t num_shots, bool same_data);
 
 struct ItemScore {
   std::vector<ScoreResult> results;  // of the item's requests

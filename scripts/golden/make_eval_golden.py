@@ -5,6 +5,9 @@ A second implementation of the rules that lm-evaluation-harness 0.4 applies, in 
 context and continuation, accuracies, standard errors. It shares no code with lib/run/eval_tasks*. The model is a hash of the
 tokens (the test has the same), so that every score is exact. The texts are made up here; none is from a data set.
 
+lm_eval 0.4.13 itself, run with this model and these tokenizers on these files (first_n sampler), gave the same prompts, scores,
+accuracies, standard errors and perplexities for every task but `choices`, which it does not have.
+
     python3 scripts/golden/make_eval_golden.py tests/golden/eval
 """
 import csv
@@ -182,7 +185,7 @@ def over_subjects(subjects):
 def result_of(case, read, names, items, shots):
     samples = []
     for item in items:
-        pool = [s for s in shots if s[4] == item[4] and s[:4] != item[:4]][:case.get("shots", 0)]
+        pool = [s for s in shots if s[4] == item[4] and (shots is not items or s[:4] != item[:4])][:case.get("shots", 0)]
         samples.append(sample_of(item, description(item[4]) + "".join(map(shot, pool)), case))
     result = {"n": len(items), "metrics": figures(samples, names), "samples": samples,
               "cut_items": sum(s["cut"] > 0 for s in samples), "cut_tokens": sum(s["cut"] for s in samples)}
@@ -273,17 +276,19 @@ def main():
         else:
             path, shots_path = task + ".jsonl", task + ".shots.jsonl"
             rows, shots = ([MAKERS[task]() for _ in range(n)] for n in (12, 4))
-            shots[0] = rows[0]  # which is then no example for itself
+            shots[0] = rows[0]  # stays an example for itself: it comes from other data
             write_jsonl(folder / path, rows)
             write_jsonl(folder / shots_path, shots)
         items, examples = [read(r) for r in rows], [read(r) for r in shots]
         for case in ({"tokenizer": bytes_only, "window": 60}, {"tokenizer": pieces, "window": 60, "bos": 3},
-                     {"tokenizer": pieces, "window": 200, "shots": 2, "bos": 1, "add_bos": True}):
+                     {"tokenizer": pieces, "window": 200, "shots": 2, "bos": 1, "add_bos": True},
+                     {"tokenizer": bytes_only, "window": 300, "bos": 1, "shots": 1, "own_shots": True}):
             options = {k: v for k, v in case.items() if k != "tokenizer"}
-            expected.append({"task": task, "file": path, "shots_file": shots_path, "pieces": case["tokenizer"] is pieces}
-                            | options | result_of(case, read, names, items, examples))
-    (folder / "expected.json").write_text(json.dumps({"pieces": PIECES, "cases": expected}, ensure_ascii=False, indent=0) + "\n",
-                                          encoding="utf-8")
+            expected.append({"task": task, "file": path, "shots_file": path if "own_shots" in case else shots_path,
+                             "pieces": case["tokenizer"] is pieces}
+                            | options | result_of(case, read, names, items, items if "own_shots" in case else examples))
+    lines = ",\n".join(json.dumps(c, ensure_ascii=False) for c in expected)
+    (folder / "expected.json").write_text(f'{{"pieces": {json.dumps(PIECES)}, "cases": [\n{lines}\n]}}\n', encoding="utf-8")
 
 
 if __name__ == "__main__":
