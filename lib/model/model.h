@@ -78,6 +78,7 @@ class Pass {
   void backward(const MicroBatch& batch);
   // After a forward without gradient: logits [T, V] (f32), of the first track.
   Mat logits() const;
+  std::span<const float> losses() const;  // [T] of the same: each token's cross-entropy, 0 where it is not counted
   std::vector<RoutingTally>& tallies() { return tallies_; }  // one per layer; dense layers count nothing
   void reset_tallies();
   // Seconds that this rank computed in the segments of kBlockSegments, all blocks, forward and backward, since

@@ -57,6 +57,11 @@ void Pass::reset_tallies() {
 
 Mat Pass::logits() const { return tracks_.front()->logits_TV; }
 
+std::span<const float> Pass::losses() const {
+  const Track& t = *tracks_.front();
+  return t.loss_T.first(static_cast<std::size_t>(t.batch.shape.num_tokens()));
+}
+
 // One part of a segment, now, by this thread.
 void Pass::run(Track& track, int layer, std::size_t segment, Part part) {
   const auto i = static_cast<std::size_t>(layer);

@@ -23,4 +23,10 @@ struct ScoreResult {
 // do not depend on the mesh, the number of ranks or the size of batches beyond rounding.
 using ScoreFunction = std::function<std::vector<ScoreResult>(std::span<const ScoreRequest>)>;
 
+class EvalModel;
+// Requests are packed into windows no longer than they need, the longest first, each of them a document of its own (tokens
+// see no other request); the windows are shared out over all ranks. AgreedError 65 for a continuation that does not fit into
+// the model's window or a token that it does not know, 76 for a log-likelihood that is not finite. `model` outlives it.
+ScoreFunction score_function(EvalModel& model);
+
 }  // namespace moe

@@ -58,6 +58,16 @@ std::string from_hex(const std::string& hex) {
   return bytes;
 }
 
+// BF16 to F32, or back.
+void convert(const std::byte* in, bool from_narrow, std::int64_t n, void* out) {
+  if (from_narrow)
+    std::transform(reinterpret_cast<const BF16*>(in), reinterpret_cast<const BF16*>(in) + n, static_cast<float*>(out),
+                   to_float);
+  else
+    std::transform(reinterpret_cast<const float*>(in), reinterpret_cast<const float*>(in) + n, static_cast<BF16*>(out),
+                   to_bf16);
+}
+
 // JSON has no NaN: the loss of a step that was not finite is stored as null.
 double number_or_nan(const nlohmann::json& value) { return value.is_null() ? std::nan("") : value.get<double>(); }
 
@@ -86,20 +96,22 @@ void load_weights(Model& model, const CheckpointInfo& info) {
   const char* const role = has_master ? "master" : "weight";
   const auto first = with_role(role);
   const bool narrow = first != info.tensors.end() && first->dtype == DType::kBF16;
+  const DType from = narrow ? DType::kBF16 : DType::kF32;
+  const DType to = model.training() ? DType::kF32 : model.dtype();
+  const auto target = [&](const Param& p) { return model.training() ? static_cast<void*>(p.master) : p.weight_shard; };
   std::vector<TensorSlice> list;
-  std::vector<std::vector<BF16>> bf16;  // of each parameter's shard
+  std::vector<std::vector<std::byte>> read;  // of each parameter's shard, where it is to be converted
   for (const Param& p : model.params().all()) {
-    if (narrow) bf16.emplace_back(static_cast<std::size_t>(p.shard_size()));
-    void* const to = narrow ? static_cast<void*>(bf16.back().data()) : p.master;
-    add_slices(p, shard_boxes(model.params(), p), role, narrow ? DType::kBF16 : DType::kF32, to, list);
+    if (from != to) read.emplace_back(static_cast<std::size_t>(p.shard_size()) * size_of(from));
+    add_slices(p, shard_boxes(model.params(), p), role, from, from == to ? target(p) : read.back().data(), list);
   }
   add_bias_slices(model, true, list);
   std::vector<std::string> ignored = {"m", "v", "counter", has_master ? "weight" : "master"};
   if (with_role("bias") == info.tensors.end()) ignored.push_back("bias");
   load_checkpoint(info, list, ignored);
-  for (std::size_t i = 0; i < bf16.size(); ++i)
-    std::transform(bf16[i].begin(), bf16[i].end(), model.params().all()[i].master, to_float);
-  model.params().round_masters();
+  for (std::size_t i = 0; i < read.size(); ++i)
+    convert(read[i].data(), narrow, model.params().all()[i].shard_size(), target(model.params().all()[i]));
+  if (model.training()) model.params().round_masters();
 }
 
 nlohmann::json make_state(const Options& options, const RunCounters& c, const TokenFileInfo& data) {
@@ -217,9 +229,15 @@ std::vector<std::string> resume_differences(const Options& options, const nlohma
   return differences;
 }
 
-std::unique_ptr<Tokenizer> tokenizer_of(const nlohmann::json& state) {
+TokenizerText tokenizer_text_of(const nlohmann::json& state) {
+  if (!state.is_object() || !state.contains("tokenizer")) return {};
   const auto& t = state.at("tokenizer");
-  return restore_tokenizer(t.at("name"), from_hex(t.at("model")));
+  return {t.at("name"), from_hex(t.at("model"))};
+}
+
+std::unique_ptr<Tokenizer> tokenizer_of(const nlohmann::json& state) {
+  const TokenizerText text = tokenizer_text_of(state);
+  return restore_tokenizer(text.name, text.model);
 }
 
 }  // namespace moe

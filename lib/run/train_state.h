@@ -20,7 +20,8 @@ namespace moe {
 std::vector<TensorSlice> state_slices(Model& model, bool with_optimizer, bool owns_replicated = true);
 
 // Weights and router biases alone, whatever their dtype in the checkpoint: masters where it has them, else weights; masters
-// and weights of the model are set from them. Router biases that the checkpoint does not have stay as they are.
+// and weights of the model are set from them (a model that is not trained has weights alone). Router biases that the
+// checkpoint does not have stay as they are.
 void load_weights(Model& model, const CheckpointInfo& info);
 
 struct RunCounters {
@@ -54,7 +55,12 @@ void apply_model_options(Options& options, const nlohmann::json& state);
 std::vector<std::string> resume_differences(const Options& options, const nlohmann::json& state,
                                             const std::vector<std::string>& allowed = {});
 
-// Tokenizer that a checkpoint was trained with.
+// Tokenizer that a checkpoint was trained with: as it keeps it ("unknown" where it does not say), and made of that (nullptr
+// for "unknown").
+struct TokenizerText {
+  std::string name = "unknown", model;
+};
+TokenizerText tokenizer_text_of(const nlohmann::json& state);
 std::unique_ptr<Tokenizer> tokenizer_of(const nlohmann::json& state);
 
 }  // namespace moe

@@ -1,0 +1,62 @@
+// moe-eval generate: continuations of prompts. Each token is computed from its whole window again; there is no cache of keys
+// and values. Not here: how a token is chosen (sampling.h).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "lib/base/error.h"
+#include "lib/run/eval_model.h"
+#include "lib/run/sampling.h"
+
+namespace moe {
+
+struct GenerateOptions {
+  std::string prompt;                   // one
+  std::string prompts;                  // or a file of them, an object of JSON a line
+  std::string prompt_field = "prompt";  // of these objects
+  int tokens = 100;                     // of a continuation, at most
+  int samples = 1;                      // continuations of each prompt
+  Sampling sampling;
+  std::vector<std::string> stop;  // texts that end a continuation; they are not part of it
+  std::int64_t skip_bad = 0;      // lines of the file that may be no prompt
+  bool strict = false;            // a prompt that is longer than the window is an error
+  std::string output;             // of --prompts: JSONL
+};
+void add_generate_options(Options& options, GenerateOptions& generate);
+void check_generate_options(const Options& options, const GenerateOptions& generate);  // Error(kUsage)
+
+struct Prompt {
+  nlohmann::json object;  // the line that it came from
+  std::string text;
+  std::vector<std::int32_t> tokens;
+};
+struct Prompts {
+  std::vector<Prompt> list;
+  std::int64_t num_bad = 0;  // lines left out
+};
+// text: JSON lines. Error(kBadInput) naming path and line of the first beyond skip_bad that is no prompt of at least one
+// token.
+Prompts parse_prompts(const std::string& text, const std::string& path, const GenerateOptions& options,
+                      const Tokenizer& tokenizer);
+
+// One continuation to be made. The random numbers of its tokens are a function of the seed, `number` and `sample` alone.
+struct TextWanted {
+  const Prompt* prompt = nullptr;
+  std::int64_t number = 0, sample = 0;
+};
+struct TextMade {
+  std::vector<std::int32_t> tokens;  // of the continuation
+  std::string text;                  // of it, without what stopped it
+  bool stopped = false;              // by a stop text
+};
+// On rank 0 all of them, in order; on the others nothing. Texts share out over the ranks, `batch` at a time on each. When
+// the window is full its second half moves to the front. A collective call.
+std::vector<TextMade> make_texts(EvalModel& model, const std::vector<TextWanted>& wanted, const GenerateOptions& options,
+                                 std::uint64_t seed, const Tokenizer& tokenizer);
+
+Exit eval_generate(const std::string& path, const GenerateOptions& options, const EvalModelOptions& model,
+                   const CommonOptions& common, World& world, Env env);
+
+}  // namespace moe
