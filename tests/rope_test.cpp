@@ -50,7 +50,8 @@ TEST(Rope, AgreesWithPlainLoops) {
           const auto naive = reference<float>(s, x.values(), pos, tables, sign);
           const auto truth = reference<double>(s, x.values<double>(), pos, tables, sign);
           Stream stream(2);
-          (sign > 0 ? k->rope.forward : k->rope.backward)(stream, x.view(), s.S, pos, tables.cos.data(), tables.sin.data());
+          (sign > 0 ? k->rope.forward : k->rope.backward)(stream, x.view(), {s.S}, pos, tables.cos.data(),
+                                                          tables.sin.data());
           EXPECT_TRUE(as_good_as_naive(x.values(), naive, truth, t)) << k->isa << " T " << s.T << " S " << s.S;
           EXPECT_TRUE(x.padding_is_intact());
         }
@@ -66,11 +67,11 @@ TEST(Rope, BackwardIsTheGradientAndUndoesTheRotation) {
     TestMat x = TestMat::random(DType::kF32, s.T, s.heads * s.S, 1),
             dy = TestMat::random(DType::kF32, s.T, s.heads * s.S, 2);
     const auto before = x.values<double>(), weights = dy.values<double>();
-    k->rope.backward(stream, dy.view(), s.S, pos, tables.cos.data(), tables.sin.data());
+    k->rope.backward(stream, dy.view(), {s.S}, pos, tables.cos.data(), tables.sin.data());
     expect_gradient([&](const auto& v) { return dot(reference<double>(s, v, pos, tables, 1.0), weights); }, before,
                     dy.values());
-    k->rope.forward(stream, x.view(), s.S, pos, tables.cos.data(), tables.sin.data());
-    k->rope.backward(stream, x.view(), s.S, pos, tables.cos.data(), tables.sin.data());
+    k->rope.forward(stream, x.view(), {s.S}, pos, tables.cos.data(), tables.sin.data());
+    k->rope.backward(stream, x.view(), {s.S}, pos, tables.cos.data(), tables.sin.data());
     const auto after = x.values();
     EXPECT_TRUE(close_to(std::span(after), std::span(before), 1e-6));
   }
@@ -83,7 +84,7 @@ TEST(Rope, BitsDoNotDependOnThreads) {
   for (const Kernels* k : all_isas())
     expect_same_bits_with_any_threads([&](Stream& stream) {
       TestMat x = TestMat::random(DType::kF32, s.T, s.heads * s.S, 1);
-      k->rope.forward(stream, x.view(), s.S, pos, tables.cos.data(), tables.sin.data());
+      k->rope.forward(stream, x.view(), {s.S}, pos, tables.cos.data(), tables.sin.data());
       return x.values();
     });
 }
@@ -94,10 +95,10 @@ TEST(Rope, RefusesShapes) {
   const std::vector<float> table(100);
   const std::vector<std::int32_t> three(3), two(2), negative{0, -1, 0};
   for (const Kernels* k : all_isas()) {
-    EXPECT_THROW(k->rope.forward(stream, x.view(), 3, three, table.data(), table.data()), std::invalid_argument);
-    EXPECT_THROW(k->rope.forward(stream, x.view(), 6, three, table.data(), table.data()), std::invalid_argument);
-    EXPECT_THROW(k->rope.forward(stream, x.view(), 4, two, table.data(), table.data()), std::invalid_argument);
-    EXPECT_THROW(k->rope.backward(stream, x.view(), 4, negative, table.data(), table.data()), std::invalid_argument);
+    EXPECT_THROW(k->rope.forward(stream, x.view(), {3}, three, table.data(), table.data()), std::invalid_argument);
+    EXPECT_THROW(k->rope.forward(stream, x.view(), {6}, three, table.data(), table.data()), std::invalid_argument);
+    EXPECT_THROW(k->rope.forward(stream, x.view(), {4}, two, table.data(), table.data()), std::invalid_argument);
+    EXPECT_THROW(k->rope.backward(stream, x.view(), {4}, negative, table.data(), table.data()), std::invalid_argument);
   }
 }
 

@@ -150,7 +150,8 @@ BenchCase rope_case(const BenchTarget& t, Env env) {
   const std::int64_t C = std::int64_t{c.num_heads + c.num_kv_heads} * c.head_dim;
   const auto take = [=](Operands& o) { return take_rope(o, T, C, L, half); };
   const auto run = [=](const RopeSet& s) {
-    env.kernels.rope.forward(env.stream, s.x, static_cast<int>(2 * half), s.pos, s.cosine.data(), s.sine.data());
+    env.kernels.rope.forward(env.stream, s.x, {.head_dim = static_cast<int>(2 * half)}, s.pos, s.cosine.data(),
+                             s.sine.data());
   };
   const auto error = [=](const RopeSet& s) {
     for (std::int64_t i = 0; i < T * C; ++i) s.x.f32()[i] = static_cast<float>(i % 97) / 97 - 0.5f;
