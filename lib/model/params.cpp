@@ -100,6 +100,14 @@ BlockParams block_params(const ParamStore& store, int layer) {
           .shared_down = get("shared.down.weight")};
 }
 
+namespace {
+
+std::int64_t num_router_biases(const ModelConfig& c) {
+  return c.router_bias ? std::int64_t{c.num_moe_layers()} * c.num_experts : 0;
+}
+
+}  // namespace
+
 ParamCounts count_parameters(const ModelConfig& c) {
   ParamCounts n;
   for (const ParamSpec& spec : parameter_specs(c)) {
@@ -110,7 +118,7 @@ ParamCounts count_parameters(const ModelConfig& c) {
     if (!spec.is_input_embedding || c.tied_embeddings) n.active_no_embedding += used;
     if (spec.is_expert) n.experts += all;
   }
-  const std::int64_t biases = c.router_bias ? std::int64_t{c.num_moe_layers()} * c.num_experts : 0;
+  const std::int64_t biases = num_router_biases(c);
   n.total += biases, n.active += biases, n.active_no_embedding += biases;
   return n;
 }
@@ -118,7 +126,8 @@ ParamCounts count_parameters(const ModelConfig& c) {
 double flop_per_token(const ModelConfig& c, int seq_len, bool causal) {
   const double attention =
       3.0 * c.num_layers * c.num_heads * (c.qk_dim() + c.value_dim()) * 2.0 * seq_len * (causal ? 0.5 : 1.0);
-  return 6.0 * static_cast<double>(count_parameters(c).active_no_embedding) + attention;
+  const std::int64_t multiplied = count_parameters(c).active_no_embedding - num_router_biases(c);
+  return 6.0 * static_cast<double>(multiplied) + attention;
 }
 
 }  // namespace moe
