@@ -233,6 +233,7 @@ TEST(Rows, ChecksCanFail) {
   latent.v_head_dim = 10;
   for (const auto& [kernels, right] : cases)
     for (const ModelConfig* config : {&c, &latent}) {
+      if (config == &latent && right && kernels != cases.front().first) continue;
       const BenchTarget target{{stream, *kernels}, *config, {2, 7}};
       for (const auto entries : {gemm_entries, grouped_entries, attention_entries, row_op_entries, routing_entries})
         for (const BenchEntry& entry : entries(target)) {

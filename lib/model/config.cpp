@@ -137,7 +137,8 @@ void check_mla(const ModelConfig& c) {
        c.qk_rope_head_dim, kPairs);
   need(c.v_head_dim >= 1, "v-head-dim", "at least 1", c.v_head_dim);
   if (c.qk_norm != QkNorm::kNone)
-    throw Error(Exit::kUsage, "--qk-norm: expected none with --attention mla, whose compressed vectors have norms");
+    throw Error(Exit::kUsage, "--qk-norm: expected none with --attention mla, whose compressed vectors have norms",
+                "add --qk-norm none");
 }
 
 void check_rope(const ModelConfig& c) {
