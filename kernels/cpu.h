@@ -10,6 +10,7 @@ extern const GemmKernels gemm_cpu;
 extern const GroupedGemmKernels grouped_gemm_cpu;
 extern const RmsNormKernels rmsnorm_cpu;
 extern const RopeKernels rope_cpu;
+extern const LatentKernels latent_cpu;
 extern const AttentionKernels attention_cpu;
 extern const SwigluKernels swiglu_cpu;
 extern const RouterKernels router_cpu;

@@ -47,14 +47,34 @@ struct RmsNormKernels {
   void (*backward_weight)(Stream&, CMat dy_TC, CMat x_TC, int groups, const float* rstd_Tg, float* dw_G);
 };
 
-// Rotary position embedding (Su et al. 2021), half-split pairs (i, i + S/2) as in Hugging Face's Llama family:
-// (a, b) -> (a cos - b sin, b cos + a sin), for each of the cols / head_dim heads of a row, in place.
-// cos_PS2, sin_PS2: tables of P positions x S/2 (f32); pos_T: the position of each row, in [0, P).
+// Rotary position embedding (Su et al. 2021) of a part of each of the cols / head_dim heads of a row, in place: columns
+// [first, first + R) of the head, as pairs (a, b) -> (a cos - b sin, b cos + a sin). The pairs are (i, i + R/2) as in
+// Hugging Face's Llama family, or neighbours (2i, 2i + 1) as in the paper and in DeepSeek's models.
+// cos_PR2, sin_PR2: tables of P positions x R/2 (f32); pos_T: the position of each row, in [0, P).
+struct RopeShape {
+  int head_dim = 2;
+  int first = 0;
+  int width = 0;  // R, even; 0: what follows `first`
+  bool interleaved = false;
+  int turned() const { return width > 0 ? width : head_dim - first; }
+};
 struct RopeKernels {
-  void (*forward)(Stream&, Mat x_TC, int head_dim, std::span<const std::int32_t> pos_T, const float* cos_PS2,
-                  const float* sin_PS2);
-  void (*backward)(Stream&, Mat dx_TC, int head_dim, std::span<const std::int32_t> pos_T, const float* cos_PS2,
-                   const float* sin_PS2);
+  void (*forward)(Stream&, Mat x_TC, const RopeShape&, std::span<const std::int32_t> pos_T, const float* cos_PR2,
+                  const float* sin_PR2);
+  void (*backward)(Stream&, Mat dx_TC, const RopeShape&, std::span<const std::int32_t> pos_T, const float* cos_PR2,
+                   const float* sin_PR2);
+};
+
+// Keys and values of multi-head latent attention (DeepSeek-V2, section 2.1), from their up-projection kv [T, H*(N+Sv)],
+// whose heads are [N of the key | Sv of the value], and the key part that all heads share, rope [T, R]. All of one dtype.
+struct LatentShape {
+  int num_heads = 1, nope_dim = 1, rope_dim = 2, value_dim = 1;  // H, N, R, Sv
+};
+struct LatentKernels {
+  // k [T, H*(N+R)] (=) heads [N of kv | rope]; v [T, H*Sv] (=) the values of kv.
+  void (*split)(Stream&, const LatentShape&, CMat kv, CMat rope_TR, Mat k, Mat v);
+  // dkv (=) the same elements of dk and dv; drope_TR (=) sum over the heads, in their order, of the last R columns of dk.
+  void (*join)(Stream&, const LatentShape&, CMat dk, CMat dv, Mat dkv, Mat drope_TR);
 };
 
 // Causal attention of num_seqs sequences of seq_len tokens each (T = num_seqs * seq_len); query head h reads the
@@ -193,6 +213,7 @@ struct Kernels {
   GroupedGemmKernels grouped_gemm;
   RmsNormKernels rmsnorm;
   RopeKernels rope;
+  LatentKernels latent;
   AttentionKernels attention;
   SwigluKernels swiglu;
   RouterKernels router;

@@ -13,6 +13,7 @@ Kernels all_kernels() {
       .grouped_gemm = grouped_gemm_cpu,
       .rmsnorm = rmsnorm_cpu,
       .rope = rope_cpu,
+      .latent = latent_cpu,
       .attention = attention_cpu,
       .swiglu = swiglu_cpu,
       .router = router_cpu,

@@ -133,6 +133,7 @@ TEST(StepParts, HoldTheWholeWork) {
   const BatchShape shape{3, 7};
   for (const bool tied : {false, true})
     for (const int shared : {0, 1}) {
+      c.attention = tied ? AttentionKind::kMla : AttentionKind::kGqa, c.router_bias = tied, c.q_lora_rank = 24 * shared;
       c.tied_embeddings = tied, c.num_shared_experts = shared, c.num_dense_layers = shared, c.dense_ffn = 96 * shared;
       const auto flop = flop_by_part(c, shape);
       double sum = 0, norms = 0;
@@ -206,7 +207,8 @@ Kernels lazy_kernels() {
   Kernels k = cpu_kernels();
   disable(k.gemm.forward, k.gemm.backward_input, k.gemm.backward_weight);
   disable(k.grouped_gemm.forward, k.grouped_gemm.backward_input, k.grouped_gemm.backward_weight);
-  disable(k.rmsnorm.forward, k.rmsnorm.backward_input, k.rmsnorm.backward_weight, k.rope.forward);
+  disable(k.rmsnorm.forward, k.rmsnorm.backward_input, k.rmsnorm.backward_weight, k.rope.forward, k.latent.split,
+          k.latent.join);
   disable(k.attention.forward, k.attention.backward, k.swiglu.forward, k.swiglu.backward_input);
   disable(k.router.forward, k.router.backward_gates, k.router.backward_scores);
   disable(k.permute.plan, k.permute.gather, k.permute.combine);
@@ -225,16 +227,22 @@ TEST(Rows, ChecksCanFail) {
     if (const Kernels* k = cpu_kernels_by_isa(isa)) cases.push_back({k, true});
   const Kernels lazy = lazy_kernels();
   cases.push_back({&lazy, false});
-  for (const auto& [kernels, right] : cases) {
-    const BenchTarget target{{stream, *kernels}, c, {2, 7}};
-    for (const auto entries : {gemm_entries, grouped_entries, attention_entries, row_op_entries, routing_entries})
-      for (const BenchEntry& entry : entries(target)) {
-        if (entry.name.find("square") != std::string::npos) continue;
-        const BenchCase made = entry.make();
-        EXPECT_EQ(made.error() <= made.tolerance, right)
-            << kernels->isa << " " << entry.name << " " << entry.shape << " error " << made.error();
-      }
-  }
+  ModelConfig latent = c;
+  latent.attention = AttentionKind::kMla, latent.rope_interleaved = true;
+  latent.q_lora_rank = 12, latent.kv_lora_rank = 20, latent.qk_nope_head_dim = 8, latent.qk_rope_head_dim = 6;
+  latent.v_head_dim = 10;
+  for (const auto& [kernels, right] : cases)
+    for (const ModelConfig* config : {&c, &latent}) {
+      if (config == &latent && right && kernels != cases.front().first) continue;
+      const BenchTarget target{{stream, *kernels}, *config, {2, 7}};
+      for (const auto entries : {gemm_entries, grouped_entries, attention_entries, row_op_entries, routing_entries})
+        for (const BenchEntry& entry : entries(target)) {
+          if (entry.name.find("square") != std::string::npos) continue;
+          const BenchCase made = entry.make();
+          EXPECT_EQ(made.error() <= made.tolerance, right)
+              << kernels->isa << " " << entry.name << " " << entry.shape << " error " << made.error();
+        }
+    }
 }
 
 StepReport report_with(double found) {

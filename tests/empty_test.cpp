@@ -90,8 +90,8 @@ TEST(Empty, RmsNorm) {
 
 TEST(Empty, Rope) {
   for_all([](const Kernels& k, Stream& stream, DType t) {
-    k.rope.forward(stream, nothing(t, kK), 14, {}, nullptr, nullptr);
-    k.rope.backward(stream, nothing(t, kK), 14, {}, nullptr, nullptr);
+    k.rope.forward(stream, nothing(t, kK), {14}, {}, nullptr, nullptr);
+    k.rope.backward(stream, nothing(t, kK), {14}, {}, nullptr, nullptr);
   });
 }
 

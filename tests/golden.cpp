@@ -66,10 +66,30 @@ GoldenTensor read_tensor(std::istream& file, const Declared& d, const std::strin
   fail(thing, "expected type f32, f64 or i32, found '" + d.dtype + "'");
 }
 
-// One field of ModelConfig per line; `take` looks a setting up.
+// One field of ModelConfig per line; `take` looks a setting up. The second list is that of latent attention.
 template <class Take>
-ModelConfig fill(Take take) {
+void fill_latent(Take take, ModelConfig& c) {
+  const auto whole = [&](const char* key, int& field) { field = std::stoi(take(key)); };
+  const auto real = [&](const char* key, float& field) { field = static_cast<float>(std::stod(take(key))); };
+  c.attention = take("attention") == "mla" ? AttentionKind::kMla : AttentionKind::kGqa;
+  whole("q_lora_rank", c.q_lora_rank);
+  whole("kv_lora_rank", c.kv_lora_rank);
+  whole("qk_nope_head_dim", c.qk_nope_head_dim);
+  whole("qk_rope_head_dim", c.qk_rope_head_dim);
+  whole("v_head_dim", c.v_head_dim);
+  c.rope_interleaved = take("rope_interleaved") == "true";
+  real("rope_factor", c.yarn.factor);
+  whole("rope_original_length", c.yarn.original_length);
+  real("rope_beta_fast", c.yarn.beta_fast);
+  real("rope_beta_slow", c.yarn.beta_slow);
+  real("rope_mscale", c.yarn.mscale);
+  real("rope_mscale_all_dim", c.yarn.mscale_all_dim);
+}
+
+template <class Take>
+ModelConfig fill(Take take, bool latent) {
   ModelConfig c;
+  if (latent) fill_latent(take, c);
   const auto whole = [&](const char* key, int& field) { field = std::stoi(take(key)); };
   const auto real = [&](const char* key, float& field) { field = static_cast<float>(std::stod(take(key))); };
   const auto flag = [&](const char* key, bool& field) { field = take(key) == "true"; };
@@ -104,12 +124,13 @@ ModelConfig fill(Take take) {
 
 ModelConfig Golden::config() const {
   std::size_t num_taken = 0;
-  const ModelConfig c = fill([&](const std::string& key) {
+  const auto take = [&](const std::string& key) {
     const auto found = settings.find("model." + key);
     if (found == settings.end()) fail(name, "expected a setting model." + key + ", found none");
     ++num_taken;
     return found->second;
-  });
+  };
+  const ModelConfig c = fill(take, settings.contains("model.attention"));
   const auto num_given = static_cast<std::size_t>(
       std::count_if(settings.begin(), settings.end(), [](const auto& s) { return s.first.starts_with("model."); }));
   if (num_given != num_taken)

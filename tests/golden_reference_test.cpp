@@ -110,8 +110,9 @@ INSTANTIATE_TEST_SUITE_P(Files, GoldenReference, ::testing::ValuesIn(golden_name
                          [](const auto& info) { return info.param; });
 
 TEST(GoldenFiles, EveryKindIsThere) {
-  EXPECT_EQ(golden_names(kDirectory), (std::vector<std::string>{"deepseek_v2", "deepseek_v3", "documents", "losses",
-                                                                "mixtral", "olmoe", "qwen3", "tied"}));
+  EXPECT_EQ(golden_names(kDirectory),
+            (std::vector<std::string>{"deepseek_v2", "deepseek_v3", "documents", "latent_v2", "latent_v3", "losses",
+                                      "mixtral", "olmoe", "qwen3", "tied"}));
 }
 
 // ---- the reader refuses -----------------------------------------------------------------------------------------

@@ -31,11 +31,21 @@ ModelCase wide_case() {
   return m;
 }
 
+ModelCase wide_mla_case(int q_rank) {
+  ModelCase m = wide_case();
+  ModelConfig& c = m.config;
+  c.attention = AttentionKind::kMla, c.qk_norm = QkNorm::kNone, c.rope_interleaved = true;
+  c.q_lora_rank = q_rank, c.kv_lora_rank = 48, c.qk_nope_head_dim = 16, c.qk_rope_head_dim = 8, c.v_head_dim = 20;
+  m.name = "wide_mla" + std::to_string(q_rank), m.params = float_params(c, 1, 0.05);
+  return m;
+}
+
 std::vector<ModelCase> bit_cases() {
   std::vector<ModelCase> list;
   const std::vector<ModelCase> all = model_cases();
   for (std::size_t i = 0; i < all.size(); i += 5) list.push_back(all[i]);
   list.push_back(wide_case());
+  for (const int q_rank : {0, 40}) list.push_back(wide_mla_case(q_rank));
   list.push_back(wide_case());
   list.back().name = "wide_capacity", list.back().balance.capacity_factor = 0.8f;
   return list;

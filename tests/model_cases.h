@@ -84,10 +84,44 @@ inline ModelCase random_case(std::uint64_t seed) {
   return make_case("random" + std::to_string(seed), c, b, pick({1, 2, 3}), pick({1, 5, 19}), pick({0, 1}), seed);
 }
 
+// Latent attention in a random model: with and without compressed queries, both conventions of pairs, YaRN.
+inline ModelCase random_mla_case(std::uint64_t seed) {
+  ModelCase m = random_case(seed);
+  ModelConfig& c = m.config;
+  std::mt19937_64 bits(seed * 499 + 11);
+  const auto pick = [&](std::vector<int> from) { return from[bits() % from.size()]; };
+  c.attention = AttentionKind::kMla, c.qk_norm = QkNorm::kNone;
+  c.q_lora_rank = seed % 2 == 0 ? pick({1, 5, 12}) : 0, c.kv_lora_rank = pick({3, 8, 17});
+  c.qk_nope_head_dim = pick({1, 4, 7}), c.qk_rope_head_dim = pick({2, 4, 10}), c.v_head_dim = pick({1, 6, 9});
+  c.rope_interleaved = pick({0, 1});
+  if (pick({0, 1}) == 1)
+    c.yarn = {.factor = 4, .original_length = 8, .beta_fast = 2, .beta_slow = 0.2f, .mscale = 0.7f, .mscale_all_dim = 0.5f};
+  return make_case("mla" + std::to_string(seed), c, m.balance, m.input.num_seqs, m.input.seq_len, !m.input.doc_start.empty(),
+                   seed);
+}
+
+// The proportions of DeepSeek-V3, everything small.
+inline ModelConfig mini_deepseek_v3() {
+  ModelConfig c;
+  c.attention = AttentionKind::kMla, c.rope_interleaved = true;
+  c.vocab_size = 53, c.num_layers = 3, c.d_model = 24, c.num_heads = 4, c.q_lora_rank = 12, c.kv_lora_rank = 8;
+  c.qk_nope_head_dim = 8, c.qk_rope_head_dim = 4, c.v_head_dim = 8;
+  c.num_dense_layers = 1, c.dense_ffn = 40, c.num_experts = 8, c.top_k = 2, c.expert_ffn = 12, c.num_shared_experts = 1;
+  c.num_expert_groups = 4, c.num_groups_kept = 2;
+  c.router_score = Score::kSigmoid, c.router_scale = 2.5f, c.router_bias = true;
+  return c;
+}
+
 inline std::vector<ModelCase> model_cases() {
   std::vector<ModelCase> list;
   for (std::uint64_t seed = 1; seed <= 24; ++seed) list.push_back(random_case(seed));
+  for (std::uint64_t seed = 31; seed <= 42; ++seed) list.push_back(random_mla_case(seed));
+  list.push_back(make_case("mini_deepseek_v3", mini_deepseek_v3(), {.seq_aux = 0.1f}, 2, 21, true));
+  list.back().params = float_params(mini_deepseek_v3(), 1, 0.25);
   ModelConfig c = small_model();
+  c.rope_interleaved = true, c.yarn = {.factor = 8, .original_length = 16, .truncate = false};
+  list.push_back(make_case("gqa_interleaved_yarn", c, {}, 2, 19));
+  c = small_model();
   list.push_back(
       make_case("all_losses_documents", c, {.aux = 0.3f, .seq_aux = 0.2f, .global_aux = 0.4f, .z = 0.05f}, 3, 7, true));
   c.top_k = c.num_experts;

@@ -4,6 +4,7 @@
 
 #include <stdexcept>
 
+#include "tests/reference_attention.h"
 #include "tests/reference_ops.h"
 #include "tests/reference_router.h"
 
@@ -46,58 +47,25 @@ void embed_backward(const Pass& p, const Matrix& dx) {
 
 // ---- attention half block -------------------------------------------------------------------------------------
 
-AttentionDims attention_dims(const Pass& p) {
-  return {p.in.num_seqs, p.in.seq_len, p.c.num_heads, p.c.num_kv_heads, p.c.head_dim};
+AttentionInput attention_input(const Pass& p, int layer) {
+  return {p.c, [&p, layer](const std::string& name) { return p.weight(layer, name); }, p.in.num_seqs, p.in.seq_len,
+          p.in.doc_start};
 }
 
-int norm_groups(const Pass& p, const Matrix& x) {
-  return p.c.qk_norm == QkNorm::kHead ? static_cast<int>(x.cols) / p.c.head_dim : 1;
-}
-
-// which: "q" or "k"
-Matrix norm_and_rotate(const Pass& p, int layer, const std::string& which, const Matrix& x) {
-  const Matrix normed = p.c.qk_norm == QkNorm::kNone
-                            ? x
-                            : rmsnorm(x, p.weight(layer, "attn." + which + "_norm.weight"), norm_groups(p, x), p.c.norm_eps);
-  return rope(normed, p.c.head_dim, p.in.seq_len, p.c.rope_theta, +1);
-}
-
-Matrix norm_and_rotate_backward(const Pass& p, int layer, const std::string& which, const Matrix& dy, const Matrix& x) {
-  const Matrix dnormed = rope(dy, p.c.head_dim, p.in.seq_len, p.c.rope_theta, -1);
-  if (p.c.qk_norm == QkNorm::kNone) return dnormed;
-  return rmsnorm_backward(dnormed, x, p.weight(layer, "attn." + which + "_norm.weight"), norm_groups(p, x), p.c.norm_eps);
-}
-
-struct AttentionState {
-  Matrix h;     // rmsnorm(x)
-  Qkv raw;      // projections
-  Qkv rotated;  // after QK norm and RoPE; v as it was
-  Matrix o;     // before the output projection
-};
-
-AttentionState attention_state(const Pass& p, int layer, const Matrix& x) {
-  const std::int64_t q_cols = std::int64_t{p.c.num_heads} * p.c.head_dim,
-                     kv_cols = std::int64_t{p.c.num_kv_heads} * p.c.head_dim;
-  AttentionState s;
-  s.h = rmsnorm(x, p.weight(layer, "attn_norm.weight"), 1, p.c.norm_eps);
-  const Matrix qkv = linear(s.h, p.weight(layer, "attn.qkv.weight"), q_cols + 2 * kv_cols);
-  s.raw = {qkv.columns(0, q_cols), qkv.columns(q_cols, kv_cols), qkv.columns(q_cols + kv_cols, kv_cols)};
-  s.rotated = {norm_and_rotate(p, layer, "q", s.raw.q), norm_and_rotate(p, layer, "k", s.raw.k), s.raw.v};
-  s.o = attention(attention_dims(p), s.rotated, p.in.doc_start);
-  return s;
+Matrix attention_norm(const Pass& p, int layer, const Matrix& x) {
+  return rmsnorm(x, p.weight(layer, "attn_norm.weight"), 1, p.c.norm_eps);
 }
 
 Matrix attention_part(const Pass& p, int layer, const Matrix& x) {
-  return linear(attention_state(p, layer, x).o, p.weight(layer, "attn.o.weight"), p.c.d_model);
+  const Matrix o = attention_core(attention_input(p, layer), attention_norm(p, layer, x));
+  return linear(o, p.weight(layer, "attn.o.weight"), p.c.d_model);
 }
 
 Matrix attention_part_backward(const Pass& p, int layer, const Matrix& dy, const Matrix& x) {
-  const AttentionState s = attention_state(p, layer, x);
-  const Matrix d_o = linear_backward(dy, s.o, p.weight(layer, "attn.o.weight"));
-  Qkv d = attention_backward(attention_dims(p), d_o, s.rotated, p.in.doc_start);
-  d.q = norm_and_rotate_backward(p, layer, "q", d.q, s.raw.q);
-  d.k = norm_and_rotate_backward(p, layer, "k", d.k, s.raw.k);
-  const Matrix dh = linear_backward(join_columns(join_columns(d.q, d.k), d.v), s.h, p.weight(layer, "attn.qkv.weight"));
+  const AttentionInput in = attention_input(p, layer);
+  const Matrix h = attention_norm(p, layer, x);
+  const Matrix d_o = linear_backward(dy, attention_core(in, h), p.weight(layer, "attn.o.weight"));
+  const Matrix dh = attention_core_backward(in, d_o, h);
   return rmsnorm_backward(dh, x, p.weight(layer, "attn_norm.weight"), 1, p.c.norm_eps);
 }
 

@@ -3,14 +3,16 @@
 // (reference_test.cpp) and values of an independent framework (golden_reference_test.cpp).
 //
 // The model. x_t = embedding[token_t]; then for each block
-//   x += Wo attention(rope(qk_norm(q)), rope(qk_norm(k)), v),   [q; k; v] = Wqkv rmsnorm(x)
+//   x += Wo attention(rope(qk_norm(q)), rope(qk_norm(k)), v),   [q; k; v] = Wqkv rmsnorm(x), or latent attention
+//                           (reference_attention.h)
 //   x += ffn(rmsnorm(x)),   ffn = SwiGLU in the first num_dense_layers blocks, else
 //                           sum over the chosen experts of gate * SwiGLU_e + shared SwiGLU (if any, gate 1)
 // logits = Whead rmsnorm(x), or embedding rmsnorm(x) if tied.
 //
 // Choices that formulas leave open:
-//   * RoPE rotates the pairs (i, i + S/2) of a head by position * theta^(-2i/S). The position is the index inside the
-//     sequence, also inside documents: scores depend on differences only. QK norm comes before RoPE, the scale is 1/sqrt(S).
+//   * RoPE rotates the pairs (i, i + S/2) of a head, or (2i, 2i + 1), by position * theta^(-2i/S), or what YaRN makes of
+//     it. The position is the index inside the sequence, also inside documents: scores depend on differences only. QK norm
+//     comes before RoPE, the scale is 1/sqrt(S), under YaRN times the square of its mscale_all_dim factor.
 //   * QkNorm::kHead is one RMSNorm of width S per head, weight [S] shared by the heads; kFull is one RMSNorm over the
 //     whole projection, weight [H*S] for q and [Hk*S] for k. Every norm uses norm_eps.
 //   * Experts of groups that are not kept have selection score -infinity. Ties go to the lowest index, for groups too.

@@ -92,27 +92,12 @@ Matrix rmsnorm_backward(const Matrix& dy, const Matrix& x, Weight w, int groups,
   return dx;
 }
 
-Matrix rope(const Matrix& x, int head_dim, int seq_len, double theta, int direction) {
-  const int half = head_dim / 2;
-  Matrix y(x.rows, x.cols);
-  for (std::int64_t t = 0; t < x.rows; ++t)
-    for (std::int64_t head = 0; head < x.cols; head += head_dim)
-      for (int i = 0; i < half; ++i) {
-        const double frequency = std::pow(theta, -2.0 * i / head_dim);
-        const double angle = direction * static_cast<double>(t % seq_len) * frequency;
-        const double a = x(t, head + i), b = x(t, head + i + half);
-        y(t, head + i) = a * std::cos(angle) - b * std::sin(angle);
-        y(t, head + i + half) = b * std::cos(angle) + a * std::sin(angle);
-      }
-  return y;
-}
-
 namespace {
 
 // One query: token t (row) of head h, whose keys are the rows first .. t of key-value head g.
 struct Query {
   std::int64_t t, first;
-  std::int64_t q_col, kv_col;
+  std::int64_t q_col, k_col, o_col, v_col;
 };
 
 template <class Visit>
@@ -123,17 +108,19 @@ void for_each_query(const AttentionDims& dims, std::span<const std::int32_t> doc
       for (std::int64_t i = 0; i < dims.seq_len; ++i) {
         const std::int64_t t = s * dims.seq_len + i;
         const std::int64_t start = doc_start.empty() ? 0 : doc_start[static_cast<std::size_t>(t)];
-        visit(Query{t, s * dims.seq_len + start, h * dims.head_dim, h / heads_per_kv_head * dims.head_dim});
+        const int g = h / heads_per_kv_head;
+        visit(Query{t, s * dims.seq_len + start, h * dims.head_dim, g * dims.head_dim, h * dims.value_dim,
+                    g * dims.value_dim});
       }
 }
 
-// p_j = softmax over j = first .. t of q_t . k_j / sqrt(S)
+// p_j = softmax over j = first .. t of scale * q_t . k_j
 std::vector<double> attention_weights(const AttentionDims& dims, const Qkv& x, const Query& at) {
   std::vector<double> z;
   for (std::int64_t j = at.first; j <= at.t; ++j) {
     double dot = 0;
-    for (int c = 0; c < dims.head_dim; ++c) dot += x.q(at.t, at.q_col + c) * x.k(j, at.kv_col + c);
-    z.push_back(dot / std::sqrt(dims.head_dim));
+    for (int c = 0; c < dims.head_dim; ++c) dot += x.q(at.t, at.q_col + c) * x.k(j, at.k_col + c);
+    z.push_back(dot * dims.scale);
   }
   return softmax(z);
 }
@@ -141,18 +128,17 @@ std::vector<double> attention_weights(const AttentionDims& dims, const Qkv& x, c
 }  // namespace
 
 Matrix attention(const AttentionDims& dims, const Qkv& x, std::span<const std::int32_t> doc_start) {
-  Matrix o(x.q.rows, x.q.cols);
+  Matrix o(x.q.rows, std::int64_t{dims.num_heads} * dims.value_dim);
   for_each_query(dims, doc_start, [&](const Query& at) {
     const std::vector<double> p = attention_weights(dims, x, at);
     for (std::int64_t j = at.first; j <= at.t; ++j)
-      for (int c = 0; c < dims.head_dim; ++c)
-        o(at.t, at.q_col + c) += p[static_cast<std::size_t>(j - at.first)] * x.v(j, at.kv_col + c);
+      for (int c = 0; c < dims.value_dim; ++c)
+        o(at.t, at.o_col + c) += p[static_cast<std::size_t>(j - at.first)] * x.v(j, at.v_col + c);
   });
   return o;
 }
 
-// dp_j = do . v_j;  dz_j = p_j (dp_j - sum_i p_i dp_i);  dq = sum_j dz_j k_j / sqrt(S), dk_j = dz_j q / sqrt(S), dv_j = p_j
-// do
+// dp_j = do . v_j;  dz_j = scale p_j (dp_j - sum_i p_i dp_i);  dq = sum_j dz_j k_j, dk_j = dz_j q, dv_j = p_j do
 Qkv attention_backward(const AttentionDims& dims, const Matrix& d_o, const Qkv& x, std::span<const std::int32_t> doc_start) {
   Qkv d{Matrix(x.q.rows, x.q.cols), Matrix(x.k.rows, x.k.cols), Matrix(x.v.rows, x.v.cols)};
   for_each_query(dims, doc_start, [&](const Query& at) {
@@ -161,17 +147,17 @@ Qkv attention_backward(const AttentionDims& dims, const Matrix& d_o, const Qkv& 
     double mean = 0;
     for (std::size_t j = 0; j < p.size(); ++j) {
       const std::int64_t row = at.first + static_cast<std::int64_t>(j);
-      for (int c = 0; c < dims.head_dim; ++c) dp[j] += d_o(at.t, at.q_col + c) * x.v(row, at.kv_col + c);
+      for (int c = 0; c < dims.value_dim; ++c) dp[j] += d_o(at.t, at.o_col + c) * x.v(row, at.v_col + c);
       mean += p[j] * dp[j];
     }
     for (std::size_t j = 0; j < p.size(); ++j) {
       const std::int64_t row = at.first + static_cast<std::int64_t>(j);
-      const double dz = p[j] * (dp[j] - mean) / std::sqrt(dims.head_dim);
+      const double dz = p[j] * (dp[j] - mean) * dims.scale;
       for (int c = 0; c < dims.head_dim; ++c) {
-        d.q(at.t, at.q_col + c) += dz * x.k(row, at.kv_col + c);
-        d.k(row, at.kv_col + c) += dz * x.q(at.t, at.q_col + c);
-        d.v(row, at.kv_col + c) += p[j] * d_o(at.t, at.q_col + c);
+        d.q(at.t, at.q_col + c) += dz * x.k(row, at.k_col + c);
+        d.k(row, at.k_col + c) += dz * x.q(at.t, at.q_col + c);
       }
+      for (int c = 0; c < dims.value_dim; ++c) d.v(row, at.v_col + c) += p[j] * d_o(at.t, at.o_col + c);
     }
   });
   return d;

@@ -38,12 +38,10 @@ Matrix linear_backward(const Matrix& dy_MN, const Matrix& x_MK, Weight w_NK);
 Matrix rmsnorm(const Matrix& x, Weight w, int groups, double eps);
 Matrix rmsnorm_backward(const Matrix& dy, const Matrix& x, Weight w, int groups, double eps);
 
-// Rotates every head by the position (row index modulo seq_len) times `direction`: +1 forward, -1 backward.
-Matrix rope(const Matrix& x, int head_dim, int seq_len, double theta, int direction);
-
-// Causal attention inside each sequence and document. q [T, H*S], k and v [T, Hk*S] -> [T, H*S]
+// Causal attention inside each sequence and document. q [T, H*S], k [T, Hk*S], v [T, Hk*Sv] -> [T, H*Sv]
 struct AttentionDims {
-  int num_seqs = 1, seq_len = 1, num_heads = 1, num_kv_heads = 1, head_dim = 1;
+  int num_seqs = 1, seq_len = 1, num_heads = 1, num_kv_heads = 1, head_dim = 1, value_dim = 1;
+  double scale = 1;
 };
 struct Qkv {
   Matrix q, k, v;

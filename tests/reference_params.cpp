@@ -8,7 +8,24 @@
 namespace moe {
 namespace {
 
+void add_latent_attention(const ModelConfig& c, const std::string& layer, std::vector<ReferenceShape>& list) {
+  const std::int64_t D = c.d_model, H = c.num_heads, Q = c.q_lora_rank, C = c.kv_lora_rank;
+  const std::int64_t N = c.qk_nope_head_dim, R = c.qk_rope_head_dim, V = c.v_head_dim;
+  list.push_back({layer + "attn_norm.weight", {D}});
+  if (Q > 0) {
+    list.push_back({layer + "attn.q_a.weight", {Q, D}});
+    list.push_back({layer + "attn.q_a_norm.weight", {Q}});
+  }
+  // Rows of each head: without position, with position.
+  list.push_back({layer + (Q > 0 ? "attn.q_b.weight" : "attn.q.weight"), {H * (N + R), Q > 0 ? Q : D}});
+  list.push_back({layer + "attn.kv_a.weight", {C + R, D}});  // rows of the compressed vector, then of the shared key part
+  list.push_back({layer + "attn.kv_a_norm.weight", {C}});
+  list.push_back({layer + "attn.kv_b.weight", {H * (N + V), C}});  // rows of each head: key, value
+  list.push_back({layer + "attn.o.weight", {D, H * V}});
+}
+
 void add_attention(const ModelConfig& c, const std::string& layer, std::vector<ReferenceShape>& list) {
+  if (c.attention == AttentionKind::kMla) return add_latent_attention(c, layer, list);
   const std::int64_t D = c.d_model, S = c.head_dim, H = c.num_heads, Hk = c.num_kv_heads;
   list.push_back({layer + "attn_norm.weight", {D}});
   list.push_back({layer + "attn.qkv.weight", {(H + 2 * Hk) * S, D}});  // rows of q, then k, then v

@@ -112,6 +112,20 @@ TrainCase few_case() {
   return t;
 }
 
+// Latent attention as in DeepSeek-V3, its norms and up-projections computed again.
+TrainCase latent_case() {
+  TrainCase t{"latent", base_options(), {}};
+  ModelConfig& c = t.options.model;
+  c.attention = AttentionKind::kMla, c.rope_interleaved = true, c.num_dense_layers = 1, c.dense_ffn = 11;
+  c.q_lora_rank = 7, c.kv_lora_rank = 5, c.qk_nope_head_dim = 3, c.qk_rope_head_dim = 4, c.v_head_dim = 5;
+  c.num_shared_experts = 1, c.router_score = Score::kSigmoid, c.router_bias = true;
+  t.options.balance = {.seq_aux = 0.02f, .bias_update_speed = 0.01f};
+  t.options.recompute = Recompute::kLight, t.options.document_mask = true;
+  t.meshes = {on(1, 1, 2, 1), on(1, 2, 2, 3, {0, 0, 1, 1}), on(2, 1, 3, 2, {}, kFlat), on(1, 7, 1),
+              on(2, 2, 2, 3, {0, 0, 0, 0, 1, 1, 1, 1}, kTwoLevel)};
+  return t;
+}
+
 // Several micro-batches, whose size is of one rank: losses that count over a micro-batch would be others on other meshes.
 TrainCase micro_batch_case() {
   TrainCase t{"micro-batches", base_options(), {}};
@@ -229,8 +243,8 @@ TEST_P(TrainMesh, IsOneProcess) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, TrainMesh,
-                         ::testing::Values(softmax_case(), sigmoid_case(), group_case(), few_case(), micro_batch_case(),
-                                           same_micro_batches_case()),
+                         ::testing::Values(softmax_case(), sigmoid_case(), group_case(), few_case(), latent_case(),
+                                           micro_batch_case(), same_micro_batches_case()),
                          [](const auto& i) {
                            std::string name = i.param.name;
                            for (char& c : name)

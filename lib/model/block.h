@@ -21,7 +21,7 @@ struct Env {
 
 // Tables of the rotary embedding and the position of each row.
 struct RopeTables {
-  std::span<float> cos_PS2, sin_PS2;
+  std::span<float> cos_PR2, sin_PR2;
   std::span<std::int32_t> pos_T;
 };
 
@@ -74,6 +74,7 @@ struct BlockContext {
   RouterShape router_shape() const;  // with the limit of nodes, if there is one
 
   AttentionShape attention_shape(const BatchShape& shape) const;
+  RopeShape rope_shape(int head_dim, int first) const;  // columns [first, head_dim) of each head
   int plain_ffn() const { return is_dense ? config.dense_ffn : config.num_shared_experts * config.expert_ffn; }
 };
 
@@ -102,10 +103,18 @@ struct Segment {
 extern const Segment kPre, kDispatch, kExperts, kCombine;
 inline const Segment* const kBlockSegments[] = {&kPre, &kDispatch, &kExperts, &kCombine};
 
-// The attention half of `pre`: x1 = x0 + Wo attention(...). Used by pre alone.
+// The attention half of `pre`: x1 = x0 + Wo core(norm(x0)). Used by pre alone.
 void attention_forward(const SegmentArgs&);
 void attention_backward_input(const SegmentArgs&);  // dx_TD: of x1 on entry, of x0 on exit
 void attention_backward_weight(const SegmentArgs&);
+
+// What lies between the norm and Wo: slot.n1 -> slot.o; work.do -> stash.dn1 (=); W does not touch norm and Wo.
+struct AttentionCore {
+  void (*forward)(const SegmentArgs&);
+  void (*backward_input)(const SegmentArgs&);
+  void (*backward_weight)(const SegmentArgs&);
+};
+extern const AttentionCore kGqaCore, kMlaCore;  // gqa.cpp, mla.cpp
 
 // The router half of `pre`: n2 = norm(x1), scores, choice, plan.
 void router_forward(const SegmentArgs&);

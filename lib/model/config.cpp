@@ -1,5 +1,9 @@
 #include "lib/model/config.h"
 
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
 #include "lib/base/error.h"
 
 namespace moe {
@@ -15,15 +19,67 @@ RouterShape ModelConfig::router_shape() const {
           .group_score = group_score};
 }
 
+double YarnOptions::attention_factor(double m) const {
+  return factor > 1 ? 0.1 * m * std::log(static_cast<double>(factor)) + 1 : 1;
+}
+
+float ModelConfig::attention_scale() const {
+  return static_cast<float>(yarn.score_factor()) / std::sqrt(static_cast<float>(qk_dim()));
+}
+
+// Pair i turns original_length * theta^(-2i/R) / 2 pi times within the original length; that many turns are beta at
+// i = R ln(original_length / (2 pi beta)) / (2 ln theta).
+double ModelConfig::rope_frequency(int pair) const {
+  const double R = rope_dim(), theta = rope_theta, i = pair;
+  const double plain = std::pow(theta, -2 * i / R);
+  if (yarn.factor <= 1) return plain;
+  const auto pair_of = [&](double beta) {
+    return R * std::log(yarn.original_length / (2 * std::numbers::pi * beta)) / (2 * std::log(theta));
+  };
+  double low = pair_of(yarn.beta_fast), high = pair_of(yarn.beta_slow);
+  if (yarn.truncate) low = std::floor(low), high = std::ceil(high);
+  low = std::max(low, 0.0), high = std::min(high, R - 1);
+  if (low == high) high += 0.001;  // as Hugging Face does
+  const double stretched = std::clamp((i - low) / (high - low), 0.0, 1.0);
+  return plain * (1 - stretched) + plain / yarn.factor * stretched;
+}
+
+namespace {
+
+void add_attention_options(Options& o, ModelConfig& c) {
+  o.add("attention", c.attention, "grouped queries, or multi-head latent attention (DeepSeek-V2)", {"gqa", "mla"});
+  o.add("kv-heads", c.num_kv_heads, "key/value heads (a divisor of --heads); gqa");
+  o.add("head-dim", c.head_dim, "width S of a head (even); gqa");
+  o.add("kv-lora-rank", c.kv_lora_rank, "width of the compressed keys and values; mla");
+  o.add("q-lora-rank", c.q_lora_rank, "width of the compressed queries, 0 does not compress them; mla");
+  o.add("qk-nope-head-dim", c.qk_nope_head_dim, "part of a query or key head without position; mla");
+  o.add("qk-rope-head-dim", c.qk_rope_head_dim, "part with rotary position, which all keys share (even); mla");
+  o.add("v-head-dim", c.v_head_dim, "width of a value head; mla");
+}
+
+void add_rope_options(Options& o, ModelConfig& c) {
+  YarnOptions& y = c.yarn;
+  o.add("rope-theta", c.rope_theta, "base of the rotary frequencies");
+  o.add("rope-interleaved", c.rope_interleaved, "rotary embedding turns neighbours (2i, 2i+1), not (i, i+S/2)");
+  o.add("rope-factor", y.factor, "stretch of the rotary embedding by YaRN; 1 is none");
+  o.add("rope-original-length", y.original_length, "positions before the stretch");
+  o.add("rope-beta-fast", y.beta_fast, "frequencies with more turns than this in the original length stay");
+  o.add("rope-beta-slow", y.beta_slow, "frequencies with fewer turns than this are divided by the factor");
+  o.add("rope-truncate", y.truncate, "the ramp between both ends at whole dimensions");
+  o.add("rope-mscale", y.mscale, "cosines and sines grow by g(this) / g(--rope-mscale-all-dim)");
+  o.add("rope-mscale-all-dim", y.mscale_all_dim, "scores grow by g(this)^2, g(m) = 0.1 m ln(factor) + 1");
+}
+
+}  // namespace
+
 void add_model_options(Options& o, ModelConfig& c) {
   o.group("Model");
   o.add("vocab-size", c.vocab_size, "vocabulary size V; 0 takes the data's");
   o.add("layers", c.num_layers, "number of blocks L");
   o.add("d-model", c.d_model, "width D of the residual stream");
   o.add("heads", c.num_heads, "query heads H");
-  o.add("kv-heads", c.num_kv_heads, "key/value heads (a divisor of --heads)");
-  o.add("head-dim", c.head_dim, "width S of a head (even)");
-  o.add("rope-theta", c.rope_theta, "base of the rotary frequencies");
+  add_attention_options(o, c);
+  add_rope_options(o, c);
   o.add("norm-eps", c.norm_eps, "epsilon of the RMS norms");
   o.add("qk-norm", c.qk_norm, "RMS norm of queries and keys: per head or over the whole projection",
         {"none", "head", "full"});
@@ -66,6 +122,38 @@ void need(bool ok, const std::string& option, const std::string& expected, doubl
   throw Error(Exit::kUsage, "--" + option + ": expected " + expected + ", found " + value, hint);
 }
 
+constexpr const char* kPairs = "rotary embedding turns pairs of elements";
+
+void check_gqa(const ModelConfig& c) {
+  need(c.num_kv_heads >= 1 && c.num_heads % c.num_kv_heads == 0, "kv-heads", "a divisor of --heads", c.num_kv_heads);
+  need(c.head_dim >= 2 && c.head_dim % 2 == 0, "head-dim", "an even number of at least 2", c.head_dim, kPairs);
+}
+
+void check_mla(const ModelConfig& c) {
+  need(c.kv_lora_rank >= 1, "kv-lora-rank", "at least 1", c.kv_lora_rank);
+  need(c.q_lora_rank >= 0, "q-lora-rank", "at least 1, or 0 for queries that are not compressed", c.q_lora_rank);
+  need(c.qk_nope_head_dim >= 1, "qk-nope-head-dim", "at least 1", c.qk_nope_head_dim);
+  need(c.qk_rope_head_dim >= 2 && c.qk_rope_head_dim % 2 == 0, "qk-rope-head-dim", "an even number of at least 2",
+       c.qk_rope_head_dim, kPairs);
+  need(c.v_head_dim >= 1, "v-head-dim", "at least 1", c.v_head_dim);
+  if (c.qk_norm != QkNorm::kNone)
+    throw Error(Exit::kUsage, "--qk-norm: expected none with --attention mla, whose compressed vectors have norms",
+                "add --qk-norm none");
+}
+
+void check_rope(const ModelConfig& c) {
+  const YarnOptions& y = c.yarn;
+  need(c.rope_theta > 0, "rope-theta", "more than 0", c.rope_theta);
+  need(y.factor >= 1, "rope-factor", "at least 1", y.factor);
+  if (y.factor == 1) return;
+  need(c.rope_theta > 1, "rope-theta", "more than 1 with --rope-factor", c.rope_theta);
+  need(y.original_length >= 1, "rope-original-length", "at least 1", y.original_length);
+  need(y.beta_slow > 0, "rope-beta-slow", "more than 0", y.beta_slow);
+  need(y.beta_fast >= y.beta_slow, "rope-beta-fast", "at least --rope-beta-slow", y.beta_fast);
+  need(y.mscale >= 0, "rope-mscale", "at least 0", y.mscale);
+  need(y.mscale_all_dim >= 0, "rope-mscale-all-dim", "at least 0", y.mscale_all_dim);
+}
+
 }  // namespace
 
 void check_config(const ModelConfig& c) {
@@ -73,9 +161,8 @@ void check_config(const ModelConfig& c) {
   need(c.num_layers >= 1, "layers", "at least 1", c.num_layers);
   need(c.d_model >= 1, "d-model", "at least 1", c.d_model);
   need(c.num_heads >= 1, "heads", "at least 1", c.num_heads);
-  need(c.num_kv_heads >= 1 && c.num_heads % c.num_kv_heads == 0, "kv-heads", "a divisor of --heads", c.num_kv_heads);
-  need(c.head_dim >= 2 && c.head_dim % 2 == 0, "head-dim", "an even number of at least 2", c.head_dim,
-       "rotary embedding turns pairs of elements");
+  c.is_mla() ? check_mla(c) : check_gqa(c);
+  check_rope(c);
   need(c.num_dense_layers >= 0 && c.num_dense_layers <= c.num_layers, "dense-layers", "0 to --layers", c.num_dense_layers);
   need(c.num_dense_layers == 0 || c.dense_ffn >= 1, "dense-ffn", "at least 1 with --dense-layers", c.dense_ffn);
   need(c.num_experts >= 1, "experts", "at least 1", c.num_experts);
@@ -90,7 +177,6 @@ void check_config(const ModelConfig& c) {
        "groups that hold at least --top-k experts", c.num_groups_kept);
   need(c.max_nodes_per_token >= 0, "max-nodes-per-token", "at least 1, or 0 for no limit", c.max_nodes_per_token);
   need(c.norm_eps > 0, "norm-eps", "more than 0", c.norm_eps);
-  need(c.rope_theta > 0, "rope-theta", "more than 0", c.rope_theta);
   need(c.init_std > 0, "init-std", "more than 0", c.init_std);
 }
 

@@ -11,14 +11,39 @@
 
 namespace moe {
 
+enum class AttentionKind : std::uint8_t {
+  kGqa,  // grouped queries; as many key/value heads as query heads make it multi-head attention
+  kMla,  // multi-head latent attention (DeepSeek-V2, section 2.1)
+};
 enum class QkNorm : std::uint8_t { kNone, kHead, kFull };  // none; per head (Qwen3); over the whole projection (OLMoE)
+
+// Stretch of the rotary embedding (YaRN, arXiv 2309.00071) as Hugging Face computes it: slow frequencies are divided by
+// the factor, fast ones stay, a ramp lies in between. With g(m) = 0.1 m ln(factor) + 1, cosines and sines are multiplied by
+// g(mscale) / g(mscale_all_dim), and the scores of attention by g(mscale_all_dim)^2.
+struct YarnOptions {
+  float factor = 1;                     // 1: no stretch
+  int original_length = 4096;           // positions before it
+  float beta_fast = 32, beta_slow = 1;  // turns within original_length at the ends of the ramp
+  bool truncate = true;                 // the ramp ends at whole dimensions
+  float mscale = 1, mscale_all_dim = 0;
+
+  double attention_factor(double m) const;  // g
+  double table_factor() const { return attention_factor(mscale) / attention_factor(mscale_all_dim); }
+  double score_factor() const { return attention_factor(mscale_all_dim) * attention_factor(mscale_all_dim); }
+};
 
 struct ModelConfig {
   int vocab_size = 0;  // 0: as the data
   int num_layers = 4;
   int d_model = 128;
-  int num_heads = 4, num_kv_heads = 4, head_dim = 32;
+  AttentionKind attention = AttentionKind::kGqa;
+  int num_heads = 4;
+  int num_kv_heads = 4, head_dim = 32;     // kGqa
+  int kv_lora_rank = 64, q_lora_rank = 0;  // kMla: widths of the compressed keys and values, and queries (0: not compressed)
+  int qk_nope_head_dim = 32, qk_rope_head_dim = 16, v_head_dim = 32;  // kMla: parts of a head
   float rope_theta = 1e4f;
+  bool rope_interleaved = false;  // pairs (2i, 2i + 1), as DeepSeek's weights have them; else (i, i + R/2)
+  YarnOptions yarn;
   float norm_eps = 1e-5f;
   QkNorm qk_norm = QkNorm::kNone;
   int num_dense_layers = 0;  // the first so many blocks have a dense SwiGLU of width dense_ffn instead of experts
@@ -37,7 +62,13 @@ struct ModelConfig {
 
   bool is_dense_layer(int layer) const { return layer < num_dense_layers; }
   int num_moe_layers() const { return num_layers - num_dense_layers; }
-  int qkv_width() const { return (num_heads + 2 * num_kv_heads) * head_dim; }
+  bool is_mla() const { return attention == AttentionKind::kMla; }
+  int qkv_width() const { return (num_heads + 2 * num_kv_heads) * head_dim; }               // kGqa
+  int qk_dim() const { return is_mla() ? qk_nope_head_dim + qk_rope_head_dim : head_dim; }  // of a query and a key
+  int value_dim() const { return is_mla() ? v_head_dim : head_dim; }
+  int rope_dim() const { return is_mla() ? qk_rope_head_dim : head_dim; }  // columns of a head that are turned
+  float attention_scale() const;                                           // of q k^T
+  double rope_frequency(int pair) const;  // angle from one position to the next, pair in [0, rope_dim() / 2)
   RouterShape router_shape() const;
 };
 

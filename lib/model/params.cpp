@@ -7,16 +7,34 @@ namespace {
 
 using Shape = std::vector<std::int64_t>;
 
-void add_attention(std::vector<ParamSpec>& list, const ModelConfig& c, const std::string& layer, float out_std) {
+void add_gqa(std::vector<ParamSpec>& list, const ModelConfig& c, const std::string& layer) {
   const std::int64_t D = c.d_model, S = c.head_dim, H = c.num_heads, Hk = c.num_kv_heads;
-  list.push_back({layer + "attn_norm.weight", Shape{D}});
   list.push_back({layer + "attn.qkv.weight", Shape{(H + 2 * Hk) * S, D}, c.init_std});
   if (c.qk_norm != QkNorm::kNone) {
     const bool full = c.qk_norm == QkNorm::kFull;
     list.push_back({layer + "attn.q_norm.weight", Shape{full ? H * S : S}});
     list.push_back({layer + "attn.k_norm.weight", Shape{full ? Hk * S : S}});
   }
-  list.push_back({layer + "attn.o.weight", Shape{D, H * S}, out_std});
+}
+
+void add_mla(std::vector<ParamSpec>& list, const ModelConfig& c, const std::string& layer) {
+  const std::int64_t D = c.d_model, H = c.num_heads, Cq = c.q_lora_rank, Ckv = c.kv_lora_rank;
+  if (Cq == 0) {
+    list.push_back({layer + "attn.q.weight", Shape{H * c.qk_dim(), D}, c.init_std});
+  } else {
+    list.push_back({layer + "attn.q_a.weight", Shape{Cq, D}, c.init_std});
+    list.push_back({layer + "attn.q_a_norm.weight", Shape{Cq}});
+    list.push_back({layer + "attn.q_b.weight", Shape{H * c.qk_dim(), Cq}, c.init_std});
+  }
+  list.push_back({layer + "attn.kv_a.weight", Shape{Ckv + c.qk_rope_head_dim, D}, c.init_std});
+  list.push_back({layer + "attn.kv_a_norm.weight", Shape{Ckv}});
+  list.push_back({layer + "attn.kv_b.weight", Shape{H * (c.qk_nope_head_dim + c.v_head_dim), Ckv}, c.init_std});
+}
+
+void add_attention(std::vector<ParamSpec>& list, const ModelConfig& c, const std::string& layer, float out_std) {
+  list.push_back({layer + "attn_norm.weight", Shape{c.d_model}});
+  c.is_mla() ? add_mla(list, c, layer) : add_gqa(list, c, layer);
+  list.push_back({layer + "attn.o.weight", Shape{c.d_model, std::int64_t{c.num_heads} * c.value_dim()}, out_std});
 }
 
 void add_moe(std::vector<ParamSpec>& list, const ModelConfig& c, const std::string& layer, float out_std) {
@@ -66,6 +84,13 @@ BlockParams block_params(const ParamStore& store, int layer) {
           .k_norm = get("attn.k_norm.weight"),
           .o = get("attn.o.weight"),
           .ffn_norm = get("ffn_norm.weight"),
+          .q = get("attn.q.weight"),
+          .q_a = get("attn.q_a.weight"),
+          .q_a_norm = get("attn.q_a_norm.weight"),
+          .q_b = get("attn.q_b.weight"),
+          .kv_a = get("attn.kv_a.weight"),
+          .kv_a_norm = get("attn.kv_a_norm.weight"),
+          .kv_b = get("attn.kv_b.weight"),
           .gate_up = get("mlp.gate_up.weight"),
           .down = get("mlp.down.weight"),
           .router = get("router.weight"),
@@ -74,6 +99,14 @@ BlockParams block_params(const ParamStore& store, int layer) {
           .shared_gate_up = get("shared.gate_up.weight"),
           .shared_down = get("shared.down.weight")};
 }
+
+namespace {
+
+std::int64_t num_router_biases(const ModelConfig& c) {
+  return c.router_bias ? std::int64_t{c.num_moe_layers()} * c.num_experts : 0;
+}
+
+}  // namespace
 
 ParamCounts count_parameters(const ModelConfig& c) {
   ParamCounts n;
@@ -85,12 +118,16 @@ ParamCounts count_parameters(const ModelConfig& c) {
     if (!spec.is_input_embedding || c.tied_embeddings) n.active_no_embedding += used;
     if (spec.is_expert) n.experts += all;
   }
+  const std::int64_t biases = num_router_biases(c);
+  n.total += biases, n.active += biases, n.active_no_embedding += biases;
   return n;
 }
 
 double flop_per_token(const ModelConfig& c, int seq_len, bool causal) {
-  const double attention = 3.0 * c.num_layers * c.num_heads * (2.0 * c.head_dim) * 2.0 * seq_len * (causal ? 0.5 : 1.0);
-  return 6.0 * static_cast<double>(count_parameters(c).active_no_embedding) + attention;
+  const double attention =
+      3.0 * c.num_layers * c.num_heads * (c.qk_dim() + c.value_dim()) * 2.0 * seq_len * (causal ? 0.5 : 1.0);
+  const std::int64_t multiplied = count_parameters(c).active_no_embedding - num_router_biases(c);
+  return 6.0 * static_cast<double>(multiplied) + attention;
 }
 
 }  // namespace moe

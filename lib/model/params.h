@@ -10,18 +10,21 @@
 namespace moe {
 
 // In the order of the forward pass. Weights are [out, in] as in Hugging Face; q, k and v lie in one tensor (rows q, then k,
-// then v), gate and up in one (gate rows first).
+// then v), gate and up in one (gate rows first). Latent attention: kv_a has the rows of the compressed vector, then those
+// of the shared key part; a head of q or q_b has its rows without position, then those with; of kv_b key, then value.
 std::vector<ParamSpec> parameter_specs(const ModelConfig& config);
 
 // The parameters of one block; tensors that the block does not have are nullptr.
 struct BlockParams {
   const Param *attn_norm, *qkv, *q_norm, *k_norm, *o, *ffn_norm;
-  const Param *gate_up, *down;  // dense block
+  const Param *q, *q_a, *q_a_norm, *q_b, *kv_a, *kv_a_norm, *kv_b;  // latent attention: q, or the three of q_a
+  const Param *gate_up, *down;                                      // dense block
   const Param *router, *expert_gate_up, *expert_down, *shared_gate_up, *shared_down;
 };
 BlockParams block_params(const ParamStore& store, int layer);
 
-// Parameter counts in both conventions of the literature, and the work of training.
+// Parameter counts in both conventions of the literature, and the work of training. Router biases count, as in the
+// published totals, though no gradient moves them.
 struct ParamCounts {
   std::int64_t total = 0;
   std::int64_t active = 0;               // what one token uses, input embedding included

@@ -22,7 +22,7 @@ BlockContext block_context(Model& model, const PassOptions& o, const Env& env, c
           .params = params,
           .is_dense = dense,
           .recompute = o.recompute,
-          .rope = {rope.cos_PS2, rope.sin_PS2, rope.pos_T.first(static_cast<std::size_t>(track.batch.shape.num_tokens()))},
+          .rope = {rope.cos_PR2, rope.sin_PR2, rope.pos_T.first(static_cast<std::size_t>(track.batch.shape.num_tokens()))},
           .router_bias_E = model.router_bias(layer),
           .work = track.work,
           .stash = track.stash,

@@ -35,7 +35,7 @@ struct PassMemory {
 PassMemory take_memory(Arena& arena, const ModelConfig& c, DType dtype, const PassOptions& o, const MeshOptions& mesh,
                        const RowsOfTokens& rows) {
   const int n = num_tracks(o, mesh);
-  const std::int64_t P = o.shape.seq_len, half = c.head_dim / 2;
+  const std::int64_t P = o.shape.seq_len, half = c.rope_dim() / 2;
   PassMemory m;
   for (int i = 0; i < n; ++i) {
     const BatchShape shape = track_shape(o.shape, n, i);
@@ -45,15 +45,15 @@ PassMemory take_memory(Arena& arena, const ModelConfig& c, DType dtype, const Pa
   return m;
 }
 
-// Angles in double: pos * theta^(-2i/S).
+// Angles in double.
 void fill_rope(const RopeTables& rope, const ModelConfig& c, const BatchShape& shape) {
-  const auto half = static_cast<std::size_t>(c.head_dim / 2), P = static_cast<std::size_t>(shape.seq_len);
+  const auto half = static_cast<std::size_t>(c.rope_dim() / 2), P = static_cast<std::size_t>(shape.seq_len);
+  const double factor = c.yarn.table_factor();
   for (std::size_t p = 0; p < P; ++p)
     for (std::size_t i = 0; i < half; ++i) {
-      const double exponent = -2.0 * static_cast<double>(i) / c.head_dim;
-      const double angle = static_cast<double>(p) * std::pow(static_cast<double>(c.rope_theta), exponent);
-      rope.cos_PS2[p * half + i] = static_cast<float>(std::cos(angle));
-      rope.sin_PS2[p * half + i] = static_cast<float>(std::sin(angle));
+      const double angle = static_cast<double>(p) * c.rope_frequency(static_cast<int>(i));
+      rope.cos_PR2[p * half + i] = static_cast<float>(factor * std::cos(angle));
+      rope.sin_PR2[p * half + i] = static_cast<float>(factor * std::sin(angle));
     }
   for (std::size_t t = 0; t < rope.pos_T.size(); ++t) rope.pos_T[t] = static_cast<std::int32_t>(t % P);
 }

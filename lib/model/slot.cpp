@@ -22,6 +22,7 @@ struct Taker {
   // Operands of matrix products that nothing copies as a whole.
   Mat padded_tokens(std::int64_t cols) { return arena.padded_matrix(dtype, T, cols); }
   Mat padded_rows(std::int64_t cols) { return arena.padded_matrix(dtype, R, cols); }
+  MlaTaker mla() const { return {arena, c, dtype, T}; }
 
   // What the light policy computes again.
   void take_cheap(BlockSlot& s) {
@@ -29,14 +30,16 @@ struct Taker {
     s.n2_TD = padded_tokens(D);
     s.h_RF = padded_rows(c.expert_ffn);
     s.h_TF = padded_tokens(max_plain_ffn(c));
+    if (c.is_mla()) mla().take_cheap(s.mla);
   }
   void take_attention(BlockSlot& s) {
     s.x1_TD = tokens(D);
-    s.qkv_TC = padded_tokens(c.qkv_width());
-    s.o_TC = padded_tokens(std::int64_t{c.num_heads} * c.head_dim);
+    s.o_TC = padded_tokens(std::int64_t{c.num_heads} * c.value_dim());
     s.rstd1_T = arena.vector<float>(T);
     s.rstd2_T = arena.vector<float>(T);
     s.lse_TH = arena.vector<float>(T * c.num_heads);
+    if (c.is_mla()) return mla().take_kept(s.mla);
+    s.qkv_TC = padded_tokens(c.qkv_width());
     if (c.qk_norm == QkNorm::kNone) return;
     s.qk_TC = padded_tokens(std::int64_t{c.num_heads + c.num_kv_heads} * c.head_dim);
     s.rstd_q = arena.vector<float>(T * c.num_heads);
@@ -62,11 +65,12 @@ struct Taker {
   }
 };
 
-void copy_cheap(const BlockSlot& from, BlockSlot& to) {
+void copy_cheap(const BlockSlot& from, BlockSlot& to, const ModelConfig& c) {
   to.n1_TD = from.n1_TD;
   to.n2_TD = from.n2_TD;
   to.h_RF = from.h_RF;
   to.h_TF = from.h_TF;
+  if (c.is_mla()) copy_cheap(from.mla, to.mla, c);
 }
 
 }  // namespace
@@ -79,7 +83,10 @@ BlockStash take_stash(Arena& arena, const SlotRoom& room) {
   s.dx1_TD = take.tokens(take.D);
   s.dn2_TD = take.padded_tokens(take.D);
   s.dn1_TD = take.padded_tokens(take.D);
-  s.dqkv_TC = take.padded_tokens(c.qkv_width());
+  if (c.is_mla())
+    s.mla = take.mla().take_stash();
+  else
+    s.dqkv_TC = take.padded_tokens(c.qkv_width());
   if (c.qk_norm != QkNorm::kNone) s.dqk_TC = take.padded_tokens(std::int64_t{c.num_heads + c.num_kv_heads} * c.head_dim);
   s.dy_RD = take.padded_rows(take.D);
   s.dgu_R2F = take.padded_rows(2 * c.expert_ffn);
@@ -95,7 +102,8 @@ BlockWork take_work(Arena& arena, const SlotRoom& room) {
   w.y_RD = take.padded_rows(take.D);
   w.dh_RF = take.padded_rows(c.expert_ffn);
   w.dh_TF = take.padded_tokens(max_plain_ffn(c));
-  w.do_TC = take.padded_tokens(std::int64_t{c.num_heads} * c.head_dim);
+  w.do_TC = take.padded_tokens(std::int64_t{c.num_heads} * c.value_dim());
+  if (c.is_mla()) w.mla = take.mla().take_work();
   w.dgate_R = arena.vector<float>(take.R);
   w.dgate_TK = arena.vector<float>(take.N);
   w.f_GE = arena.vector<float>(std::int64_t{room.shape.num_seqs} * c.num_experts);
@@ -121,7 +129,7 @@ std::vector<BlockSlot> take_slots(Arena& arena, const SlotRoom& room, Recompute 
       s = c.is_dense_layer(i) ? shared_dense : shared_moe;
     } else {
       if (share_cheap)
-        copy_cheap(shared, s);
+        copy_cheap(shared, s, c);
       else
         take.take_cheap(s);
       take.take_block(s, c.is_dense_layer(i));
@@ -157,18 +165,21 @@ BlockSlot fitted(BlockSlot s, std::int64_t room_tokens, std::int64_t num_tokens)
   fit.all(s.x0_TD, s.x1_TD, s.n1_TD, s.qkv_TC, s.qk_TC, s.o_TC, s.n2_TD, s.gu_T2F, s.h_TF);
   fit.all(s.rstd1_T, s.rstd_q, s.rstd_k, s.lse_TH, s.rstd2_T, s.logits_TE, s.scores_TE, s.gate_TK, s.idx_TK);
   fit.all(s.plan.slot2row_N, s.plan.row2slot_N);
+  fit_all(s.mla, fit);
   return s;
 }
 
 BlockStash fitted(BlockStash s, std::int64_t room_tokens, std::int64_t num_tokens) {
   const Fit fit{room_tokens, num_tokens};
   fit.all(s.dx2_TD, s.dx1_TD, s.dn2_TD, s.dn1_TD, s.dqkv_TC, s.dqk_TC, s.dgu_T2F, s.dlogits_TE);
+  fit_all(s.mla, fit);
   return s;
 }
 
 BlockWork fitted(BlockWork w, std::int64_t room_tokens, std::int64_t num_tokens) {
   const Fit fit{room_tokens, num_tokens};
   fit.all(w.dh_TF, w.do_TC, w.dgate_TK);
+  fit_all(w.mla, fit);
   return w;
 }
 

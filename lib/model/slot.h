@@ -7,13 +7,14 @@
 
 #include "lib/comm/dispatch.h"
 #include "lib/model/config.h"
+#include "lib/model/mla_slot.h"
 #include "lib/tensor/arena.h"
 
 namespace moe {
 
 enum class Recompute : std::uint8_t {
   kNone,   // keep everything
-  kLight,  // compute norms and SwiGLU outputs again: cheap, saves about a third
+  kLight,  // compute norms, SwiGLU outputs and the up-projections of latent attention again: cheap, saves about a third
   kFull,   // keep the input of each block only and run its forward again: one third more work
 };
 
@@ -34,6 +35,7 @@ struct RoutePlan {
 struct BlockSlot {
   Mat x0_TD, x1_TD;  // residual stream before attention, after attention
   Mat n1_TD, qkv_TC, qk_TC, o_TC, n2_TD;
+  MlaSlot mla;  // instead of qkv and qk
   std::span<float> rstd1_T, rstd_q, rstd_k, lse_TH, rstd2_T;
   std::span<float> logits_TE, scores_TE, gate_TK;
   std::span<std::int32_t> idx_TK;
@@ -46,6 +48,7 @@ struct BlockSlot {
 // Gradients with respect to the outputs of the linear maps, kept from I to W.
 struct BlockStash {
   Mat dx2_TD, dx1_TD, dn2_TD, dn1_TD, dqkv_TC, dqk_TC, dy_RD, dgu_R2F, dgu_T2F;
+  MlaStash mla;  // instead of dqkv and dqk
   std::span<float> dlogits_TE;
 };
 
@@ -55,6 +58,7 @@ struct BlockWork {
   Mat dh_RF;
   Mat dh_TF;
   Mat do_TC;
+  MlaWork mla;
   std::span<float> dgate_R, dgate_TK, f_GE;
   std::span<std::int64_t> counts_GE;
 };

@@ -17,18 +17,20 @@ struct AttentionBench {
   AttentionShape s;
   std::int64_t T = std::int64_t{s.num_seqs} * s.seq_len;
   std::int64_t q = std::int64_t{s.num_heads} * s.head_dim, k = std::int64_t{s.num_kv_heads} * s.head_dim;
+  std::int64_t v = std::int64_t{s.num_kv_heads} * s.value_dim, o = std::int64_t{s.num_heads} * s.value_dim;
 
-  AttentionSet take(Operands& o) const {
-    return {o.matrix(T, q + 2 * k), o.matrix(T, q), o.matrix(T, q), o.matrix(T, q + 2 * k), o.floats(T * s.num_heads)};
+  AttentionSet take(Operands& from) const {
+    return {from.matrix(T, q + k + v), from.matrix(T, o), from.matrix(T, o), from.matrix(T, q + k + v),
+            from.floats(T * s.num_heads)};
   }
   void forward(const AttentionSet& a) const {
-    env.kernels.attention.forward(env.stream, s, a.qkv.slice_cols(0, q), a.qkv.slice_cols(q, k), a.qkv.slice_cols(q + k, k),
+    env.kernels.attention.forward(env.stream, s, a.qkv.slice_cols(0, q), a.qkv.slice_cols(q, k), a.qkv.slice_cols(q + k, v),
                                   nullptr, a.o, a.lse_TH.data());
   }
   void backward(const AttentionSet& a) const {
-    env.kernels.attention.backward(env.stream, s, a.qkv.slice_cols(0, q), a.qkv.slice_cols(q, k), a.qkv.slice_cols(q + k, k),
+    env.kernels.attention.backward(env.stream, s, a.qkv.slice_cols(0, q), a.qkv.slice_cols(q, k), a.qkv.slice_cols(q + k, v),
                                    a.o, a.lse_TH.data(), nullptr, a.d_o, a.dqkv.slice_cols(0, q), a.dqkv.slice_cols(q, k),
-                                   a.dqkv.slice_cols(q + k, k));
+                                   a.dqkv.slice_cols(q + k, v));
   }
   double num_pairs() const { return 0.5 * s.num_seqs * s.num_heads * static_cast<double>(s.seq_len) * (s.seq_len + 1); }
 };
@@ -37,13 +39,21 @@ struct AttentionBench {
 class HeadReference {
  public:
   HeadReference(const AttentionBench& bench, const AttentionSet& a)
-      : b_(bench), a_(a), L_(bench.s.seq_len), S_(bench.s.head_dim), o_(size()), dq_(size()), dk_(size()), dv_(size()) {}
+      : b_(bench),
+        a_(a),
+        L_(bench.s.seq_len),
+        S_(bench.s.head_dim),
+        V_(bench.s.value_dim),
+        o_(size(V_)),
+        dq_(size(S_)),
+        dk_(size(S_)),
+        dv_(size(V_)) {}
 
   double forward_error() {
     WorstDeviation worst;
     for (int h = first_head(); h < b_.s.num_heads; ++h) {
       run_head(h);
-      compare(a_.o, h * S_, o_, worst);
+      compare(a_.o, h * V_, V_, o_, worst);
     }
     return worst.value();
   }
@@ -51,29 +61,30 @@ class HeadReference {
     WorstDeviation worst;
     for (int h = first_head(); h < b_.s.num_heads; ++h) {
       run_head(h);
-      compare(a_.dqkv, h * S_, dq_, worst);
+      compare(a_.dqkv, h * S_, S_, dq_, worst);
     }
-    compare(a_.dqkv, b_.q + b_.k - S_, dk_, worst);
-    compare(a_.dqkv, b_.q + 2 * b_.k - S_, dv_, worst);
+    compare(a_.dqkv, b_.q + b_.k - S_, S_, dk_, worst);
+    compare(a_.dqkv, b_.q + b_.k + b_.v - V_, V_, dv_, worst);
     return worst.value();
   }
 
  private:
-  std::size_t size() const { return static_cast<std::size_t>(L_ * S_); }
+  std::size_t size(std::int64_t width) const { return static_cast<std::size_t>(L_ * width); }
   int first_head() const { return b_.s.num_heads - b_.s.num_heads / b_.s.num_kv_heads; }
   const float* row(CMat m, std::int64_t i, std::int64_t col) const {
-    return m.slice_cols(col, S_).f32() + (b_.T - L_ + i) * m.stride;
+    return m.slice_cols(col, 1).f32() + (b_.T - L_ + i) * m.stride;
   }
 
   template <class A, class B>
-  double dot(const A* x, const B* y) const {
+  static double dot(std::int64_t width, const A* x, const B* y) {
     double sum = 0;
-    for (std::int64_t d = 0; d < S_; ++d) sum += static_cast<double>(x[d]) * static_cast<double>(y[d]);
+    for (std::int64_t d = 0; d < width; ++d) sum += static_cast<double>(x[d]) * static_cast<double>(y[d]);
     return sum;
   }
   template <class A>
-  void add(std::vector<double>& to, std::int64_t i, double factor, const A* x) const {
-    for (std::int64_t d = 0; d < S_; ++d) to[static_cast<std::size_t>(i * S_ + d)] += factor * static_cast<double>(x[d]);
+  static void add(std::vector<double>& to, std::int64_t i, std::int64_t width, double factor, const A* x) {
+    for (std::int64_t d = 0; d < width; ++d)
+      to[static_cast<std::size_t>(i * width + d)] += factor * static_cast<double>(x[d]);
   }
   // One head: o and dq start anew, dk and dv collect over the heads.
   void run_head(int h) {
@@ -82,41 +93,43 @@ class HeadReference {
     for (std::int64_t i = 0; i < L_; ++i) run_query(h, i);
   }
   void run_query(int h, std::int64_t i) {
-    const float *q = row(a_.qkv, i, h * S_), *d_o = row(a_.d_o, i, h * S_);
+    const float *q = row(a_.qkv, i, h * S_), *d_o = row(a_.d_o, i, h * V_);
     const auto key = [&](std::int64_t j) { return row(a_.qkv, j, b_.q + b_.k - S_); };
-    const auto value = [&](std::int64_t j) { return row(a_.qkv, j, b_.q + 2 * b_.k - S_); };
+    const auto value = [&](std::int64_t j) { return row(a_.qkv, j, b_.q + b_.k + b_.v - V_); };
     std::vector<double> p(static_cast<std::size_t>(i) + 1);
     double sum = 0;
-    for (std::int64_t j = 0; j <= i; ++j) sum += p[static_cast<std::size_t>(j)] = std::exp(b_.s.scale * dot(q, key(j)));
-    for (std::int64_t j = 0; j <= i; ++j) add(o_, i, p[static_cast<std::size_t>(j)] /= sum, value(j));
-    const double delta = dot(d_o, &o_[static_cast<std::size_t>(i * S_)]);
+    for (std::int64_t j = 0; j <= i; ++j) sum += p[static_cast<std::size_t>(j)] = std::exp(b_.s.scale * dot(S_, q, key(j)));
+    for (std::int64_t j = 0; j <= i; ++j) add(o_, i, V_, p[static_cast<std::size_t>(j)] /= sum, value(j));
+    const double delta = dot(V_, d_o, &o_[static_cast<std::size_t>(i * V_)]);
     for (std::int64_t j = 0; j <= i; ++j) {
-      const double pj = p[static_cast<std::size_t>(j)], ds = b_.s.scale * pj * (dot(d_o, value(j)) - delta);
-      add(dv_, j, pj, d_o);
-      add(dq_, i, ds, key(j));
-      add(dk_, j, ds, q);
+      const double pj = p[static_cast<std::size_t>(j)], ds = b_.s.scale * pj * (dot(V_, d_o, value(j)) - delta);
+      add(dv_, j, V_, pj, d_o);
+      add(dq_, i, S_, ds, key(j));
+      add(dk_, j, S_, ds, q);
     }
   }
   // Relative to the largest wanted element, but at least to 0.1: operands lie in [-1, 1], a gradient may be 0 (one key).
-  void compare(CMat got, std::int64_t col, const std::vector<double>& want, WorstDeviation& worst) const {
+  void compare(CMat got, std::int64_t col, std::int64_t width, const std::vector<double>& want,
+               WorstDeviation& worst) const {
     double scale = 0.1;
     for (const double w : want) scale = std::fmax(scale, std::fabs(w));
     for (std::size_t i = 0; i < want.size(); ++i) {
       const auto n = static_cast<std::int64_t>(i);
-      worst.add(row(got, n / S_, col)[n % S_], want[i], scale);
+      worst.add(row(got, n / width, col)[n % width], want[i], scale);
     }
   }
 
   const AttentionBench& b_;
   const AttentionSet& a_;
-  std::int64_t L_, S_;
+  std::int64_t L_, S_, V_;
   std::vector<double> o_, dq_, dk_, dv_;
 };
 
 BenchCase attention_case(const AttentionBench& b, bool backward) {
   const auto all = take_sets(false, [=](Operands& o) { return b.take(o); });
   for (const AttentionSet& a : all->sets) b.forward(a);  // backward reads o and lse
-  return {.work = 2.0 * b.s.head_dim * (backward ? 5 : 2) * b.num_pairs(),
+  return {.work = 2.0 * (backward ? 3.0 * b.s.head_dim + 2.0 * b.s.value_dim : 1.0 * b.s.head_dim + b.s.value_dim) *
+                  b.num_pairs(),
           .tolerance = 2e-5,
           .num_sets = static_cast<int>(all->sets.size()),
           .run = [=](int call) { backward ? b.backward(all->of(call)) : b.forward(all->of(call)); },
@@ -137,12 +150,13 @@ std::vector<BenchEntry> attention_entries(const BenchTarget& t) {
   const AttentionShape s{.num_seqs = t.shape.num_seqs,
                          .seq_len = t.shape.seq_len,
                          .num_heads = c.num_heads,
-                         .num_kv_heads = c.num_kv_heads,
-                         .head_dim = c.head_dim,
-                         .value_dim = c.head_dim,
-                         .scale = 1 / std::sqrt(static_cast<float>(c.head_dim))};
+                         .num_kv_heads = c.is_mla() ? c.num_heads : c.num_kv_heads,
+                         .head_dim = c.qk_dim(),
+                         .value_dim = c.value_dim(),
+                         .scale = c.attention_scale()};
   const AttentionBench bench{t.env, s};
-  const std::string shape = dims({s.num_seqs, s.seq_len, s.num_heads, s.head_dim});
+  std::string shape = dims({s.num_seqs, s.seq_len, s.num_heads, s.head_dim});
+  if (s.value_dim != s.head_dim) shape += "/" + std::to_string(s.value_dim);
   return {{"attention/forward", shape, [=] { return attention_case(bench, false); }},
           {"attention/backward", shape, [=] { return attention_case(bench, true); }}};
 }

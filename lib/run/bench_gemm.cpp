@@ -169,6 +169,21 @@ struct ExpertLinear {
   std::int64_t N, K;
 };
 
+// What makes queries, keys and values: [N, K] weights.
+struct Projection {
+  const char* name;
+  std::int64_t N, K;
+};
+std::vector<Projection> projections(const ModelConfig& c) {
+  const std::int64_t D = c.d_model, H = c.num_heads;
+  if (!c.is_mla()) return {{"qkv", c.qkv_width(), D}};
+  std::vector<Projection> list = {{"kv_a", c.kv_lora_rank + c.qk_rope_head_dim, D},
+                                  {"kv_b", H * (c.qk_nope_head_dim + c.v_head_dim), c.kv_lora_rank}};
+  if (c.q_lora_rank == 0) list.push_back({"q", H * c.qk_dim(), D});
+  if (c.q_lora_rank > 0) list.push_back({"q_a", c.q_lora_rank, D}), list.push_back({"q_b", H * c.qk_dim(), c.q_lora_rank});
+  return list;
+}
+
 BenchEntry grouped_entry(const BenchTarget& t, const ExpertLinear& map, Direction d, ExpertLoad load,
                          std::int64_t num_rows) {
   const Offsets psum = expert_rows(load, num_rows, t.config.num_experts);
@@ -188,8 +203,8 @@ std::vector<BenchEntry> gemm_entries(const BenchTarget& t) {
   const ModelConfig& c = t.config;
   const std::int64_t T = t.shape.num_tokens(), D = c.d_model;
   for (const Direction d : kDirections) {
-    list.push_back(plain_entry(t.env, "qkv", d, T, c.qkv_width(), D, false));
-    list.push_back(plain_entry(t.env, "o", d, T, D, std::int64_t{c.num_heads} * c.head_dim, false));
+    for (const auto& [name, N, K] : projections(c)) list.push_back(plain_entry(t.env, name, d, T, N, K, false));
+    list.push_back(plain_entry(t.env, "o", d, T, D, std::int64_t{c.num_heads} * c.value_dim(), false));
     list.push_back(plain_entry(t.env, "router", d, T, c.num_experts, D, false));
     list.push_back(plain_entry(t.env, "head", d, T, c.vocab_size, D, false));
   }

@@ -144,13 +144,17 @@ RopeSet take_rope(Operands& o, std::int64_t T, std::int64_t C, std::int64_t L, s
   return s;
 }
 
+// Heads that one call turns: q and k lie side by side; latent attention turns q.
+std::int64_t rope_heads(const ModelConfig& c) { return c.is_mla() ? c.num_heads : c.num_heads + c.num_kv_heads; }
+
 BenchCase rope_case(const BenchTarget& t, Env env) {
   const ModelConfig& c = t.config;
-  const std::int64_t T = t.shape.num_tokens(), L = t.shape.seq_len, half = c.head_dim / 2;
-  const std::int64_t C = std::int64_t{c.num_heads + c.num_kv_heads} * c.head_dim;
+  const RopeShape shape{.head_dim = c.qk_dim(), .first = c.qk_dim() - c.rope_dim(), .interleaved = c.rope_interleaved};
+  const std::int64_t T = t.shape.num_tokens(), L = t.shape.seq_len, S = shape.head_dim, half = c.rope_dim() / 2;
+  const std::int64_t C = rope_heads(c) * S;
   const auto take = [=](Operands& o) { return take_rope(o, T, C, L, half); };
   const auto run = [=](const RopeSet& s) {
-    env.kernels.rope.forward(env.stream, s.x, static_cast<int>(2 * half), s.pos, s.cosine.data(), s.sine.data());
+    env.kernels.rope.forward(env.stream, s.x, shape, s.pos, s.cosine.data(), s.sine.data());
   };
   const auto error = [=](const RopeSet& s) {
     for (std::int64_t i = 0; i < T * C; ++i) s.x.f32()[i] = static_cast<float>(i % 97) / 97 - 0.5f;
@@ -161,15 +165,20 @@ BenchCase rope_case(const BenchTarget& t, Env env) {
     return error_of_rows(s.x, [&](std::int64_t i) {
       Values want(static_cast<std::size_t>(C));
       for (std::int64_t j = 0; j < C; ++j) {
-        const std::int64_t in_head = j % (2 * half), first = j - in_head + in_head % half;
-        const auto at = static_cast<std::size_t>(s.pos[static_cast<std::size_t>(i)] * half + in_head % half);
-        const double a = old(i, first), b = old(i, first + half), cosine = s.cosine[at], sine = s.sine[at];
-        want[static_cast<std::size_t>(j)] = in_head < half ? a * cosine - b * sine : b * cosine + a * sine;
+        want[static_cast<std::size_t>(j)] = old(i, j);
+        const std::int64_t r = j % S - shape.first;  // in the turned part
+        if (r < 0) continue;
+        const std::int64_t pair = shape.interleaved ? r / 2 : r % half, step = shape.interleaved ? 1 : half;
+        const std::int64_t first = j - r + (shape.interleaved ? 2 * pair : pair);
+        const auto at = static_cast<std::size_t>(s.pos[static_cast<std::size_t>(i)] * half + pair);
+        const double a = old(i, first), b = old(i, first + step), cosine = s.cosine[at], sine = s.sine[at];
+        want[static_cast<std::size_t>(j)] = j == first ? a * cosine - b * sine : b * cosine + a * sine;
       }
       return want;
     });
   };
-  return bytes_case(8.0 * static_cast<double>(T * C), take, run, error);  // reads and writes q and k
+  // Reads and writes q and k, or the turned part of q.
+  return bytes_case(8.0 * static_cast<double>(T * rope_heads(c) * c.rope_dim()), take, run, error);
 }
 
 struct Swiglu {
@@ -326,8 +335,7 @@ std::vector<BenchEntry> row_op_entries(const BenchTarget& t) {
   const Env env = t.env;
   std::vector<BenchEntry> list;
   add_norm(t, list);
-  list.push_back({"rope/forward", dims({T, t.config.num_heads + t.config.num_kv_heads, t.config.head_dim}),
-                  [=] { return rope_case(t, env); }});
+  list.push_back({"rope/forward", dims({T, rope_heads(t.config), t.config.rope_dim()}), [=] { return rope_case(t, env); }});
   add_swiglu(t, list);
   list.push_back({"cross_entropy/forward", dims({T, V}), [=] { return cross_entropy_case(env, T, V); }});
   list.push_back({"adamw/step", dims({n}), [=] { return adamw_case(env, n); }});

@@ -52,6 +52,9 @@ HfFamily hf_family_of(const ModelConfig& m, const std::string& path) {
       throw Error(Exit::kBadInput, path + ": expected a model that Mixtral, Qwen3-MoE or OLMoE can be, found " + what,
                   "no model class of Hugging Face that is known here computes it");
   };
+  need(!m.is_mla(), "--attention mla");
+  need(!m.rope_interleaved, "--rope-interleaved");
+  need(m.yarn.factor == 1, "--rope-factor " + std::to_string(m.yarn.factor));
   need(m.router_score == Score::kSoftmax, "--router-score sigmoid");
   need(!m.router_bias, "--router-bias");
   need(m.router_scale == 1, "--router-scale " + std::to_string(m.router_scale));

@@ -124,6 +124,8 @@ void wrap_blocks(Kernels& k) {
   wrap<&Kernels::rmsnorm, &RmsNormKernels::backward_weight, StepPart::kNorm, Kind::kWeightGradient>(k);
   wrap<&Kernels::rope, &RopeKernels::forward, StepPart::kRope>(k);
   wrap<&Kernels::rope, &RopeKernels::backward, StepPart::kRope>(k);
+  wrap<&Kernels::latent, &LatentKernels::split, StepPart::kAttention>(k);
+  wrap<&Kernels::latent, &LatentKernels::join, StepPart::kAttention>(k);
   wrap<&Kernels::attention, &AttentionKernels::forward, StepPart::kAttention>(k);
   wrap<&Kernels::attention, &AttentionKernels::backward, StepPart::kAttention>(k);
   wrap<&Kernels::swiglu, &SwigluKernels::forward, StepPart::kSwiglu>(k);

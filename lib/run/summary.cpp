@@ -34,7 +34,14 @@ std::string moe_text(const ModelConfig& c) {
   return s;
 }
 
+std::string latent_text(const ModelConfig& c) {
+  const std::string queries = c.q_lora_rank > 0 ? text(", queries %d", c.q_lora_rank) : "";
+  return text("latent, %d heads of %d + %d / %d, keys and values %d%s", c.num_heads, c.qk_nope_head_dim, c.qk_rope_head_dim,
+              c.v_head_dim, c.kv_lora_rank, queries.c_str());
+}
+
 std::string attention_text(const ModelConfig& c) {
+  if (c.is_mla()) return latent_text(c);
   const char* norm = c.qk_norm == QkNorm::kNone ? "" : c.qk_norm == QkNorm::kHead ? ", QK norm per head" : ", QK norm full";
   return text("%d heads of %d, %d key/value heads%s", c.num_heads, c.head_dim, c.num_kv_heads, norm);
 }

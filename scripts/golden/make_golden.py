@@ -20,7 +20,7 @@ Tensors:
 Step 0 uses the batch of the gradients; losses and norms are those before the update, biases those after it.
 A training step is torch's clip_grad_norm_ (factor min(1, bound / (norm + 1e-6))), torch's AdamW with decay of everything
 but norm weights, then bias += speed * sign(mean count - count).
-Not here: configurations with MLA or multi-token prediction.
+Not here: configurations with multi-token prediction.
 """
 import math
 import pathlib
@@ -42,6 +42,10 @@ COMMON = dict(
     group_score="top2sum", router_bias=False, tied_embeddings=False)
 NO_LOSS = dict(aux=0.0, seq_aux=0.0, z=0.0)
 
+LATENT = dict(attention="mla", kv_lora_rank=6, qk_nope_head_dim=5, qk_rope_head_dim=8, v_head_dim=7, rope_interleaved=True,
+              rope_factor=1.0, rope_original_length=4096, rope_beta_fast=32.0, rope_beta_slow=1.0, rope_mscale=1.0,
+              rope_mscale_all_dim=0.0, num_dense_layers=1, dense_ffn=11, num_shared_experts=1, norm_eps=1e-6)
+
 # name: (model, losses, (sequences, length), packed documents)
 CONFIGS = {
     "mixtral": (dict(num_kv_heads=2, num_experts=4, expert_ffn=12, rope_theta=1e6), dict(aux=0.02), (2, 8), False),
@@ -58,6 +62,11 @@ CONFIGS = {
     "tied": (dict(tied_embeddings=True, num_experts=5, top_k=1, router_renormalize=False, vocab_size=23), dict(), (2, 8),
              False),
     "documents": (dict(num_kv_heads=2, num_experts=4, vocab_size=17), dict(), (2, 11), True),
+    # Latent attention as in DeepSeek-V2-Lite (plain queries, YaRN) and in DeepSeek-V3 (compressed queries).
+    "latent_v2": (dict(LATENT, q_lora_rank=0, rope_factor=4.0, rope_original_length=8, rope_beta_fast=2.0,
+                       rope_beta_slow=0.2, rope_mscale=0.9, rope_mscale_all_dim=0.707), dict(), (2, 12), False),
+    "latent_v3": (dict(LATENT, q_lora_rank=7, router_score="sigmoid", router_bias=True, router_scale=2.5),
+                  dict(seq_aux=0.01), (2, 9), True),
     "losses": (dict(num_layers=3, num_experts=6, router_score="sigmoid", d_model=12, num_heads=2, num_kv_heads=2),
                dict(aux=0.3, seq_aux=0.2, z=0.05), (3, 6), False),
 }
@@ -127,6 +136,68 @@ class Attention(nn.Module):
         k, v = (t.repeat_interleave(c.num_heads // c.num_kv_heads, dim=1) for t in (k, v))
         weights = torch.matmul(q, k.transpose(2, 3)) / math.sqrt(c.head_dim)
         weights = weights.masked_fill(~mask[:, None], -math.inf).softmax(dim=-1)
+        return self.o_proj(torch.matmul(weights, v).transpose(1, 2).reshape(B, S, -1))
+
+
+def yarn_mscale(factor, mscale):
+    return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+
+def yarn_inv_freq(c):
+    """As DeepseekV3YarnRotaryEmbedding."""
+    width, base = c.qk_rope_head_dim, c.rope_theta
+    freq = 1.0 / (base ** (torch.arange(0, width, 2, dtype=torch.float64) / width))
+    if c.rope_factor <= 1:
+        return freq
+
+    def correction_dim(rotations):
+        return width * math.log(c.rope_original_length / (rotations * 2 * math.pi)) / (2 * math.log(base))
+
+    low = max(math.floor(correction_dim(c.rope_beta_fast)), 0)
+    high = min(math.ceil(correction_dim(c.rope_beta_slow)), width - 1)
+    ramp = ((torch.arange(width // 2, dtype=torch.float64) - low) / max(high - low, 0.001)).clamp(0, 1)
+    mask = 1.0 - ramp
+    return freq / c.rope_factor * (1 - mask) + freq * mask
+
+
+class LatentAttention(nn.Module):
+    """As DeepseekV3Attention."""
+
+    def __init__(self, c):
+        super().__init__()
+        self.c, self.q_width = c, c.qk_nope_head_dim + c.qk_rope_head_dim
+        if c.q_lora_rank:
+            self.q_a_proj = nn.Linear(c.d_model, c.q_lora_rank, bias=False)
+            self.q_a_layernorm = RMSNorm(c.q_lora_rank, c.norm_eps)
+            self.q_b_proj = nn.Linear(c.q_lora_rank, c.num_heads * self.q_width, bias=False)
+        else:
+            self.q_proj = nn.Linear(c.d_model, c.num_heads * self.q_width, bias=False)
+        self.kv_a_proj_with_mqa = nn.Linear(c.d_model, c.kv_lora_rank + c.qk_rope_head_dim, bias=False)
+        self.kv_a_layernorm = RMSNorm(c.kv_lora_rank, c.norm_eps)
+        self.kv_b_proj = nn.Linear(c.kv_lora_rank, c.num_heads * (c.qk_nope_head_dim + c.v_head_dim), bias=False)
+        self.o_proj = nn.Linear(c.num_heads * c.v_head_dim, c.d_model, bias=False)
+
+    def rotary(self, x):  # [B, heads, S, rope]; neighbours become halves
+        c, (B, H, S, R) = self.c, x.shape
+        x = x.view(B, H, S, R // 2, 2).transpose(4, 3).reshape(B, H, S, R)
+        angles = torch.outer(torch.arange(S, dtype=torch.float64), yarn_inv_freq(c))
+        angles = torch.cat((angles, angles), dim=-1)
+        m = yarn_mscale(c.rope_factor, c.rope_mscale) / yarn_mscale(c.rope_factor, c.rope_mscale_all_dim)
+        return x * (angles.cos() * m) + rotate_half(x) * (angles.sin() * m)
+
+    def forward(self, x, mask):
+        c, (B, S, _) = self.c, x.shape
+        q = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x))) if c.q_lora_rank else self.q_proj(x)
+        q = q.view(B, S, c.num_heads, self.q_width).transpose(1, 2)
+        q_nope, q_pe = torch.split(q, [c.qk_nope_head_dim, c.qk_rope_head_dim], dim=-1)
+        latent, k_pe = torch.split(self.kv_a_proj_with_mqa(x), [c.kv_lora_rank, c.qk_rope_head_dim], dim=-1)
+        k_pe = self.rotary(k_pe.view(B, S, 1, c.qk_rope_head_dim).transpose(1, 2))
+        kv = self.kv_b_proj(self.kv_a_layernorm(latent)).view(B, S, c.num_heads, -1).transpose(1, 2)
+        k_nope, v = torch.split(kv, [c.qk_nope_head_dim, c.v_head_dim], dim=-1)
+        q = torch.cat((q_nope, self.rotary(q_pe)), dim=-1)
+        k = torch.cat((k_nope, k_pe.expand(B, c.num_heads, S, -1)), dim=-1)
+        scale = yarn_mscale(c.rope_factor, c.rope_mscale_all_dim) ** 2 / math.sqrt(self.q_width)
+        weights = (torch.matmul(q, k.transpose(2, 3)) * scale).masked_fill(~mask[:, None], -math.inf).softmax(dim=-1)
         return self.o_proj(torch.matmul(weights, v).transpose(1, 2).reshape(B, S, -1))
 
 
@@ -215,7 +286,7 @@ class DecoderLayer(nn.Module):
     def __init__(self, c, index, margin):
         super().__init__()
         self.input_layernorm = RMSNorm(c.d_model, c.norm_eps)
-        self.self_attn = Attention(c)
+        self.self_attn = LatentAttention(c) if "attention" in c.fields else Attention(c)
         self.post_attention_layernorm = RMSNorm(c.d_model, c.norm_eps)
         self.mlp = MLP(c.d_model, c.dense_ffn) if index < c.num_dense_layers else SparseMoE(c, margin)
 
@@ -278,6 +349,17 @@ def random_batch(c, shape, documents):
     return dict(tokens=tokens, targets=targets, doc_start=first, document=starts.cumsum(dim=1))
 
 
+def attention_weights(a, weight):
+    if isinstance(a, LatentAttention):
+        queries = dict(q_a=a.q_a_proj, q_a_norm=a.q_a_layernorm, q_b=a.q_b_proj) if a.c.q_lora_rank else dict(q=a.q_proj)
+        maps = dict(queries, kv_a=a.kv_a_proj_with_mqa, kv_a_norm=a.kv_a_layernorm, kv_b=a.kv_b_proj)
+        return {name + ".weight": weight(module) for name, module in maps.items()}
+    out = {"qkv.weight": torch.cat((weight(a.q_proj), weight(a.k_proj), weight(a.v_proj)))}
+    if a.c.qk_norm != "none":
+        out["q_norm.weight"], out["k_norm.weight"] = weight(a.q_norm), weight(a.k_norm)
+    return out
+
+
 def export(model, of):
     """Our names and shapes. of: what to take of each parameter, its value or its gradient."""
     def weight(module):
@@ -290,9 +372,7 @@ def export(model, of):
     for i, layer in enumerate(model.layers):
         a, m, at = layer.self_attn, layer.mlp, f"layers.{i}."
         out[at + "attn_norm.weight"] = weight(layer.input_layernorm)
-        out[at + "attn.qkv.weight"] = torch.cat((weight(a.q_proj), weight(a.k_proj), weight(a.v_proj)))
-        if model.c.qk_norm != "none":
-            out[at + "attn.q_norm.weight"], out[at + "attn.k_norm.weight"] = weight(a.q_norm), weight(a.k_norm)
+        out.update({at + "attn." + name: w for name, w in attention_weights(a, weight).items()})
         out[at + "attn.o.weight"] = weight(a.o_proj)
         out[at + "ffn_norm.weight"] = weight(layer.post_attention_layernorm)
         if isinstance(m, MLP):

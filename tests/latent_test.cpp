@@ -1,0 +1,99 @@
+// Keys and values of latent attention between up-projection and attention: equality where nothing is computed, the sum over
+// heads against double, join as the transpose of split.
+#include "tests/kernel_test.h"
+
+namespace moe {
+namespace {
+
+using Int = std::int64_t;
+
+struct Case {
+  Int T;
+  LatentShape shape;
+  Int H() const { return shape.num_heads; }
+  Int N() const { return shape.nope_dim; }
+  Int R() const { return shape.rope_dim; }
+  Int V() const { return shape.value_dim; }
+};
+constexpr Case kCases[] = {
+    {1, {1, 1, 2, 1}}, {7, {3, 5, 4, 11}}, {113, {2, 16, 8, 24}}, {9, {16, 128, 64, 128}}, {0, {2, 3, 2, 3}}};
+
+TEST(Latent, SplitPutsEveryElementInItsPlace) {
+  for (const Kernels* kernels : all_isas())
+    for (const Case& c : kCases)
+      for (const DType t : kDTypes) {
+        const TestMat kv = TestMat::random(t, c.T, c.H() * (c.N() + c.V()), 1, 3),
+                      rope = TestMat::random(t, c.T, c.R(), 2, 5);
+        TestMat k(t, c.T, c.H() * (c.N() + c.R()), 2), v(t, c.T, c.H() * c.V(), 1);
+        Stream stream(2);
+        kernels->latent.split(stream, c.shape, kv.view(), rope.view(), k.view(), v.view());
+        for (Int i = 0; i < c.T; ++i)
+          for (Int h = 0; h < c.H(); ++h) {
+            const Int key = h * (c.N() + c.R()), up = h * (c.N() + c.V());
+            for (Int j = 0; j < c.N(); ++j) ASSERT_EQ(k.at(i, key + j), kv.at(i, up + j));
+            for (Int j = 0; j < c.R(); ++j) ASSERT_EQ(k.at(i, key + c.N() + j), rope.at(i, j));
+            for (Int j = 0; j < c.V(); ++j) ASSERT_EQ(v.at(i, h * c.V() + j), kv.at(i, up + c.N() + j));
+          }
+        EXPECT_TRUE(k.padding_is_intact() && v.padding_is_intact());
+      }
+}
+
+TEST(Latent, JoinIsTheTranspose) {
+  for (const Kernels* kernels : all_isas())
+    for (const Case& c : kCases)
+      for (const DType t : kDTypes) {
+        const TestMat dk = TestMat::random(t, c.T, c.H() * (c.N() + c.R()), 1, 3),
+                      dv = TestMat::random(t, c.T, c.H() * c.V(), 2);
+        TestMat dkv(t, c.T, c.H() * (c.N() + c.V()), 2), drope(t, c.T, c.R(), 4);
+        Stream stream(2);
+        kernels->latent.join(stream, c.shape, dk.view(), dv.view(), dkv.view(), drope.view());
+        std::vector<float> naive;
+        std::vector<double> truth;
+        for (Int i = 0; i < c.T; ++i) {
+          for (Int h = 0; h < c.H(); ++h) {
+            const Int key = h * (c.N() + c.R()), up = h * (c.N() + c.V());
+            for (Int j = 0; j < c.N(); ++j) ASSERT_EQ(dkv.at(i, up + j), dk.at(i, key + j));
+            for (Int j = 0; j < c.V(); ++j) ASSERT_EQ(dkv.at(i, up + c.N() + j), dv.at(i, h * c.V() + j));
+          }
+          for (Int j = 0; j < c.R(); ++j) {
+            naive.push_back(0), truth.push_back(0);
+            for (Int h = 0; h < c.H(); ++h) {
+              naive.back() += dk.at(i, h * (c.N() + c.R()) + c.N() + j);
+              truth.back() += double{dk.at(i, h * (c.N() + c.R()) + c.N() + j)};
+            }
+          }
+        }
+        EXPECT_TRUE(as_good_as_naive(drope.values(), naive, truth, t)) << kernels->isa;
+        EXPECT_TRUE(dkv.padding_is_intact() && drope.padding_is_intact());
+      }
+}
+
+TEST(Latent, BitsDoNotDependOnThreads) {
+  const Case c{301, {5, 24, 16, 20}};
+  for (const Kernels* kernels : all_isas())
+    expect_same_bits_with_any_threads([&](Stream& stream) {
+      const TestMat dk = TestMat::random(DType::kF32, c.T, c.H() * (c.N() + c.R()), 1),
+                    dv = TestMat::random(DType::kF32, c.T, c.H() * c.V(), 2);
+      TestMat dkv(DType::kF32, c.T, c.H() * (c.N() + c.V())), drope(DType::kF32, c.T, c.R());
+      kernels->latent.join(stream, c.shape, dk.view(), dv.view(), dkv.view(), drope.view());
+      return drope.values();
+    });
+}
+
+TEST(Latent, RefusesShapesAndMixedTypes) {
+  Stream stream(1);
+  const LatentShape s{2, 3, 2, 4};
+  TestMat kv(DType::kF32, 5, 14), rope(DType::kF32, 5, 2), k(DType::kF32, 5, 10), v(DType::kF32, 5, 8);
+  TestMat narrow(DType::kF32, 5, 7), short_rope(DType::kF32, 4, 2), bf16(DType::kBF16, 5, 8);
+  for (const Kernels* kernels : all_isas()) {
+    const auto split = kernels->latent.split;
+    EXPECT_THROW(split(stream, s, narrow.view(), rope.view(), k.view(), v.view()), std::invalid_argument);
+    EXPECT_THROW(split(stream, s, kv.view(), short_rope.view(), k.view(), v.view()), std::invalid_argument);
+    EXPECT_THROW(split(stream, s, kv.view(), rope.view(), k.view(), bf16.view()), std::invalid_argument);
+    EXPECT_THROW(split(stream, {0, 3, 2, 4}, kv.view(), rope.view(), k.view(), v.view()), std::invalid_argument);
+    EXPECT_THROW(kernels->latent.join(stream, s, k.view(), v.view(), narrow.view(), rope.view()), std::invalid_argument);
+  }
+}
+
+}  // namespace
+}  // namespace moe
