@@ -1,6 +1,7 @@
 #include "lib/io/tokenizer_bpe.h"
 
 #include <algorithm>
+#include <deque>
 #include <mutex>
 
 #include "lib/base/utf8.h"
@@ -169,6 +170,14 @@ class BpeTokenizer : public Tokenizer {
     }
   }
 
+  // Whether text[begin, end) becomes the same ids when the text ends there: a look ahead, or a greedy match, may be told
+  // apart. Seen from a few candidates before, with kCutContext bytes of what follows.
+  bool ends_alike(std::string_view text, std::size_t begin, std::size_t end) const {
+    const auto cut = encode(text.substr(begin, end - begin)), whole = encode(text.substr(begin, end - begin + kCutContext));
+    return cut.size() <= whole.size() && std::equal(cut.begin(), cut.end(), whole.begin());
+  }
+
+  static constexpr std::size_t kCutStarts = 8, kCutContext = 512;
   std::string name_, json_;
   BpeSpec spec_;
   BpeMerger merger_;
@@ -185,8 +194,12 @@ std::vector<std::size_t> BpeTokenizer::cuts(std::string_view text, std::size_t s
   const std::size_t margin = std::max(in_raw_.longest(), 3 * in_normal_.longest());  // NFC: at most 3 times as long
   if (splits_.empty() || text.size() <= margin) return places;
   const std::size_t limit = text.size() - margin;
+  std::deque<std::size_t> starts = {0};  // some of the last candidates
   const auto cut = [&](std::size_t place) {
-    if (place <= limit && place >= (places.empty() ? 0 : places.back()) + stride) places.push_back(place);
+    const bool is_far = place >= (places.empty() ? 0 : places.back()) + stride;
+    if (is_far && place <= limit && ends_alike(text, starts.front(), place)) places.push_back(place);
+    starts.push_back(place);
+    if (starts.size() > kCutStarts) starts.pop_front();
   };
   ScratchPool::Lease lease(pool_);
   for_each_run(text, [&](std::string_view run, std::int32_t id, bool is_utf8) {

@@ -5,8 +5,8 @@
 
     tokenizer.json   trained here on the repository's words and the texts below; GPT-2's pre-tokenizer
     texts.json       the texts
-    variants.json    [{name, patch, ids}]: patch = JSON merge patch of tokenizer.json (pre-tokenizers and normalizers of the
-                     models that people use), ids[i] = what tokenizers encodes texts[i] to, without begin and end tokens
+    variants.json    [{name, patch, ids}]: patch = keys of tokenizer.json to replace (of model: keys in it), the pre-tokenizers
+                     and normalizers of models that people use; ids[i] = what tokenizers encodes texts[i] to, without begin and end tokens
 Tests only read the files; nobody needs Python. Not here: texts that are not UTF-8, which the implementation does not take.
 """
 import json
@@ -82,16 +82,8 @@ TEXTS = [
 ]
 
 
-def merged(base, patch):
-    if not isinstance(patch, dict):
-        return patch
-    out = dict(base) if isinstance(base, dict) else {}
-    for key, value in patch.items():
-        if value is None:
-            out.pop(key, None)
-        else:
-            out[key] = merged(out.get(key), value)
-    return out
+def patched(base, patch):
+    return {**base, **patch, "model": {**base["model"], **patch.get("model", {})}}
 
 
 def main():
@@ -114,7 +106,7 @@ def main():
     dump = lambda name, what: (out / name).write_text(json.dumps(what, ensure_ascii=True, separators=(",", ":")) + "\n")
     variants = []
     for name, patch in VARIANTS.items():
-        variant = Tokenizer.from_str(json.dumps(merged(base, patch)))
+        variant = Tokenizer.from_str(json.dumps(patched(base, patch)))
         ids = [variant.encode(t, add_special_tokens=False).ids for t in TEXTS]
         variants.append({"name": name, "patch": patch, "ids": ids})
     dump("tokenizer.json", base)
