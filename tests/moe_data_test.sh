@@ -68,13 +68,14 @@ else
   [ $rc -eq 0 ] || fail "tokenizer-check: expected exit code 0, found $rc: $(cat check.txt)"
   expect 0 "all texts come back" cat check.txt
   for _ in $(seq 3000); do printf 'Some  words\r\n\r\n  of 1234 caf\xc3\xa9 <|end|>\n\n\n'; done > long.txt
-  printf '[{"text":"a","ids":[65]}]' > wrong.json
-  expect 3 "token 0, byte 0: expected 65 '" "$data" tokenizer-check "$bpe" --expect wrong.json
+  printf '[{"text":"a","ids":[1]}]' > wrong.json
+  expect 3 "token 0, byte 0: expected 1 '" "$data" tokenizer-check "$bpe" --expect wrong.json
   printf '[]' > none.json
   expect 3 "expected the end, found" "$data" tokenizer-check "$bpe" a.txt --expect none.json
   printf '[["x"]]' > bad.json
   expect 65 'expected ids, found "x"' "$data" tokenizer-check "$bpe" a.txt --expect bad.json
-  expect 65 "of 1 texts, found those of 2" "$data" tokenizer-check "$bpe" a.txt --expect <(echo '[[1],[2]]')
+  printf '[[1],[2]]' > more.json
+  expect 65 "of 1 texts, found those of 2" "$data" tokenizer-check "$bpe" a.txt --expect more.json
   expect 0 "long" "$data" encode long.txt --tokenizer "$bpe" -o long.h5 --threads 3
   expect 0 '"tokenizer": "bpe:tokenizer.json"' "$data" show long.h5 --json -
   tokens=$("$data" tokenizer-check "$bpe" long.txt --json - | grep -o '"tokens": [0-9]*')
