@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The examples that --help prints work as printed, in one folder, one after the other: first those of moe-data, then of
-# moe-train, then of the other tools. Each starts with the name of its tool; the folder holds text.txt and docs/*.txt at
-# the beginning, and what earlier examples left (tokens.h5, run/) later. Only durations are cut: --steps N becomes
+# moe-train, then of the other tools. Each starts with the name of its tool; the folder holds text.txt, docs/*.txt, train.bin and
+# tokenizer.json at the beginning, and what earlier examples left (tokens.h5, run/) later. Only durations are cut: --steps N becomes
 # --steps 2. $1: folder of the executables, $2: source tree.
 set -euo pipefail
 bin=$1 source_dir=$2
@@ -44,6 +44,7 @@ prepare() {
   head -c 40000 text.txt >docs/one.txt
   tail -c 40000 text.txt >docs/two.txt
   head -c 2000 text.txt | tr -c 'A-Za-z' 'e' >train.bin # as 16-bit ids: all below 32768
+  cp "$source_dir/tests/golden/bpe/tokenizer.json" .
 }
 
 run_examples_of() {

@@ -25,7 +25,9 @@ doors='
 ^nccl\.h$                     ^lib/comm/nccl_comm\.(cpp|cu)$
 ^hdf5\.h$                     ^lib/io/h5(_[a-z]+)?\.cpp$|^lib/io/h5_parts\.h$
 ^xxh(ash|_x86dispatch)\.h$      ^lib/io/
-^sentencepiece                ^lib/io/tokenizer[a-z_]*\.cpp$
+^sentencepiece                ^lib/io/tokenizer\.cpp$
+^pcre2                        ^lib/io/tokenizer_bpe_regex\.cpp$
+^utf8proc                     ^lib/io/tokenizer_bpe_nfc\.cpp$
 ^CLI/                         ^(lib/base/options[a-z_]*\.(cpp|h)|tools/.*)$
 ^spdlog/                      ^lib/base/log\.cpp$
 ^(cuda|cublas|cudnn)[a-z_]*   (\.cu|\.cuh|^kernels/device[a-z_]*\.(cpp|h))$
@@ -95,6 +97,8 @@ make_bad_tree() {
     add lib/run/i.cpp '#include <cuda_runtime.h>'
     add lib/run/j.cpp '#include <xxhash.h>'
     add lib/run/k.cpp '#include "tools/tool_main.h"'
+    add lib/io/n.cpp '#include <pcre2.h>'
+    add lib/io/tokenizer_bpe.cpp '#include <utf8proc.h>'
     add lib/pipeline/plan.h '#include "lib/model/block.h"'
     add lib/attic/l.cpp 'int x;'
     add lib/tensor/m.h '#include "../base/log.h"'

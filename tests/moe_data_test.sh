@@ -1,5 +1,6 @@
 #!/bin/bash
-# moe-data as a user runs it: results, refusals with their exit codes, nothing left behind. $1: folder of the executables.
+# moe-data as a user runs it: results, refusals with their exit codes, nothing left behind. $1: folder of the executables,
+# $2: source tree.
 set -u
 data=$1/moe-data
 dir=$(mktemp -d)
@@ -57,6 +58,36 @@ expect 65 "1024" "$data" import llmc a.txt --vocab-size 50257 -o e.h5
 expect 74 "No space left" env MOE_FAULT=op=write,n=2,err=ENOSPC "$data" encode a.txt -o e.h5
 head -c 300 t.h5 > cut.h5
 expect 65 "cut.h5" "$data" show cut.h5
+# tokenizer.json, where the build has PCRE2
+bpe=$2/tests/golden/bpe/tokenizer.json
+"$data" tokenizer-check "$bpe" a.txt > check.txt 2>&1
+rc=$?
+if [ $rc -eq 69 ]; then
+  expect 69 "libpcre2-dev" "$data" encode a.txt --tokenizer "$bpe" -o e.h5
+else
+  [ $rc -eq 0 ] || fail "tokenizer-check: expected exit code 0, found $rc: $(cat check.txt)"
+  expect 0 "all texts come back" cat check.txt
+  for _ in $(seq 3000); do printf 'Some  words\r\n\r\n  of 1234 caf\xc3\xa9 <|end|>\n\n\n'; done > long.txt
+  printf '[{"text":"a","ids":[1]}]' > wrong.json
+  expect 3 "token 0, byte 0: expected 1 '" "$data" tokenizer-check "$bpe" --expect wrong.json
+  printf '[]' > none.json
+  expect 3 "expected the end, found" "$data" tokenizer-check "$bpe" a.txt --expect none.json
+  printf '[["x"]]' > bad.json
+  expect 65 'expected ids, found "x"' "$data" tokenizer-check "$bpe" a.txt --expect bad.json
+  printf '[[1],[2]]' > more.json
+  expect 65 "of 1 texts, found those of 2" "$data" tokenizer-check "$bpe" a.txt --expect more.json
+  expect 0 "long" "$data" encode long.txt --tokenizer "$bpe" -o long.h5 --threads 3
+  expect 0 '"tokenizer": "bpe:tokenizer.json"' "$data" show long.h5 --json -
+  tokens=$("$data" tokenizer-check "$bpe" long.txt --json - | grep -o '"tokens": [0-9]*')
+  expect 0 "$tokens," "$data" show long.h5 --json - # in one piece and in many: as many
+  printf '{"text":"one"}\n{"text":"two words"}\n' > two.jsonl
+  expect 0 "two" "$data" encode two.jsonl --tokenizer "bpe:$bpe" -o two.h5
+  expect 0 '"documents": 2' "$data" show two.h5 --json -
+  expect 65 "expected JSON" "$data" encode a.txt --tokenizer bpe:a.txt -o e.h5
+  sed 's/"NFC"\|"ByteLevel"/"Metaspace"/' "$bpe" > other.json
+  expect 65 "'Metaspace'" "$data" encode a.txt --tokenizer other.json -o e.h5
+fi
+expect 2 "tokenizer-check: expected a tokenizer and texts" "$data" tokenizer-check "$bpe"
 [ -e e.h5 ] && fail "a refused run left its output"
 [ -z "$(find . -name '.tmp-*')" ] || fail "a run left temporary files: $(find . -name '.tmp-*')"
 exit $failed

@@ -1,9 +1,11 @@
-// Tokenizers: bytes, and SentencePiece models where the build has libsentencepiece. Not here: training a tokenizer.
+// Tokenizers by name: bytes, SentencePiece models where the build has libsentencepiece. Not here: BPE (tokenizer_bpe.cpp).
+#include "lib/io/tokenizer.h"
+
 #include <algorithm>
 
 #include "lib/base/error.h"
 #include "lib/io/files.h"
-#include "lib/io/tokens.h"
+#include "lib/io/tokenizer_bpe.h"
 #ifdef MOE_HAVE_SENTENCEPIECE
 #include <sentencepiece_processor.h>
 #endif
@@ -11,7 +13,8 @@
 namespace moe {
 namespace {
 
-constexpr const char* kSentencePiece = "sentencepiece:";
+constexpr const char *kSentencePiece = "sentencepiece:", *kBpe = "bpe:";
+constexpr std::int64_t kModelLimitBytes = std::int64_t{1} << 28;
 
 // A token is a byte. Ids of a larger vocabulary decode to U+FFFD.
 class ByteTokenizer : public Tokenizer {
@@ -29,6 +32,7 @@ class ByteTokenizer : public Tokenizer {
     for (const std::int32_t id : ids) id >= 0 && id < 256 ? text += static_cast<char>(id) : text += "\xEF\xBF\xBD";
     return text;
   }
+  std::vector<std::size_t> cuts(std::string_view text, std::size_t) const override { return {text.size()}; }
 };
 
 #ifdef MOE_HAVE_SENTENCEPIECE
@@ -75,19 +79,35 @@ std::unique_ptr<Tokenizer> sentencepiece(const std::string& name, const std::str
 
 }  // namespace
 
+// The end of the last line; a text of more than 1 MiB without one is cut before its last character.
+std::vector<std::size_t> Tokenizer::cuts(std::string_view text, std::size_t) const {
+  std::size_t end = text.rfind('\n') + 1;  // npos + 1 is 0
+  if (end == 0 && text.size() > (1 << 20))
+    for (end = text.size() - 1; end > 1 && (text[end] & 0xC0) == 0x80;) --end;
+  return end == 0 ? std::vector<std::size_t>() : std::vector<std::size_t>{end};
+}
+
 std::unique_ptr<Tokenizer> make_tokenizer(const std::string& name_or_path) {
   if (name_or_path == "bytes") return std::make_unique<ByteTokenizer>();
-  if (!path_exists(name_or_path))
+  const bool named = name_or_path.starts_with(kBpe);
+  const std::string path = named ? name_or_path.substr(std::string_view(kBpe).size()) : name_or_path;
+  if (!path_exists(path))
     throw Error(Exit::kNoInput,
-                name_or_path + ": expected 'bytes' or the path of a SentencePiece model, found no such file");
-  return sentencepiece(kSentencePiece + base_name(name_or_path), read_text_file(name_or_path, std::int64_t{1} << 28));
+                path + ": expected 'bytes' or the path of a tokenizer.json or a SentencePiece model, found no such file");
+  const std::string model = read_text_file(path, kModelLimitBytes);
+  // No model of SentencePiece (a serialized message) begins like an object of JSON.
+  const std::size_t first = model.find_first_not_of(" \t\r\n");
+  const bool is_json = first != std::string::npos && model[first] == '{';
+  return named || is_json ? make_bpe_tokenizer(kBpe + base_name(path), model)
+                          : sentencepiece(kSentencePiece + base_name(path), model);
 }
 
 std::unique_ptr<Tokenizer> restore_tokenizer(const std::string& name, const std::string& serialized) {
   if (name == "bytes") return std::make_unique<ByteTokenizer>();
   if (name == "unknown") return nullptr;
   if (name.starts_with(kSentencePiece)) return sentencepiece(name, serialized);
-  throw Error(Exit::kBadInput, "tokenizer: expected bytes, sentencepiece:NAME or unknown, found '" + name + "'");
+  if (name.starts_with(kBpe)) return make_bpe_tokenizer(name, serialized);
+  throw Error(Exit::kBadInput, "tokenizer: expected bytes, sentencepiece:NAME, bpe:NAME or unknown, found '" + name + "'");
 }
 
 }  // namespace moe

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "lib/io/tokenizer.h"
+
 namespace moe {
 
 struct TokenFileInfo {
@@ -14,8 +16,8 @@ struct TokenFileInfo {
   std::int64_t num_tokens = 0;
   std::int64_t num_documents = 0;
   int vocab_size = 0;           // every id is in [0, vocab_size)
-  std::string tokenizer;        // "bytes", "sentencepiece:NAME" or "unknown"
-  std::string tokenizer_model;  // serialized SentencePiece model, empty for bytes
+  std::string tokenizer;        // "bytes", "sentencepiece:NAME", "bpe:NAME" or "unknown"
+  std::string tokenizer_model;  // serialized SentencePiece model or tokenizer.json, empty for bytes
   std::int64_t num_bytes = 0;   // bytes of text that the tokens stand for; 0 = unknown
   std::string fingerprint;      // XXH3-128 of the token ids and document starts, hex
 };
@@ -40,20 +42,5 @@ class TokenSource {
   explicit TokenSource(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
-
-// Text <-> ids, for encoding files, prompts and samples.
-class Tokenizer {
- public:
-  virtual ~Tokenizer() = default;
-  virtual int vocab_size() const = 0;
-  virtual std::string name() const = 0;
-  virtual std::string serialized() const = 0;  // what a token file or checkpoint keeps; empty for bytes
-  virtual std::vector<std::int32_t> encode(std::string_view text) const = 0;
-  virtual std::string decode(std::span<const std::int32_t> ids) const = 0;
-};
-// "bytes", or the path of a SentencePiece model (69 if built without libsentencepiece).
-std::unique_ptr<Tokenizer> make_tokenizer(const std::string& name_or_path);
-// From what a token file or a checkpoint keeps. Tokenizer "unknown": nullptr.
-std::unique_ptr<Tokenizer> restore_tokenizer(const std::string& name, const std::string& serialized);
 
 }  // namespace moe

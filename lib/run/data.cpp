@@ -10,26 +10,35 @@ namespace moe {
 void add_data_options(Options& options, DataOptions& data) {
   options.group("Data");
   Option& arguments =
-      options.add("command", data.arguments, "encode TEXT..., show FILE, or import megatron|llmc|nanogpt FILE");
+      options.add("command", data.arguments,
+                  "encode TEXT..., show FILE, import megatron|llmc|nanogpt FILE, or tokenizer-check TOKENIZER TEXT...");
   arguments.positional = true;
   options.add("o", data.output, "Token file to write").value = "FILE";
-  options.add("tokenizer", data.tokenizer, "bytes, or the file of a SentencePiece model").value = "bytes|FILE";
+  options.add("tokenizer", data.tokenizer, "bytes, or a file: a tokenizer.json (byte-level BPE) or a SentencePiece model")
+      .value = "bytes|FILE";
   options.add("split", data.split,
               "Share of the tokens in the first file; the rest goes to a second one, -eval in its name");
   options.add("text-field", data.text_field, "Key of the text in a line of a .jsonl file").value = "NAME";
   options.add("skip-bad", data.skip_bad, "So many malformed lines of .jsonl files are left out and counted");
   options.add("dtype", data.dtype, "Type of the ids in a nanoGPT file", {"u16", "u32"});
   options.add("vocab-size", data.vocab_size, "Size of the vocabulary of imported ids");
+  options
+      .add("expect", data.expect,
+           "tokenizer-check: JSON with the ids that the texts should have, or with texts and their ids")
+      .value = "FILE";
 }
 
 Exit run_data(const DataOptions& data, const CommonOptions& common, const Invocation& invocation) {
   const auto& words = data.arguments;
-  const std::vector<std::string> commands = {"encode", "show", "import"};
-  if (words.empty()) throw Error(Exit::kUsage, "expected a command: encode, show or import; found none", "see --help");
+  const std::vector<std::string> commands = {"encode", "show", "import", "tokenizer-check"};
+  if (words.empty())
+    throw Error(Exit::kUsage, "expected a command: encode, show, import or tokenizer-check; found none", "see --help");
   const std::vector<std::string> inputs(words.begin() + 1, words.end());
   if (words[0] == "encode" && !inputs.empty()) return data_encode(data, common, invocation, inputs);
   if (words[0] == "show" && inputs.size() == 1) return data_show(common, inputs[0]);
   if (words[0] == "import" && inputs.size() == 2) return data_import(data, common, invocation, inputs[0], inputs[1]);
+  if (words[0] == "tokenizer-check" && inputs.size() + !data.expect.empty() >= 2)
+    return data_tokenizer_check(data, common, inputs);
 
   if (words[0] == "encode")
     throw Error(Exit::kUsage, "encode: expected at least one text file, found none", "- reads stdin");
@@ -38,8 +47,13 @@ Exit run_data(const DataOptions& data, const CommonOptions& common, const Invoca
     throw Error(Exit::kUsage,
                 "import: expected a format and one file, found " + std::to_string(inputs.size()) + " arguments",
                 "import megatron|llmc|nanogpt FILE");
+  if (words[0] == "tokenizer-check")
+    throw Error(Exit::kUsage,
+                "tokenizer-check: expected a tokenizer and texts, found " + std::to_string(inputs.size()) +
+                    (inputs.size() == 1 ? " argument" : " arguments"),
+                "tokenizer-check tokenizer.json text.txt, or --expect cases.json for the texts");
   const std::string near = nearest_name(words[0], commands);
-  throw Error(Exit::kUsage, "expected a command: encode, show or import; found '" + words[0] + "'",
+  throw Error(Exit::kUsage, "expected a command: encode, show, import or tokenizer-check; found '" + words[0] + "'",
               near.empty() ? "see --help" : "did you mean " + near + "?");
 }
 

@@ -4,8 +4,10 @@
 #include <cstring>
 #include <optional>
 
+#include "kernels/device.h"
 #include "lib/base/log.h"
 #include "lib/base/provenance.h"
+#include "lib/base/threads.h"
 #include "lib/io/digest.h"
 #include "lib/io/import_tokens.h"
 #include "lib/io/manifest.h"
@@ -45,29 +47,65 @@ class TextInput {
   Xxh3 digest_;
 };
 
-void add_text(const Tokenizer& tokenizer, TokenWriter& writer, std::string_view text) {
-  writer.add(tokenizer.encode(text), static_cast<std::int64_t>(text.size()));
-}
-
-// One document. A SentencePiece model gets whole lines, about 4 KiB at a time (a line over 1 MiB is cut).
-void encode_document(TextInput& input, const Tokenizer& tokenizer, TokenWriter& writer) {
-  writer.begin_document();
-  const bool bytes = tokenizer.name() == "bytes";
-  std::string text;
-  for (std::string block; !(block = input.next(bytes ? 1 << 20 : 4096)).empty();) {
-    text += block;
-    std::size_t end = bytes ? text.size() : text.rfind('\n') + 1;  // npos + 1 is 0
-    if (end == 0 && text.size() > (1 << 20))                       // before the last character
-      for (end = text.size() - 1; end > 1 && (text[end] & 0xC0) == 0x80;) --end;
-    add_text(tokenizer, writer, std::string_view(text).substr(0, end));
-    text.erase(0, end);
+// Texts on their way to the writer: encoded by all threads when there are enough of them, added in their order.
+class TextQueue {
+ public:
+  TextQueue(const Tokenizer& tokenizer, TokenWriter& writer, int num_threads)
+      : tokenizer_(tokenizer), writer_(writer), num_threads_(num_threads > 0 ? num_threads : num_usable_processors()) {}
+  const Tokenizer& tokenizer() const { return tokenizer_; }
+  void begin_document() { begins_document_ = true; }
+  void add(std::string_view text) {
+    texts_.push_back({std::string(text), begins_document_, {}});
+    begins_document_ = false;
+    if ((bytes_ += text.size()) >= kBatchBytes) flush();
   }
-  if (!text.empty()) add_text(tokenizer, writer, text);
+  void flush() {
+    for_each_on_threads(texts_.size(), num_threads_,
+                        [&](std::size_t i, std::size_t) { texts_[i].ids = tokenizer_.encode(texts_[i].text); });
+    for (const Text& t : texts_) {
+      if (t.begins_document) writer_.begin_document();
+      writer_.add(t.ids, static_cast<std::int64_t>(t.text.size()));
+    }
+    texts_.clear();
+    bytes_ = 0;
+    if (begins_document_) writer_.begin_document();
+    begins_document_ = false;
+  }
+
+ private:
+  static constexpr std::size_t kBatchBytes = std::size_t{4} << 20;
+  struct Text {
+    std::string text;
+    bool begins_document;
+    std::vector<std::int32_t> ids;
+  };
+  const Tokenizer& tokenizer_;
+  TokenWriter& writer_;
+  int num_threads_;
+  std::vector<Text> texts_;
+  std::size_t bytes_ = 0;
+  bool begins_document_ = false;
+};
+
+// One document, cut where the tokenizer allows it, about every 4 KiB. Where it does not, the blocks grow.
+void encode_document(TextInput& input, TextQueue& queue) {
+  queue.begin_document();
+  const bool lines = queue.tokenizer().name().starts_with("sentencepiece:");  // its ids depend on the cuts: they stay
+  std::string text;
+  for (std::string block; !(block = input.next(lines ? 4096 : std::max<std::size_t>(1 << 20, text.size()))).empty();) {
+    text += block;
+    std::size_t begin = 0;
+    for (const std::size_t cut : queue.tokenizer().cuts(text, 4096)) {
+      queue.add(std::string_view(text).substr(begin, cut - begin));
+      begin = cut;
+    }
+    text.erase(0, begin);
+  }
+  if (!text.empty()) queue.add(text);
 }
 
 // One document a line. Returns the number of malformed lines; Error 65 for the first beyond `skip`.
-std::int64_t encode_jsonl(TextInput& input, const DataOptions& data, const Tokenizer& tokenizer, TokenWriter& writer,
-                          std::int64_t skip) {
+std::int64_t encode_jsonl(TextInput& input, const DataOptions& data, TextQueue& queue, std::int64_t skip) {
   std::int64_t line_number = 0, bad = 0;
   const auto one_line = [&](const std::string& line) {
     ++line_number;
@@ -78,8 +116,8 @@ std::int64_t encode_jsonl(TextInput& input, const DataOptions& data, const Token
       if (!object.is_object() || !object.contains(data.text_field) || !object[data.text_field].is_string())
         throw Error(Exit::kBadInput, where + ": expected a JSON object with a text '" + data.text_field + "', found none",
                     "--text-field names another key, --skip-bad N leaves out N lines");
-      writer.begin_document();
-      add_text(tokenizer, writer, object[data.text_field].get_ref<const std::string&>());
+      queue.begin_document();
+      queue.add(object[data.text_field].get_ref<const std::string&>());
     } catch (const Error& e) {
       if (++bad > skip) throw;
       log_warning(std::string("left out: ") + e.what());
@@ -127,15 +165,17 @@ Exit data_encode(const DataOptions& data, const CommonOptions& common, const Inv
 
   TokenWriter writer(output.directory(), tokenizer->vocab_size(), tokenizer->name(), tokenizer->serialized());
   std::vector<std::pair<std::string, std::string>> digests;
+  TextQueue queue(*tokenizer, writer, common.threads);
   std::int64_t bad = 0;
   for (const std::string& path : inputs) {
     TextInput input(path);
     if (path.ends_with(".jsonl"))
-      bad += encode_jsonl(input, data, *tokenizer, writer, data.skip_bad - bad);
+      bad += encode_jsonl(input, data, queue, data.skip_bad - bad);
     else
-      encode_document(input, *tokenizer, writer);
+      encode_document(input, queue);
     digests.emplace_back(input.path(), input.digest());
   }
+  queue.flush();
   const auto files = output.write(writer, provenance_chain(invocation, nullptr, digests));
   const std::int64_t empty = writer.num_empty_documents();
   std::string table = table_of(files);

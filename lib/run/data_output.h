@@ -14,6 +14,9 @@ namespace moe {
 // tokens.h5 -> tokens-eval.h5
 std::string eval_path(const std::string& path);
 
+// Printable: control characters and bytes beyond ASCII that stand alone as \xNN.
+std::string quoted(const std::string& text);
+
 class DataOutput {
  public:
   // Error 2 without -o, 73 if an output exists or cannot be.

@@ -45,21 +45,6 @@ std::vector<std::int32_t> most_frequent(const std::vector<std::int64_t>& count_V
   return ids;
 }
 
-// Printable: control characters and bytes beyond ASCII that stand alone as \xNN.
-std::string quoted(const std::string& text) {
-  std::string out = "'";
-  for (const char c : text) {
-    const auto u = static_cast<unsigned char>(c);
-    char code[8];
-    std::snprintf(code, sizeof code, "\\x%02x", u);
-    out += c == '\n'                                              ? "\\n"
-           : c == '\t'                                            ? "\\t"
-           : u < 32 || u == 127 || (u >= 128 && text.size() == 1) ? code
-                                                                  : std::string(1, c);
-  }
-  return out + "'";
-}
-
 std::string row(const char* name, const std::string& value) {
   std::string label = name;
   label.resize(18, ' ');
@@ -88,6 +73,20 @@ std::string table_of(const TokenFileInfo& info, double entropy, const nlohmann::
 }
 
 }  // namespace
+
+std::string quoted(const std::string& text) {
+  std::string out = "'";
+  for (const char c : text) {
+    const auto u = static_cast<unsigned char>(c);
+    char code[8];
+    std::snprintf(code, sizeof code, "\\x%02x", u);
+    out += c == '\n'                                              ? "\\n"
+           : c == '\t'                                            ? "\\t"
+           : u < 32 || u == 127 || (u >= 128 && text.size() == 1) ? code
+                                                                  : std::string(1, c);
+  }
+  return out + "'";
+}
 
 Exit data_show(const CommonOptions& common, const std::string& path) {
   const TokenSource source = TokenSource::open(path);

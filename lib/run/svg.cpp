@@ -7,23 +7,18 @@
 #include <cstdint>
 #include <cstdio>
 
+#include "lib/base/utf8.h"
+
 namespace moe {
 namespace {
 
-// Length of the UTF-8 character that starts at text[i]; 0 if it is broken or one that XML forbids.
-std::size_t utf8_length(std::string_view text, std::size_t i) {
-  const auto byte = [&](std::size_t k) { return static_cast<std::uint32_t>(static_cast<unsigned char>(text[i + k])); };
-  if (byte(0) < 0x80) return 1;
-  const std::size_t n = byte(0) >= 0xF0 ? 4 : byte(0) >= 0xE0 ? 3 : 2;
-  if (byte(0) < 0xC2 || byte(0) > 0xF4 || i + n > text.size()) return 0;
-  std::uint32_t code = byte(0) & (0xFF >> (n + 1));
-  for (std::size_t k = 1; k < n; ++k) {
-    if ((byte(k) & 0xC0) != 0x80) return 0;
-    code = code << 6 | (byte(k) & 0x3F);
-  }
-  const std::uint32_t smallest[] = {0, 0, 0x80, 0x800, 0x10000};
-  const bool surrogate = code >= 0xD800 && code < 0xE000, noncharacter = (code & 0xFFFE) == 0xFFFE;
-  return code < smallest[n] || code > 0x10FFFF || surrogate || noncharacter ? 0 : n;
+// Length of the UTF-8 character that starts at text[i]; 0 if it is broken or one that XML forbids (U+xxFFFE, U+xxFFFF).
+std::size_t xml_length(std::string_view text, std::size_t i) {
+  const std::size_t n = utf8_length(text, i);
+  const auto byte = [&](std::size_t k) { return static_cast<unsigned char>(text[i + k]); };
+  const bool ends_plane =
+      n >= 3 && byte(n - 1) >= 0xBE && byte(n - 2) == 0xBF && (n == 3 ? byte(0) == 0xEF : (byte(1) & 0xF) == 0xF);
+  return ends_plane ? 0 : n;
 }
 
 std::string escaped(std::string_view character) {
@@ -77,7 +72,7 @@ std::string svg_text(std::string_view text, std::size_t max_chars) {
   std::size_t chars = 0;
   for (std::size_t i = 0; i < text.size(); ++chars) {
     if (chars == max_chars) return out + "\u2026";
-    const std::size_t n = utf8_length(text, i);
+    const std::size_t n = xml_length(text, i);
     out += n ? escaped(text.substr(i, n)) : "?";
     i += n ? n : 1;
   }

@@ -6,6 +6,7 @@
 #include "lib/base/log.h"
 #include "lib/base/provenance.h"
 #include "lib/base/stopwatch.h"
+#include "lib/base/utf8.h"
 #include "lib/comm/collectives.h"
 #include "lib/run/evaluate.h"
 #include "lib/run/mesh_load.h"
@@ -324,7 +325,7 @@ class TrainRun {
     Pass pass(model(), {.shape = {1, o_.seq}, .training = false}, env_);
     const SampleOptions how{.num_tokens = o_.sample_tokens, .temperature = o_.temperature, .seed = o_.common.seed};
     sample_ = sample_text(pass, world_, *tokenizer, o_.sample, how);
-    if (is_first_) std::fprintf(o_.common.json == "-" ? stderr : stdout, "%s\n", sample_.c_str());
+    if (is_first_) std::fprintf(o_.common.json == "-" ? stderr : stdout, "%s\n", mended_utf8(sample_).c_str());
   }
 
   TrainOptions& o_;
