@@ -83,9 +83,11 @@ struct LatentKernels {
 // of its document (nullptr: no documents, 0 everywhere). No seq_len x seq_len matrix is ever stored.
 struct AttentionShape {
   int num_seqs = 1, seq_len = 1, num_heads = 1, num_kv_heads = 1;
-  int head_dim = 1;   // width S of queries and keys
-  int value_dim = 1;  // width of values and outputs
-  float scale = 1;    // usually 1 / sqrt(head_dim)
+  int head_dim = 1;                // width S of queries and keys
+  int value_dim = 1;               // width of values and outputs
+  float scale = 1;                 // usually 1 / sqrt(head_dim)
+  int window = 0;                  // > 0: token i attends to j > i - window only
+  const float* sinks_H = nullptr;  // a logit per query head that the denominator of its softmax counts too (gpt-oss)
 };
 struct AttentionKernels {
   // o = softmax(scale q k^T) v; lse_TH = log of the softmax's denominator (with the maximum folded in), f32.

@@ -1,11 +1,11 @@
 #include "lib/base/byte_size.h"
 
-#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 
 #include "lib/base/error.h"
+#include "lib/base/text_list.h"
 
 namespace moe {
 
@@ -26,11 +26,7 @@ std::int64_t parse_byte_size(const std::string& text, const std::string& what) {
 
 std::vector<std::int64_t> parse_byte_sizes(const std::string& text, const std::string& what, std::size_t count) {
   std::vector<std::int64_t> bytes;
-  for (std::size_t first = 0; first <= text.size();) {
-    const std::size_t end = std::min(text.find(',', first), text.size());
-    bytes.push_back(parse_byte_size(text.substr(first, end - first), what));
-    first = end + 1;
-  }
+  for (const std::string& part : split_list(text)) bytes.push_back(parse_byte_size(part, what));
   if (bytes.size() == 1) bytes.resize(count, bytes[0]);
   if (bytes.size() != count)
     throw Error(Exit::kUsage, what + ": expected one size, or one for each of " + std::to_string(count) + ", found " +

@@ -5,6 +5,7 @@
 #include <numbers>
 
 #include "lib/base/error.h"
+#include "lib/base/text_list.h"
 
 namespace moe {
 
@@ -17,6 +18,11 @@ RouterShape ModelConfig::router_shape() const {
           .num_groups = num_expert_groups,
           .num_groups_kept = num_groups_kept,
           .group_score = group_score};
+}
+
+int ModelConfig::window_of(int layer) const {
+  const std::vector<std::string> types = split_list(layer_types);
+  return types[static_cast<std::size_t>(layer) % types.size()] == "sliding" ? sliding_window : 0;
 }
 
 double YarnOptions::attention_factor(double m) const {
@@ -98,6 +104,14 @@ void add_model_options(Options& o, ModelConfig& c) {
   o.add("max-nodes-per-token", c.max_nodes_per_token,
         "nodes of the expert-parallel group whose experts a token may use (node-limited routing); 0 sets no limit");
   o.add("router-bias", c.router_bias, "expert bias seen only by the selection (aux-loss-free balancing)");
+  o.add("attention-bias", c.attention_bias, "biases of queries, keys, values and the output map; gqa");
+  o.add("attention-sinks", c.attention_sinks, "a learnt logit per head that takes weight and gives no value; gqa");
+  o.add("sliding-window", c.sliding_window, "tokens that a sliding layer sees, the own one included; 0: all");
+  o.add("layer-types", c.layer_types, "sliding or full, of the blocks in turn, over and over: sliding,full");
+  o.add("router-logit-bias", c.router_logit_bias, "bias of the router's logits");
+  o.add("expert-bias", c.expert_bias, "biases of the experts' two maps");
+  o.add("swiglu-limit", c.swiglu_limit, "SwiGLU as (u + 1) g sigmoid(1.702 g), g at most and u within this; 0: plain");
+  o.add("mtp-depth", c.num_mtp_layers, "modules that predict one token more each (multi-token prediction)");
   o.add("tied-embeddings", c.tied_embeddings, "input embedding and output head share one matrix");
   o.add("init-std", c.init_std, "standard deviation of the initial weights");
 }
@@ -154,6 +168,17 @@ void check_rope(const ModelConfig& c) {
   need(y.mscale_all_dim >= 0, "rope-mscale-all-dim", "at least 0", y.mscale_all_dim);
 }
 
+void check_extras(const ModelConfig& c) {
+  for (const std::string& type : split_list(c.layer_types))
+    if (type != "full" && type != "sliding")
+      throw Error(Exit::kUsage, "--layer-types: expected a list of full and sliding, found \"" + c.layer_types + "\"");
+  need(c.sliding_window >= 0, "sliding-window", "at least 1, or 0 for none", c.sliding_window);
+  need(c.swiglu_limit >= 0, "swiglu-limit", "more than 0, or 0 for plain SwiGLU", c.swiglu_limit);
+  need(c.num_mtp_layers >= 0, "mtp-depth", "at least 0", c.num_mtp_layers);
+  if (c.is_mla() && (c.attention_bias || c.attention_sinks))
+    throw Error(Exit::kUsage, "--attention-bias, --attention-sinks: expected --attention gqa, found mla");
+}
+
 }  // namespace
 
 void check_config(const ModelConfig& c) {
@@ -176,6 +201,7 @@ void check_config(const ModelConfig& c) {
   need(c.num_groups_kept * (c.num_experts / c.num_expert_groups) >= c.top_k, "groups-kept",
        "groups that hold at least --top-k experts", c.num_groups_kept);
   need(c.max_nodes_per_token >= 0, "max-nodes-per-token", "at least 1, or 0 for no limit", c.max_nodes_per_token);
+  check_extras(c);
   need(c.norm_eps > 0, "norm-eps", "more than 0", c.norm_eps);
   need(c.init_std > 0, "init-std", "more than 0", c.init_std);
 }

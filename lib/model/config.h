@@ -59,9 +59,23 @@ struct ModelConfig {
   bool router_bias = false;     // expert bias that only the selection sees, moved by BalanceOptions::bias_update_speed
   bool tied_embeddings = false;
   float init_std = 0.02f;
+  // gpt-oss (arXiv 2508.10925): biases of q, k, v and the output map, of the router's logits and of the experts; per query
+  // head a learnt logit without a value in the softmax; layers that see only the last sliding_window tokens; SwiGLU as
+  // (u + 1) g sigmoid(1.702 g) with g at most, and u within, swiglu_limit.
+  bool attention_bias = false, router_logit_bias = false, expert_bias = false;  // attention_bias: kGqa
+  bool attention_sinks = false;                                                 // kGqa
+  int sliding_window = 0;            // tokens, the own one included; 0: all layers see everything
+  std::string layer_types = "full";  // of the blocks in turn, over and over: "sliding,full"
+  float swiglu_limit = 0;            // 0: plain SwiGLU
+  // Modules behind the last block that predict one token more each (multi-token prediction, DeepSeek-V3, section 2.2):
+  // blocks num_layers, num_layers + 1, ... with experts unless all blocks are dense.
+  int num_mtp_layers = 0;
 
-  bool is_dense_layer(int layer) const { return layer < num_dense_layers; }
-  int num_moe_layers() const { return num_layers - num_dense_layers; }
+  int num_blocks() const { return num_layers + num_mtp_layers; }
+  bool is_mtp_layer(int layer) const { return layer >= num_layers; }
+  bool is_dense_layer(int layer) const { return layer < num_dense_layers || num_dense_layers == num_layers; }
+  int num_moe_layers() const { return num_dense_layers == num_layers ? 0 : num_blocks() - num_dense_layers; }  // MTP's too
+  int window_of(int layer) const;  // of attention; 0: everything before
   bool is_mla() const { return attention == AttentionKind::kMla; }
   int qkv_width() const { return (num_heads + 2 * num_kv_heads) * head_dim; }               // kGqa
   int qk_dim() const { return is_mla() ? qk_nope_head_dim + qk_rope_head_dim : head_dim; }  // of a query and a key

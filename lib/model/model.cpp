@@ -5,7 +5,7 @@
 namespace moe {
 
 Model::Model(const ModelConfig& config, DType dtype, bool training, const ParamLayout& layout)
-    : config_(config), dtype_(dtype), training_(training), router_bias_(static_cast<std::size_t>(config.num_layers)) {
+    : config_(config), dtype_(dtype), training_(training), router_bias_(static_cast<std::size_t>(config.num_blocks())) {
   take_memory(layout);
 }
 

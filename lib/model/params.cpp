@@ -1,5 +1,6 @@
 #include "lib/model/params.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace moe {
@@ -7,9 +8,15 @@ namespace {
 
 using Shape = std::vector<std::int64_t>;
 
+ParamSpec bias(const std::string& name, Shape shape, bool is_expert = false) {
+  return {.name = name, .shape = std::move(shape), .is_expert = is_expert, .is_bias = true};
+}
+
 void add_gqa(std::vector<ParamSpec>& list, const ModelConfig& c, const std::string& layer) {
   const std::int64_t D = c.d_model, S = c.head_dim, H = c.num_heads, Hk = c.num_kv_heads;
   list.push_back({layer + "attn.qkv.weight", Shape{(H + 2 * Hk) * S, D}, c.init_std});
+  if (c.attention_bias) list.push_back(bias(layer + "attn.qkv.bias", Shape{(H + 2 * Hk) * S}));
+  if (c.attention_sinks) list.push_back(bias(layer + "attn.sinks", Shape{H}));
   if (c.qk_norm != QkNorm::kNone) {
     const bool full = c.qk_norm == QkNorm::kFull;
     list.push_back({layer + "attn.q_norm.weight", Shape{full ? H * S : S}});
@@ -35,16 +42,31 @@ void add_attention(std::vector<ParamSpec>& list, const ModelConfig& c, const std
   list.push_back({layer + "attn_norm.weight", Shape{c.d_model}});
   c.is_mla() ? add_mla(list, c, layer) : add_gqa(list, c, layer);
   list.push_back({layer + "attn.o.weight", Shape{c.d_model, std::int64_t{c.num_heads} * c.value_dim()}, out_std});
+  if (c.attention_bias) list.push_back(bias(layer + "attn.o.bias", Shape{c.d_model}));
 }
 
 void add_moe(std::vector<ParamSpec>& list, const ModelConfig& c, const std::string& layer, float out_std) {
   const std::int64_t D = c.d_model, E = c.num_experts, F = c.expert_ffn, Fs = F * c.num_shared_experts;
   list.push_back({layer + "router.weight", Shape{E, D}, c.init_std});
+  if (c.router_logit_bias) list.push_back(bias(layer + "router.bias", Shape{E}));
   list.push_back({layer + "experts.gate_up.weight", Shape{E, 2 * F, D}, c.init_std, true});
   list.push_back({layer + "experts.down.weight", Shape{E, D, F}, out_std, true});
+  if (c.expert_bias) {
+    list.push_back(bias(layer + "experts.gate_up.bias", Shape{E, 2 * F, 1}, true));
+    list.push_back(bias(layer + "experts.down.bias", Shape{E, D, 1}, true));
+  }
   if (Fs == 0) return;
   list.push_back({layer + "shared.gate_up.weight", Shape{2 * Fs, D}, c.init_std});
   list.push_back({layer + "shared.down.weight", Shape{D, Fs}, out_std});
+}
+
+// A module's input is projection [norm(embedding of the next token) | norm(hidden)]; its output passes a norm of its own
+// before the shared head. The hidden state that it gets is the model's, or the module's before, behind the last norm.
+void add_mtp(std::vector<ParamSpec>& list, const ModelConfig& c, const std::string& layer) {
+  const std::int64_t D = c.d_model;
+  list.push_back({layer + "mtp.embedding_norm.weight", Shape{D}});
+  list.push_back({layer + "mtp.hidden_norm.weight", Shape{D}});
+  list.push_back({layer + "mtp.projection.weight", Shape{D, 2 * D}, c.init_std});
 }
 
 }  // namespace
@@ -55,8 +77,9 @@ std::vector<ParamSpec> parameter_specs(const ModelConfig& c) {
   const float out_std = c.init_std / std::sqrt(2.0f * static_cast<float>(c.num_layers));
   std::vector<ParamSpec> list;
   list.push_back({"embedding.weight", Shape{V, D}, c.init_std, false, true});
-  for (int i = 0; i < c.num_layers; ++i) {
+  for (int i = 0; i < c.num_blocks(); ++i) {
     const std::string layer = "layers." + std::to_string(i) + ".";
+    if (c.is_mtp_layer(i)) add_mtp(list, c, layer);
     add_attention(list, c, layer, out_std);
     list.push_back({layer + "ffn_norm.weight", Shape{D}});
     if (c.is_dense_layer(i)) {
@@ -65,6 +88,7 @@ std::vector<ParamSpec> parameter_specs(const ModelConfig& c) {
     } else {
       add_moe(list, c, layer, out_std);
     }
+    if (c.is_mtp_layer(i)) list.push_back({layer + "mtp.norm.weight", Shape{D}});
   }
   list.push_back({"final_norm.weight", Shape{D}});
   if (!c.tied_embeddings) list.push_back({"head.weight", Shape{V, D}, c.init_std});
@@ -97,13 +121,29 @@ BlockParams block_params(const ParamStore& store, int layer) {
           .expert_gate_up = get("experts.gate_up.weight"),
           .expert_down = get("experts.down.weight"),
           .shared_gate_up = get("shared.gate_up.weight"),
-          .shared_down = get("shared.down.weight")};
+          .shared_down = get("shared.down.weight"),
+          .qkv_bias = get("attn.qkv.bias"),
+          .sinks = get("attn.sinks"),
+          .o_bias = get("attn.o.bias"),
+          .router_bias = get("router.bias"),
+          .expert_gate_up_bias = get("experts.gate_up.bias"),
+          .expert_down_bias = get("experts.down.bias"),
+          .mtp_embedding_norm = get("mtp.embedding_norm.weight"),
+          .mtp_hidden_norm = get("mtp.hidden_norm.weight"),
+          .mtp_projection = get("mtp.projection.weight"),
+          .mtp_norm = get("mtp.norm.weight")};
 }
 
 namespace {
 
-std::int64_t num_router_biases(const ModelConfig& c) {
-  return c.router_bias ? std::int64_t{c.num_moe_layers()} * c.num_experts : 0;
+std::int64_t num_router_biases(const ModelConfig& c, int num_moe_layers) {
+  return c.router_bias ? std::int64_t{num_moe_layers} * c.num_experts : 0;
+}
+int num_mtp_moe_layers(const ModelConfig& c) { return c.num_moe_layers() > 0 ? c.num_mtp_layers : 0; }
+
+double attention_flop(const ModelConfig& c, int layer, int seq_len, bool causal) {
+  const int window = c.window_of(layer), length = window > 0 ? std::min(window, seq_len) : seq_len;
+  return 3.0 * c.num_heads * (c.qk_dim() + c.value_dim()) * 2.0 * length * (causal ? 0.5 : 1.0);
 }
 
 }  // namespace
@@ -113,20 +153,28 @@ ParamCounts count_parameters(const ModelConfig& c) {
   for (const ParamSpec& spec : parameter_specs(c)) {
     const std::int64_t all = spec.num_elements();
     const std::int64_t used = spec.is_expert ? all / c.num_experts * c.top_k : all;
+    if (c.is_mtp_layer(spec.layer())) {
+      n.mtp += all, n.mtp_active += used;
+      continue;
+    }
     n.total += all;
     n.active += used;
     if (!spec.is_input_embedding || c.tied_embeddings) n.active_no_embedding += used;
     if (spec.is_expert) n.experts += all;
   }
-  const std::int64_t biases = num_router_biases(c);
+  const std::int64_t mtp = num_router_biases(c, num_mtp_moe_layers(c));
+  const std::int64_t biases = num_router_biases(c, c.num_moe_layers()) - mtp;
   n.total += biases, n.active += biases, n.active_no_embedding += biases;
+  n.mtp += mtp, n.mtp_active += mtp;
   return n;
 }
 
 double flop_per_token(const ModelConfig& c, int seq_len, bool causal) {
-  const double attention =
-      3.0 * c.num_layers * c.num_heads * (c.qk_dim() + c.value_dim()) * 2.0 * seq_len * (causal ? 0.5 : 1.0);
-  const std::int64_t multiplied = count_parameters(c).active_no_embedding - num_router_biases(c);
+  double attention = 0;
+  for (int layer = 0; layer < c.num_blocks(); ++layer) attention += attention_flop(c, layer, seq_len, causal);
+  const ParamCounts n = count_parameters(c);
+  const std::int64_t heads = std::int64_t{c.num_mtp_layers} * c.vocab_size * c.d_model;
+  const std::int64_t multiplied = n.active_no_embedding + n.mtp_active + heads - num_router_biases(c, c.num_moe_layers());
   return 6.0 * static_cast<double>(multiplied) + attention;
 }
 

@@ -20,21 +20,26 @@ struct BlockParams {
   const Param *q, *q_a, *q_a_norm, *q_b, *kv_a, *kv_a_norm, *kv_b;  // latent attention: q, or the three of q_a
   const Param *gate_up, *down;                                      // dense block
   const Param *router, *expert_gate_up, *expert_down, *shared_gate_up, *shared_down;
+  const Param *qkv_bias, *sinks, *o_bias, *router_bias, *expert_gate_up_bias, *expert_down_bias;  // router_bias: of logits
+  const Param *mtp_embedding_norm, *mtp_hidden_norm, *mtp_projection, *mtp_norm;
 };
 BlockParams block_params(const ParamStore& store, int layer);
 
 // Parameter counts in both conventions of the literature, and the work of training. Router biases count, as in the
-// published totals, though no gradient moves them.
+// published totals, though no gradient moves them; the modules of multi-token prediction are counted apart.
 struct ParamCounts {
   std::int64_t total = 0;
   std::int64_t active = 0;               // what one token uses, input embedding included
   std::int64_t active_no_embedding = 0;  // without the input embedding (a tied one counts once, as the head)
   std::int64_t experts = 0;              // routed experts
+  std::int64_t mtp = 0;                  // of the modules, without the embedding and the head, which they share
+  std::int64_t mtp_active = 0;           // of these, what one token uses
 };
 ParamCounts count_parameters(const ModelConfig& config);
 
 // FLOP of one training step per token, forward and backward, without recomputation: 6 N_active (without input embedding)
-// + attention 3 L H (S_qk + S_v) 2 seq_len c, with c = 1/2 for the causal half (PaLM, appendix B; causal count).
+// + attention 3 L H (S_qk + S_v) 2 seq_len c, with c = 1/2 for the causal half (PaLM, appendix B; causal count); a sliding
+// layer has its window for seq_len. Modules of multi-token prediction count, each with a head.
 double flop_per_token(const ModelConfig& config, int seq_len, bool causal = true);
 
 }  // namespace moe

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "lib/base/provenance.h"
+#include "lib/base/text_list.h"
 #include "lib/io/digest.h"
 #include "lib/io/files.h"
 #include "lib/io/h5.h"
@@ -58,15 +59,12 @@ int parse_index(const std::string& text, const std::string& what, int most) { re
 
 std::vector<int> parse_indices(const std::string& text, const std::string& what, int most) {
   std::vector<int> list;
-  for (std::size_t at = 0; at <= text.size();) {
-    const std::size_t end = std::min(text.find(',', at), text.size());
-    const std::string word = text.substr(at, end - at);
+  for (const std::string& word : split_list(text)) {
     const std::size_t dash = word.find('-');
     const int first = parse_index(word.substr(0, dash), what, most);
     const int last = dash == std::string::npos ? first : parse_index(word.substr(dash + 1), what, most);
     if (last < first) throw Error(Exit::kUsage, what + ": expected a range that rises, found '" + word + "'");
     for (int n = first; n <= last; ++n) list.push_back(n);
-    at = end + 1;
   }
   if (std::set<int>(list.begin(), list.end()).size() != list.size())
     throw Error(Exit::kUsage, what + ": expected each number once, found '" + text.substr(0, 60) + "'");

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "lib/base/error.h"
+#include "lib/base/text_list.h"
 #include "lib/model/params.h"
 #include "lib/run/tensor_cut.h"
 #include "lib/run/train_options.h"
@@ -230,14 +231,11 @@ std::vector<int> parse_expert_list(const std::string& text, int num_experts) {
       refuse("experts", "expected ids from 0 to " + std::to_string(num_experts - 1) + " as 0-3,7, found '" + text + "'");
     return v;
   };
-  for (std::size_t at = 0; at <= text.size();) {
-    const std::size_t end = std::min(text.find(',', at), text.size());
-    const std::string word = text.substr(at, end - at);
+  for (const std::string& word : split_list(text)) {
     const std::size_t dash = word.find('-');
     const int first = number(word.substr(0, dash)), last = dash == std::string::npos ? first : number(word.substr(dash + 1));
     if (last < first) refuse("experts", "expected a range that rises, found " + word);
     for (int e = first; e <= last; ++e) list.push_back(e);
-    at = end + 1;
   }
   if (std::set<int>(list.begin(), list.end()).size() != list.size())
     refuse("experts", "expected each id once, found " + text);

@@ -128,7 +128,7 @@ void ParamStore::initialize(std::uint64_t seed) {
 #pragma omp parallel for schedule(static)
       for (std::int64_t i = 0; i < run.count; ++i) {
         const auto global = static_cast<std::uint64_t>(run.global + i);
-        const float value = p.spec.init_std == 0 ? 1.0f : p.spec.init_std * rng.normal(global);
+        const float value = p.spec.init_std == 0 ? (p.spec.is_bias ? 0.0f : 1.0f) : p.spec.init_std * rng.normal(global);
         if (p.master) p.master[run.at + i] = value;
         if (dtype_ == DType::kF32)
           static_cast<float*>(p.weight_shard)[run.at + i] = value;

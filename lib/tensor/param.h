@@ -16,12 +16,13 @@ namespace moe {
 struct ParamSpec {
   std::string name;
   std::vector<std::int64_t> shape;  // dimension 0 of an expert tensor is the logical expert id
-  float init_std = 0;               // normal(0, init_std); 0: all ones (norm weights)
+  float init_std = 0;               // normal(0, init_std); 0: all ones (norm weights), or zeros (biases)
   bool is_expert = false;           // per routed expert: a token uses top_k / num_experts of it
   bool is_input_embedding = false;  // looked up, not multiplied
+  bool is_bias = false;             // added, not multiplied; of experts [E, N, 1]
 
-  int layer() const;                                // of "layers.3.router.weight" 3; -1: of no layer
-  bool decays() const { return shape.size() > 1; }  // weight decay on matrices, none on norms
+  int layer() const;                                            // of "layers.3.router.weight" 3; -1: of no layer
+  bool decays() const { return shape.size() > 1 && !is_bias; }  // weight decay on matrices, none on norms and biases
   std::int64_t num_elements() const;
   std::int64_t num_rows() const { return num_elements() / num_cols(); }  // as the matrix [rows, last dimension]
   std::int64_t num_cols() const { return shape.back(); }
