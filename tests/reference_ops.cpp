@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace moe::reference {
 
@@ -100,7 +101,7 @@ namespace {
 
 // One query: token t (row) of head h, whose keys are the rows first .. t of key-value head g.
 struct Query {
-  std::int64_t t, first;
+  std::int64_t t, first, head;
   std::int64_t q_col, k_col, o_col, v_col;
 };
 
@@ -111,9 +112,10 @@ void for_each_query(const AttentionDims& dims, std::span<const std::int32_t> doc
     for (int h = 0; h < dims.num_heads; ++h)
       for (std::int64_t i = 0; i < dims.seq_len; ++i) {
         const std::int64_t t = s * dims.seq_len + i;
-        const std::int64_t start = doc_start.empty() ? 0 : doc_start[static_cast<std::size_t>(t)];
+        std::int64_t start = doc_start.empty() ? 0 : doc_start[static_cast<std::size_t>(t)];
+        if (dims.window > 0) start = std::max(start, i - dims.window + 1);
         const int g = h / heads_per_kv_head;
-        visit(Query{t, s * dims.seq_len + start, h * dims.head_dim, g * dims.head_dim, h * dims.value_dim,
+        visit(Query{t, s * dims.seq_len + start, h, h * dims.head_dim, g * dims.head_dim, h * dims.value_dim,
                     g * dims.value_dim});
       }
 }
@@ -143,7 +145,8 @@ Matrix attention(const AttentionDims& dims, const Qkv& x, std::span<const std::i
   return o;
 }
 
-// dp_j = do . v_j, 0 of the sink;  dz_j = scale p_j (dp_j - sum_i p_i dp_i);  dq = sum_j dz_j k_j, dk_j = dz_j q, dv_j = p_j do
+// dp_j = do . v_j, 0 of the sink;  dz_j = scale p_j (dp_j - sum_i p_i dp_i);  dq = sum_j dz_j k_j, dk_j = dz_j q, dv_j = p_j
+// do
 Qkv attention_backward(const AttentionDims& dims, const Matrix& d_o, const Qkv& x, std::span<const std::int32_t> doc_start) {
   Qkv d{Matrix(x.q.rows, x.q.cols), Matrix(x.k.rows, x.k.cols), Matrix(x.v.rows, x.v.cols)};
   for_each_query(dims, doc_start, [&](const Query& at) {
