@@ -52,7 +52,7 @@ std::string balance_text(const BalanceOptions& b) {
                                                  {"sequence", b.seq_aux},
                                                  {"global", b.global_aux},
                                                  {"z", b.z},
-                                                 {"bias step", b.bias_update_speed},
+                                                 {"bias step", b.bias_update_speed.most()},
                                                  {"capacity factor", b.capacity_factor}};
   for (const auto& [name, value] : terms)
     if (value > 0) s += text("%s%s %g", s.empty() ? "" : ", ", name, static_cast<double>(value));
