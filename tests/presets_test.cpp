@@ -80,10 +80,10 @@ TEST(Presets, ParametersOfThePublishedModels) {
 
 // What their makers, or others who counted the files, say.
 TEST(Presets, PublishedTotals) {
-  const std::pair<const char*, Int> totals[] = {
-      {"mixtral-8x7b", 46702792704},     {"mixtral-8x22b", 140620634112}, {"deepseek-moe-16b", 16375728128},
-      {"deepseek-v2-lite", 15706484224}, {"deepseek-v3", 671026419200},   {"olmoe-1b-7b", 6919161856},
-      {"qwen3-30b-a3b", 30532122624},    {"gpt-oss-20b", 20914757184}};
+  const std::pair<const char*, Int> totals[] = {{"mixtral-8x7b", 46702792704},     {"mixtral-8x22b", 140620634112},
+                                                {"deepseek-moe-16b", 16375728128}, {"deepseek-v2-lite", 15706484224},
+                                                {"deepseek-v3", 671026419200},     {"olmoe-1b-7b", 6919161856},
+                                                {"qwen3-30b-a3b", 30532122624},    {"gpt-oss-20b", 20914757184}};
   for (const auto& [name, total] : totals) EXPECT_EQ(count_parameters(model_of(name)).total, total) << name;
 }
 
@@ -99,9 +99,9 @@ TEST(Presets, TheModuleOfDeepSeekV3) {
 // 10^9 of one token at 4096, causal attention: DeepSeek's own figure, and what Megatron-LM's rates imply.
 TEST(Presets, Work) {
   const std::pair<const char*, double> gflops[] = {
-      {"mixtral-8x7b", 79.7}, {"mixtral-8x22b", 242.2}, {"deepseek-moe-16b", 17.1}, {"deepseek-v2-lite", 16.4},
-      {"deepseek-v2", 155.3}, {"deepseek-v3", 260.65},  {"olmoe-1b-7b", 7.88},      {"qwen3-30b-a3b", 23.08},
-      {"qwen3-235b-a22b", 148.3}, {"gpt-oss-20b", 22.9}, {"gpt-oss-120b", 32.7},    {"kimi-k2", 205.5}};
+      {"mixtral-8x7b", 79.7},     {"mixtral-8x22b", 242.2}, {"deepseek-moe-16b", 17.1}, {"deepseek-v2-lite", 16.4},
+      {"deepseek-v2", 155.3},     {"deepseek-v3", 260.65},  {"olmoe-1b-7b", 7.88},      {"qwen3-30b-a3b", 23.08},
+      {"qwen3-235b-a22b", 148.3}, {"gpt-oss-20b", 22.9},    {"gpt-oss-120b", 32.7},     {"kimi-k2", 205.5}};
   for (const auto& [name, want] : gflops)
     EXPECT_NEAR(flop_per_token(model_of(name), 4096) / 1e9, want, 0.005 * want) << name;
   ModelConfig v3 = model_of("deepseek-v3");
@@ -135,8 +135,9 @@ TEST(Presets, RecipeOfDeepSeekV3) {
 // Each small model has what its family has.
 TEST(Presets, SmallOnesHaveTheLayersOfTheirFamilies) {
   const std::pair<const char*, const char*> families[] = {
-      {"mixtral-mini", "mixtral-8x7b"},    {"deepseek-moe-mini", "deepseek-moe-16b"}, {"deepseek-v2-mini", "deepseek-v2"},
-      {"deepseek-v3-mini", "deepseek-v3"}, {"olmoe-mini", "olmoe-1b-7b"},             {"qwen3-mini", "qwen3-30b-a3b"},
+      {"mixtral-mini", "mixtral-8x7b"},    {"deepseek-moe-mini", "deepseek-moe-16b"},
+      {"deepseek-v2-mini", "deepseek-v2"}, {"deepseek-v3-mini", "deepseek-v3"},
+      {"olmoe-mini", "olmoe-1b-7b"},       {"qwen3-mini", "qwen3-30b-a3b"},
       {"gpt-oss-mini", "gpt-oss-20b"},     {"kimi-k2-mini", "kimi-k2"}};
   const auto traits = [](const std::string& preset) {
     const TrainOptions t = Parsed({"--preset", preset}).train;

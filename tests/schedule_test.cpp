@@ -24,7 +24,8 @@ TEST(ValueSchedule, ChangesAtItsPoints) {
 }
 
 TEST(ValueSchedule, TextsReadBack) {
-  for (const char* text : {"0", "0.001", "1e-4", "0.001,0@0.966", "0.3,0.1@10T", "1,2@469B,3@1.5T", "-1,1@1K", "1,0@1.234567T"})
+  for (const char* text :
+       {"0", "0.001", "1e-4", "0.001,0@0.966", "0.3,0.1@10T", "1,2@469B,3@1.5T", "-1,1@1K", "1,0@1.234567T"})
     EXPECT_EQ(ValueSchedule::parse(text).text(), text);
   EXPECT_EQ(ValueSchedule::parse("1,0@14300B").text(), "1,0@14.3T");
   EXPECT_EQ(ValueSchedule::parse("1,0@0.5K").text(), "1,0@0.5K");
@@ -61,7 +62,8 @@ TEST(LrPhases, LinesAndLevels) {
 }
 
 TEST(LrPhases, Texts) {
-  for (const char* text : {"", "constant", "constant@0.8,constant:0.316@0.9,constant:0.1", "linear:0", "cosine:0.1@10T,constant"})
+  for (const char* text :
+       {"", "constant", "constant@0.8,constant:0.316@0.9,constant:0.1", "linear:0", "cosine:0.1@10T,constant"})
     EXPECT_EQ(LrPhases::parse(text).text(), text);
   for (const char* text : {"cosine", "linear@0.5", "flat", "constant,constant", "constant:-1", "constant@2", "cosine:x",
                            "constant@0.5,linear:1@0.5", ",", "constant@0.5,"})

@@ -30,7 +30,8 @@ RunMark RunMark::parse(const std::string& text) {
   RunMark mark{.in_tokens = unit != kUnits.npos};
   mark.value = number_in(mark.in_tokens ? text.substr(0, text.size() - 1) : text, what);
   if (mark.in_tokens) mark.value = std::round(mark.value * std::pow(1000.0, static_cast<double>(unit + 1)));
-  if (mark.value < 0 || (!mark.in_tokens && mark.value > 1)) throw Error(Exit::kUsage, "expected " + what + ", found " + text);
+  if (mark.value < 0 || (!mark.in_tokens && mark.value > 1))
+    throw Error(Exit::kUsage, "expected " + what + ", found " + text);
   return mark;
 }
 

@@ -27,7 +27,7 @@ struct RunMark {
 
 class ValueSchedule {
  public:
-  ValueSchedule(float value = 0) : first_(value) {}  // NOLINT: a value that stays is a schedule too
+  ValueSchedule(float value = 0) : first_(value) {}     // NOLINT: a value that stays is a schedule too
   static ValueSchedule parse(const std::string& text);  // Error(kUsage) saying what was expected
   std::string text() const;
 

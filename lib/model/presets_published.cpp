@@ -48,22 +48,20 @@ const std::string kGptOss =
     "aux-loss 0.9 ";
 
 std::vector<Preset> first_presets() {
-  return {
-      {"mixtral-8x7b", "46.7 B parameters, 12.9 B active",
-       preset_options(kMixtral + "layers 32  d-model 4096  heads 32  expert-ffn 14336  aux-loss 0.02")},
-      {"mixtral-8x22b", "141 B parameters, 39 B active",
-       preset_options(kMixtral + "layers 56  d-model 6144  heads 48  expert-ffn 16384  aux-loss 0.001")},
-      {"deepseek-moe-16b", "16.4 B parameters, 2.8 B active",
-       preset_options(kDeepSeekMoe +
-                      "layers 28  d-model 2048  heads 16  kv-heads 16  head-dim 128  dense-ffn 10944  steps 106449")},
-      {"deepseek-v2-lite", "15.7 B parameters, 2.4 B active",
-       preset_options(kDeepSeekV2 + "layers 27  d-model 2048  heads 16  dense-ffn 10944  steps 302000")},
-      {"deepseek-v2", "236 B parameters, 21 B active",
-       preset_options(kDeepSeekV2 +
-                      "layers 60  d-model 5120  heads 128  q-lora-rank 1536  dense-ffn 12288  experts 160 "
-                      "expert-ffn 1536  expert-groups 8  groups-kept 3  group-score max  router-scale 16 "
-                      "batch 9216  batch-ramp 2304:225B:768  steps 220696  lr 2.4e-4 "
-                      "lr-phases constant@0.6,constant:0.316@0.9,constant:0.099856  aux-loss 0.003")}};
+  return {{"mixtral-8x7b", "46.7 B parameters, 12.9 B active",
+           preset_options(kMixtral + "layers 32  d-model 4096  heads 32  expert-ffn 14336  aux-loss 0.02")},
+          {"mixtral-8x22b", "141 B parameters, 39 B active",
+           preset_options(kMixtral + "layers 56  d-model 6144  heads 48  expert-ffn 16384  aux-loss 0.001")},
+          {"deepseek-moe-16b", "16.4 B parameters, 2.8 B active",
+           preset_options(kDeepSeekMoe +
+                          "layers 28  d-model 2048  heads 16  kv-heads 16  head-dim 128  dense-ffn 10944  steps 106449")},
+          {"deepseek-v2-lite", "15.7 B parameters, 2.4 B active",
+           preset_options(kDeepSeekV2 + "layers 27  d-model 2048  heads 16  dense-ffn 10944  steps 302000")},
+          {"deepseek-v2", "236 B parameters, 21 B active",
+           preset_options(kDeepSeekV2 + "layers 60  d-model 5120  heads 128  q-lora-rank 1536  dense-ffn 12288  experts 160 "
+                                        "expert-ffn 1536  expert-groups 8  groups-kept 3  group-score max  router-scale 16 "
+                                        "batch 9216  batch-ramp 2304:225B:768  steps 220696  lr 2.4e-4 "
+                                        "lr-phases constant@0.6,constant:0.316@0.9,constant:0.099856  aux-loss 0.003")}};
 }
 
 std::vector<Preset> later_presets() {

@@ -67,9 +67,8 @@ std::vector<Preset> small_presets() {
                       "layers 4  d-model 256  heads 4  kv-heads 4  head-dim 64  expert-ffn 512  seq 256  batch 8  lr 1.5e-3 "
                       "warmup 200  steps 4000")},
       {"medium", "a day on a small server",
-       preset_options(ours +
-                      "layers 8  d-model 512  heads 8  kv-heads 8  head-dim 64  experts 16  expert-ffn 1024  seq 512 "
-                      "batch 16  micro-batch 4  lr 8e-4  warmup 500  steps 20000")}};
+       preset_options(ours + "layers 8  d-model 512  heads 8  kv-heads 8  head-dim 64  experts 16  expert-ffn 1024  seq 512 "
+                             "batch 16  micro-batch 4  lr 8e-4  warmup 500  steps 20000")}};
   for (Preset& p : family_presets()) all.push_back(std::move(p));
   return all;
 }

@@ -12,9 +12,9 @@ namespace moe {
 namespace {
 
 [[noreturn]] void refuse(const std::string& text) {
-  throw Error(Exit::kUsage,
-              "expected FROM:TOKENS or FROM:TOKENS:STEP, as 3072:469B:768, of whole numbers of at least 1, found \"" + text +
-                  "\"");
+  throw Error(
+      Exit::kUsage,
+      "expected FROM:TOKENS or FROM:TOKENS:STEP, as 3072:469B:768, of whole numbers of at least 1, found \"" + text + "\"");
 }
 
 int whole_number(const std::string& part, const std::string& all) {
@@ -53,7 +53,8 @@ std::vector<BatchLevel> batch_levels(const TrainOptions& o) {
   for (std::int64_t i = 1; i <= parts; ++i) {
     const BatchLevel& last = levels.back();
     // Of the part before: steps until its sequences are used up. In double, since 10^18 tokens times the parts overflow.
-    const auto end = static_cast<std::int64_t>(static_cast<double>(samples) * static_cast<double>(i) / static_cast<double>(parts));
+    const auto end =
+        static_cast<std::int64_t>(static_cast<double>(samples) * static_cast<double>(i) / static_cast<double>(parts));
     const std::int64_t steps = std::max<std::int64_t>(0, (end - last.first_sample + last.batch - 1) / last.batch);
     const auto batch = static_cast<int>(std::min<std::int64_t>(o.batch, levels[0].batch + i * ramp.step));
     levels.push_back({last.first_step + steps, last.first_sample + steps * last.batch, batch});

@@ -12,6 +12,7 @@
 #include "lib/run/mesh_load.h"
 #include "lib/run/mesh_plan.h"
 #include "lib/run/peak.h"
+#include "lib/run/preset_list.h"
 #include "lib/run/replan.h"
 #include "lib/run/result.h"
 #include "lib/run/resume.h"
@@ -87,11 +88,14 @@ class TrainRun {
     summary_ = summarize(o_, mesh_options_, data_ ? data_->info().num_tokens : 0, per_epoch, o_.steps);
     base_ = {summary_.flop_per_token, peak_of_all(world_, env_), o_.seq};
     std::string text = summary_box(o_, summary_, machine_text(world_, stream_, env_.kernels, base_.gemm_peak_gflops));
-    if (mesh_options_.shape.size() > 1)
-      text += "\n" + mesh_picture(mesh_options_, rank_hosts(o_.ranks, world_, mesh_options_.shape), o_.model.num_experts,
-                                  [&](const MeshPlace& place) {
-                                    return static_cast<double>(rank_memory(o_, mesh_options_, place).total());
-                                  });
+    if (mesh_options_.shape.size() > 1) {
+      const RankHosts hosts = rank_hosts(o_.ranks, world_, mesh_options_.shape);
+      summary_.traffic = step_traffic(o_, mesh_options_, hosts.rank2node);
+      text += "\n" + mesh_picture(mesh_options_, hosts, o_.model.num_experts, [&](const MeshPlace& place) {
+                return static_cast<double>(rank_memory(o_, mesh_options_, place).total());
+              });
+      text += "\n" + traffic_text(*summary_.traffic);
+    }
     if (!o_.common.dry_run || o_.common.json == "-")
       log_info(text);
     else if (is_first_)
@@ -164,8 +168,8 @@ class TrainRun {
 
  private:
   TrainReport report() const {
-    return {summary_,    counters_,    base_,          last_.layers, tokens_of(last_, base_), evaluation_,
-            steps_here_, tokens_here_, steps_seconds_, checkpoint_,  picture_};
+    return {summary_,     counters_,      base_,       last_.layers, tokens_of(last_, base_), evaluation_, steps_here_,
+            tokens_here_, steps_seconds_, checkpoint_, picture_};
   }
 
   void open_inputs() {
@@ -361,6 +365,10 @@ class TrainRun {
 }  // namespace
 
 Exit train(TrainOptions& options, const Invocation& invocation, World& world) {
+  if (options.list_presets) {
+    if (world.rank() == 0) list_presets(options.common);
+    return Exit::kOk;
+  }
   TrainRun run(options, invocation, world);
   run.describe();
   if (options.common.dry_run) {

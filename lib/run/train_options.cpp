@@ -26,19 +26,22 @@ void add_batch_options(Options& o, TrainOptions& t) {
   o.add("batch", t.batch, "sequences of a step, of all ranks");
   o.add("micro-batch", t.micro_batch,
         "sequences that a rank computes at a time; 0 takes its whole share of --batch (gradients accumulate)");
-  o.add("batch-ramp", t.batch_ramp,
-        "the batch grows from FROM sequences to --batch within the first TOKENS (such as 469B) of the run, by STEP sequences "
-        "at a time (left out: FROM)",
-        "FROM:TOKENS[:STEP]");
+  o.add(
+      "batch-ramp", t.batch_ramp,
+      "the batch grows from FROM sequences to --batch within the first TOKENS (such as 469B) of the run, by STEP sequences "
+      "at a time (left out: FROM)",
+      "FROM:TOKENS[:STEP]");
   o.add("seq", t.seq, "tokens of a sequence");
 }
 
 void add_placement_options(Options& o, TrainOptions& t) {
   o.group("Placement while training");
-  o.add("replan-every", t.replan_every,
-        "steps between looks at the routing since the last one; where other places bring 1 % or more experts move there, with "
-        "masters and moments; 0 never looks");
-  o.add("objective", t.objective, "of these plans: even rows per rank, or few rows that cross nodes", {"balance", "traffic"});
+  o.add(
+      "replan-every", t.replan_every,
+      "steps between looks at the routing since the last one; where other places bring 1 % or more experts move there, with "
+      "masters and moments; 0 never looks");
+  o.add("objective", t.objective, "of these plans: even rows per rank, or few rows that cross nodes",
+        {"balance", "traffic"});
   o.add("replicas", t.replicas, "copies of experts, beyond one of each, that these plans may make in a layer");
 }
 
@@ -79,10 +82,10 @@ void add_output_options(Options& o, TrainOptions& t) {
       .value = "auto|must|never|PATH";
   o.add("init-from", t.init_from, "start with the weights of this checkpoint or run directory, at step 0 with new moments")
       .value = "PATH";
-  o.add(
-       "allow-change", t.allow_change,
-       "resume although this option (batch, batch-ramp, seq, seed or document-mask) is not the checkpoint's; the samples that come next "
-       "are then others")
+  o.add("allow-change", t.allow_change,
+        "resume although this option (batch, batch-ramp, seq, seed or document-mask) is not the checkpoint's; the samples "
+        "that come next "
+        "are then others")
       .value = "OPTION";
   o.add("save", t.save, "write checkpoints while training goes on (takes the memory of one), or let training wait",
         {"async", "sync"});
@@ -239,6 +242,7 @@ Options train_options(TrainOptions& train) {
              return all;
            }())
       .value = "NAME";
+  o.add("list-presets", train.list_presets, "list the presets with their parameters and work, and end");
   add_model_options(o, train.model);
   add_balance_options(o, train.balance);
   add_data_options(o, train);

@@ -4,10 +4,10 @@
 #include <optional>
 
 #include "lib/base/common_options.h"
-#include "lib/place/solve.h"
 #include "lib/io/checkpoint.h"
 #include "lib/model/config.h"
 #include "lib/model/slot.h"
+#include "lib/place/solve.h"
 #include "lib/run/batch_ramp.h"
 #include "lib/run/lr_phases.h"
 #include "lib/run/mesh_options.h"
@@ -21,6 +21,7 @@ enum class SaveMode { kAsync, kSync };
 struct TrainOptions {
   CommonOptions common;
   std::string preset = "tiny";
+  bool list_presets = false;
   ModelConfig model;
   BalanceOptions balance;
   RankOptions ranks;
@@ -39,7 +40,7 @@ struct TrainOptions {
   BatchRamp batch_ramp;
   int seq = 128;
   Schedule schedule = Schedule::kCosine;
-  LrPhases lr_phases;  // of kPhases
+  LrPhases lr_phases;               // of kPhases
   float lr = 3e-3f, min_lr = 0.1f;  // min_lr as a fraction of lr
   int warmup = 100;
   float decay_fraction = 0.2f;
