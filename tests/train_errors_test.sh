@@ -32,7 +32,7 @@ refuse 2 "aux-loss" $go --data text.txt --aux-loss=-1
 refuse 2 "bias-update-speed" $go --data text.txt --bias-update-speed 0.1
 refuse 2 "--data" $go
 refuse 2 "tiny" $go --data text.txt --preset tnyi
-refuse 69 "multi-head latent attention" $go --data text.txt --preset deepseek-v3
+refuse 2 "deepseek-v3" $go --data text.txt --preset deepseek-v4
 refuse 66 "missing.h5" $go --data missing.h5
 refuse 66 "missing.txt" $go --data text.txt --eval-data missing.txt
 printf '\211HDF\r\n\032\ntruncated' >short.h5

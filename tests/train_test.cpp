@@ -1,5 +1,5 @@
-// The pure parts of training: sizes and work of the published presets, schedules, the order of the data, load metrics,
-// the bias update. Not here: whole runs (train_resume_test.sh, train_errors_test.sh).
+// The pure parts of training: schedules, the order of the data, load metrics, the bias update. Not here: whole runs
+// (train_resume_test.sh, train_errors_test.sh), what changes on the way (schedule_test.cpp).
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -17,37 +17,6 @@
 
 namespace moe {
 namespace {
-
-// Options as the command line gives them.
-struct Parsed {
-  TrainOptions train;
-  explicit Parsed(std::vector<std::string> words) {
-    Options options = train_options(train);
-    std::vector<char*> argv;
-    words.insert(words.begin(), "moe-train");
-    for (std::string& w : words) argv.push_back(w.data());
-    options.parse(static_cast<int>(argv.size()), argv.data());
-  }
-};
-
-// Totals: the checkpoints published on the Hugging Face hub. FLOP of one token at 4096, causal attention.
-TEST(Presets, TotalsAndWork) {
-  struct Row {
-    const char* name;
-    std::int64_t total;
-    double gflop;
-  };
-  const Row rows[] = {{"mixtral-8x7b", 46702792704, 79.7},     {"mixtral-8x22b", 140620634112, 242.2},
-                      {"deepseek-moe-16b", 16375728128, 17.1}, {"olmoe-1b-7b", 6919161856, 7.88},
-                      {"qwen3-30b-a3b", 30532122624, 23.08},   {"qwen3-235b-a22b", 0, 148.3}};
-  for (const Row& row : rows) {
-    const ModelConfig c = Parsed({"--preset", row.name}).train.model;
-    if (row.total > 0) {
-      EXPECT_EQ(count_parameters(c).total, row.total) << row.name;
-    }
-    EXPECT_NEAR(flop_per_token(c, 4096) / 1e9, row.gflop, 0.005 * row.gflop) << row.name;
-  }
-}
 
 TEST(Schedule, Values) {
   TrainOptions o;

@@ -60,6 +60,15 @@ class Options {
         [&field] { return static_cast<int>(field); });
   }
 
+  // A type with a text of its own: T::parse(text), which throws Error(kUsage) saying what was expected, and text().
+  template <class T>
+  requires requires(const T& t, const std::string& s) { t.text(), T::parse(s); }
+  Option& add(const std::string& name, T& field, const std::string& help, const std::string& placeholder) {
+    return add_text(
+        name, help, placeholder, [&field](const std::string& text) { field = T::parse(text); },
+        [&field] { return field.text(); });
+  }
+
   // Sets a value from a preset, checkpoint or file; the origin must be stronger than or equal to the present one to win,
   // else nothing happens. So a preset or a checkpoint may be applied after parse(): what the user said stays.
   // Unknown names throw Error(kUsage) with the nearest name.
@@ -88,6 +97,8 @@ class Options {
   Option& add_option(const std::string& name, const std::string& help);
   Option& add_choice(const std::string& name, const std::string& help, std::vector<std::string> choices,
                      std::function<void(int)> set, std::function<int()> get);
+  Option& add_text(const std::string& name, const std::string& help, const std::string& placeholder,
+                   std::function<void(const std::string&)> set, std::function<std::string()> get);
   std::string tool_, summary_, group_;
   std::vector<std::string> examples_;
   std::function<void(Options&)> after_parse_;

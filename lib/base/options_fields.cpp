@@ -2,6 +2,7 @@
 #include <charconv>
 #include <cmath>
 
+#include "lib/base/number_text.h"
 #include "lib/base/options_parts.h"
 
 namespace moe {
@@ -10,15 +11,6 @@ namespace {
 const std::string& only_one(const std::vector<std::string>& values) {
   if (values.size() != 1) throw Error(Exit::kUsage, "expected one value, found " + std::to_string(values.size()));
   return values.front();
-}
-
-// The shortest text that reads back as the same number.
-template <class T>
-std::string number_text(T value) {
-  char text[64];
-  std::string shortest(text, std::to_chars(text, text + sizeof text, value).ptr);
-  const std::size_t zero = shortest.find("e-0");  // 3e-4 rather than 3e-04
-  return zero == std::string::npos ? shortest : shortest.erase(zero + 2, 1);
 }
 
 // "a whole number", with the limits of T if that is what was violated.
@@ -109,6 +101,16 @@ Option& Options::add(const std::string& name, std::vector<std::string>& field, c
     for (const std::string& item : field) quoted.push_back(config_quoted(item));
     return joined(quoted, ", ");
   };
+  option.default_text = option.get();
+  return option;
+}
+
+Option& Options::add_text(const std::string& name, const std::string& help, const std::string& placeholder,
+                          std::function<void(const std::string&)> set, std::function<std::string()> get) {
+  Option& option = add_option(name, help);
+  option.value = placeholder;
+  option.set = [set = std::move(set)](const std::vector<std::string>& values) { set(only_one(values)); };
+  option.get = std::move(get);
   option.default_text = option.get();
   return option;
 }

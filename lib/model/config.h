@@ -8,6 +8,7 @@
 
 #include "kernels/kernels.h"
 #include "lib/base/options.h"
+#include "lib/base/value_schedule.h"
 
 namespace moe {
 
@@ -88,11 +89,11 @@ struct ModelConfig {
 
 // Balancing of the experts' load (factors of the terms of the total loss, summed over the MoE layers).
 struct BalanceOptions {
-  float aux = 0;                // micro-batch balance loss (Switch Transformer): E sum f_i P_i
-  float seq_aux = 0;            // sequence-wise balance loss (DeepSeek-V3, equation 17)
-  float global_aux = 0;         // balance loss with f_i counted over the global batch so far (arXiv 2501.11873)
-  float z = 0;                  // router z-loss (ST-MoE)
-  float bias_update_speed = 0;  // step of the expert bias (arXiv 2408.15664); needs router_bias
+  float aux = 0;                    // micro-batch balance loss (Switch Transformer): E sum f_i P_i
+  float seq_aux = 0;                // sequence-wise balance loss (DeepSeek-V3, equation 17)
+  float global_aux = 0;             // balance loss with f_i counted over the global batch so far (arXiv 2501.11873)
+  float z = 0;                      // router z-loss (ST-MoE)
+  ValueSchedule bias_update_speed;  // step of the expert bias (arXiv 2408.15664); needs router_bias
   float capacity_factor =
       0;  // 0: dropless; else an expert takes at most factor * T K / E rows, the rest is dropped and counted
 };

@@ -1,4 +1,4 @@
-// Named sets of options: our small models and the published ones whose layers this toolkit has.
+// Named sets of options: our small models, the published ones, and a small model of each published family.
 // Sources of the published values: each model's config.json (field values), report or model card.
 #pragma once
 
@@ -17,8 +17,7 @@ struct Preset {
 const std::vector<Preset>& presets();
 std::vector<std::string> preset_names();
 
-// Sets the options of a preset with Origin::kPreset. Throws Error(kUsage) for an unknown name with the nearest one; names
-// of published models whose layers are missing here are refused with the layer that is missing.
+// Sets the options of a preset with Origin::kPreset. Throws Error(kUsage) for an unknown name with the nearest one.
 void apply_preset(Options& options, const std::string& name);
 
 }  // namespace moe

@@ -11,8 +11,10 @@
 
 namespace moe {
 
+std::int64_t tokens_of(const StepResult& r, const RateBase& base) { return std::int64_t{r.batch} * base.seq; }
+
 double tokens_per_second(const StepResult& r, const RateBase& base) {
-  return static_cast<double>(base.tokens_per_step) / r.seconds;
+  return static_cast<double>(tokens_of(r, base)) / r.seconds;
 }
 
 double gflops(const StepResult& r, const RateBase& base) { return base.flop_per_token * tokens_per_second(r, base) / 1e9; }
@@ -59,7 +61,9 @@ nlohmann::json metrics_row(const StepResult& r, const RateBase& base, double run
                         {"z_loss", r.z},
                         {"grad_norm", r.grad_norm},
                         {"lr", r.lr},
-                        {"tokens", r.step * base.tokens_per_step},
+                        {"bias_update_speed", r.bias_update_speed},
+                        {"batch", r.batch},
+                        {"tokens", r.tokens},
                         {"tokens_per_second", tokens_per_second(r, base)},
                         {"gflops", rate},
                         {"peak_fraction", base.gemm_peak_gflops > 0 ? rate / base.gemm_peak_gflops : 0},

@@ -14,8 +14,10 @@ namespace moe {
 // What turns a step's result into rates.
 struct RateBase {
   double flop_per_token = 0, gemm_peak_gflops = 0;
-  std::int64_t tokens_per_step = 0;
+  int seq = 0;  // tokens of a sequence
 };
+
+std::int64_t tokens_of(const StepResult& r, const RateBase& base);  // of this step
 
 double tokens_per_second(const StepResult& r, const RateBase& base);
 double gflops(const StepResult& r, const RateBase& base);

@@ -5,6 +5,7 @@
 
 #include "lib/base/byte_size.h"
 #include "lib/run/global_batch.h"
+#include "lib/run/schedule.h"
 
 namespace moe {
 namespace {
@@ -48,16 +49,22 @@ std::string attention_text(const ModelConfig& c) {
 
 std::string balance_text(const BalanceOptions& b) {
   std::string s;
-  const std::pair<const char*, float> terms[] = {{"aux", b.aux},
-                                                 {"sequence", b.seq_aux},
-                                                 {"global", b.global_aux},
-                                                 {"z", b.z},
-                                                 {"bias step", b.bias_update_speed},
-                                                 {"capacity factor", b.capacity_factor}};
+  const std::pair<const char*, float> terms[] = {
+      {"aux", b.aux}, {"sequence", b.seq_aux}, {"global", b.global_aux}, {"z", b.z}, {"capacity factor", b.capacity_factor}};
   for (const auto& [name, value] : terms)
     if (value > 0) s += text("%s%s %g", s.empty() ? "" : ", ", name, static_cast<double>(value));
+  if (b.bias_update_speed.most() > 0) s += (s.empty() ? "bias step " : ", bias step ") + b.bias_update_speed.text();
   if (b.capacity_factor == 0) s += s.empty() ? "dropless" : ", dropless";
   return s;
+}
+
+std::string rate_text(const TrainOptions& o) {
+  const std::string warm = text("%g, warm-up of %d steps, ", static_cast<double>(o.lr), o.warmup);
+  if (o.schedule == Schedule::kPhases) return warm + o.lr_phases.text();
+  if (o.schedule == Schedule::kConstant) return warm + "constant";
+  const std::string shape =
+      o.schedule == Schedule::kCosine ? "cosine" : text("linear in the last %g", static_cast<double>(o.decay_fraction));
+  return warm + shape + text(" to %g of it", static_cast<double>(o.min_lr));
 }
 
 }  // namespace
@@ -75,8 +82,15 @@ int micro_batch_of(const TrainOptions& o, const MeshShape& mesh) {
   return BatchCut{o.batch, o.micro_batch, o.seq, mesh.size()}.micro_batch_per_rank();
 }
 
-// Weights, masters, moments.
+// Weights, masters, moments; of the biases that move experts' load 4 bytes each.
 std::size_t bytes_saved_per_parameter(DType dtype) { return dtype == DType::kF32 ? 4 + 8 : 2 + 4 + 8; }
+
+double checkpoint_bytes(const TrainOptions& o, const ParamCounts& n) {
+  const ModelConfig& c = o.model;
+  const std::int64_t biases = c.router_bias ? std::int64_t{c.num_moe_layers()} * c.num_experts : 0;
+  return static_cast<double>(n.total + n.mtp - biases) * static_cast<double>(bytes_saved_per_parameter(o.dtype)) +
+         4.0 * static_cast<double>(biases);
+}
 
 }  // namespace
 
@@ -104,7 +118,8 @@ RunSummary summarize(const TrainOptions& o, const MeshOptions& mesh, std::int64_
   s.steps = steps;
   s.data_tokens = data_tokens;
   s.samples_per_epoch = samples_per_epoch;
-  s.checkpoint_bytes = static_cast<double>(s.params.total) * static_cast<double>(bytes_saved_per_parameter(o.dtype));
+  s.tokens = samples_of_steps(o, steps) * o.seq;
+  s.checkpoint_bytes = checkpoint_bytes(o, s.params);
   return s;
 }
 
@@ -149,32 +164,44 @@ std::string summary_box(const TrainOptions& o, const RunSummary& s, const std::s
     rows.insert(rows.begin() + 3, {"dense", text("first %d blocks, width %d", c.num_dense_layers, c.dense_ffn)});
   if (s.data_tokens > 0)
     rows.push_back({"data", grouped(s.data_tokens) + " tokens, " + grouped(s.samples_per_epoch) + " sequences an epoch"});
-  rows.push_back({"run", s.steps > 0 ? grouped(s.steps) + " steps = " +
-                                           count_text(static_cast<double>(s.steps * s.tokens_per_step)) + " tokens"
+  if (c.num_mtp_layers > 0)
+    rows.insert(rows.begin() + 5, {"second token", grouped(s.params.mtp) + " more in " + text("%d", c.num_mtp_layers) +
+                                                       (c.num_mtp_layers > 1 ? " modules" : " module") + ", " +
+                                                       grouped(s.params.mtp_active) + " active; embedding and head shared"});
+  if (o.batch_ramp.grows())
+    rows.push_back({"ramp", text("from %d sequences, by %d, within %s tokens", o.batch_ramp.from, o.batch_ramp.step,
+                                 count_text(static_cast<double>(o.batch_ramp.tokens)).c_str())});
+  rows.push_back({"learning rate", rate_text(o)});
+  rows.push_back({"run", s.steps > 0 ? grouped(s.steps) + " steps = " + count_text(static_cast<double>(s.tokens)) + " tokens"
                                      : text("%.0f seconds", o.time_limit)});
   rows.push_back({"machine", machine});
   return boxed("moe-train " + o.preset, rows);
 }
 
 nlohmann::json summary_json(const RunSummary& s) {
-  return {{"params_total", s.params.total},
-          {"params_active", s.params.active},
-          {"params_active_no_embedding", s.params.active_no_embedding},
-          {"flop_per_token", s.flop_per_token},
-          {"flop_per_token_full_attention", s.flop_per_token_full_attention},
-          {"memory_bytes", s.memory.total()},
-          {"memory",
-           {{"weights", s.memory.weights},
-            {"masters", s.memory.masters},
-            {"gradients", s.memory.grads},
-            {"moments", s.memory.moments},
-            {"activations", s.memory.activations},
-            {"buffers", s.memory.buffers},
-            {"staging", s.memory.staging}}},
-          {"mesh", {{"replicate", s.mesh.replicate}, {"shard", s.mesh.shard}, {"ep", s.mesh.ep}}},
-          {"checkpoint_bytes", s.checkpoint_bytes},
-          {"tokens_per_step", s.tokens_per_step},
-          {"planned_steps", s.steps}};
+  nlohmann::json json = {{"params_total", s.params.total},
+                         {"params_active", s.params.active},
+                         {"params_active_no_embedding", s.params.active_no_embedding},
+                         {"params_mtp", s.params.mtp},
+                         {"params_mtp_active", s.params.mtp_active},
+                         {"flop_per_token", s.flop_per_token},
+                         {"flop_per_token_full_attention", s.flop_per_token_full_attention},
+                         {"memory_bytes", s.memory.total()},
+                         {"memory",
+                          {{"weights", s.memory.weights},
+                           {"masters", s.memory.masters},
+                           {"gradients", s.memory.grads},
+                           {"moments", s.memory.moments},
+                           {"activations", s.memory.activations},
+                           {"buffers", s.memory.buffers},
+                           {"staging", s.memory.staging}}},
+                         {"mesh", {{"replicate", s.mesh.replicate}, {"shard", s.mesh.shard}, {"ep", s.mesh.ep}}},
+                         {"checkpoint_bytes", s.checkpoint_bytes},
+                         {"tokens_per_step", s.tokens_per_step},
+                         {"planned_tokens", s.tokens},
+                         {"planned_steps", s.steps}};
+  if (s.traffic) json["traffic"] = traffic_json(*s.traffic);
+  return json;
 }
 
 }  // namespace moe

@@ -2,12 +2,14 @@
 #pragma once
 
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "lib/model/model.h"
 #include "lib/model/params.h"
+#include "lib/run/step_traffic.h"
 #include "lib/run/train_options.h"
 
 namespace moe {
@@ -21,7 +23,9 @@ struct RunSummary {
   std::int64_t tokens_per_step = 0;
   std::int64_t steps = 0;                               // 0: until the time limit
   std::int64_t data_tokens = 0, samples_per_epoch = 0;  // 0: no data given
+  std::int64_t tokens = 0;                              // of these steps
   double checkpoint_bytes = 0;
+  std::optional<StepTraffic> traffic;  // of a mesh
 };
 
 RunSummary summarize(const TrainOptions& options, const MeshOptions& mesh, std::int64_t data_tokens,

@@ -12,6 +12,7 @@
 #include "lib/run/mesh_load.h"
 #include "lib/run/mesh_plan.h"
 #include "lib/run/peak.h"
+#include "lib/run/preset_list.h"
 #include "lib/run/replan.h"
 #include "lib/run/result.h"
 #include "lib/run/resume.h"
@@ -38,7 +39,7 @@ void fit_vocabulary(TrainOptions& o, const TokenSource* data) {
 
 std::int64_t planned_steps(const TrainOptions& o, std::int64_t samples_per_epoch) {
   const bool by_data = o.epochs > 0 && samples_per_epoch > 0;
-  const std::int64_t by_epochs = by_data ? std::max<std::int64_t>(1, o.epochs * samples_per_epoch / o.batch) : 0;
+  const std::int64_t by_epochs = by_data ? std::max<std::int64_t>(1, steps_of_samples(o, o.epochs * samples_per_epoch)) : 0;
   if (by_epochs == 0) return o.steps;
   return o.steps == 0 ? by_epochs : std::min(o.steps, by_epochs);
 }
@@ -85,13 +86,16 @@ class TrainRun {
     const std::int64_t per_epoch = data_ ? DataOrder(*data_, 0, o_.seq, false).samples_per_epoch() : 0;
     o_.steps = planned_steps(o_, per_epoch);
     summary_ = summarize(o_, mesh_options_, data_ ? data_->info().num_tokens : 0, per_epoch, o_.steps);
-    base_ = {summary_.flop_per_token, peak_of_all(world_, env_), summary_.tokens_per_step};
+    base_ = {summary_.flop_per_token, peak_of_all(world_, env_), o_.seq};
     std::string text = summary_box(o_, summary_, machine_text(world_, stream_, env_.kernels, base_.gemm_peak_gflops));
-    if (mesh_options_.shape.size() > 1)
-      text += "\n" + mesh_picture(mesh_options_, rank_hosts(o_.ranks, world_, mesh_options_.shape), o_.model.num_experts,
-                                  [&](const MeshPlace& place) {
-                                    return static_cast<double>(rank_memory(o_, mesh_options_, place).total());
-                                  });
+    if (mesh_options_.shape.size() > 1) {
+      const RankHosts hosts = rank_hosts(o_.ranks, world_, mesh_options_.shape);
+      summary_.traffic = step_traffic(o_, mesh_options_, hosts.rank2node);
+      text += "\n" + mesh_picture(mesh_options_, hosts, o_.model.num_experts, [&](const MeshPlace& place) {
+                return static_cast<double>(rank_memory(o_, mesh_options_, place).total());
+              });
+      text += "\n" + traffic_text(*summary_.traffic);
+    }
     if (!o_.common.dry_run || o_.common.json == "-")
       log_info(text);
     else if (is_first_)
@@ -164,7 +168,8 @@ class TrainRun {
 
  private:
   TrainReport report() const {
-    return {summary_, counters_, base_, last_.layers, evaluation_, steps_here_, steps_seconds_, checkpoint_, picture_};
+    return {summary_,     counters_,      base_,       last_.layers, tokens_of(last_, base_), evaluation_, steps_here_,
+            tokens_here_, steps_seconds_, checkpoint_, picture_};
   }
 
   void open_inputs() {
@@ -207,9 +212,10 @@ class TrainRun {
   }
 
   void one_step(double progress, const StopSignal& stop) {
-    last_ = trainer_->step(learning_rate(o_, counters_.step + 1, progress), {.clock = [this] { return seconds(); },
-                                                                             .stop = [&stop] { return stop.received(); },
-                                                                             .busy = [this] { return saves_->busy(); }});
+    const StepNews news{.clock = [this] { return seconds(); },
+                        .stop = [&stop] { return stop.received(); },
+                        .busy = [this] { return saves_->busy(); }};
+    last_ = trainer_->step(learning_rate(o_, counters_.step + 1, progress), news, progress);
     run_seconds_ = last_.run_seconds;
     counters_.step = last_.step;
     counters_.updates = trainer_->updates_done;
@@ -218,6 +224,7 @@ class TrainRun {
     counters_.last_loss = last_.loss;
     steps_seconds_ += last_.seconds;
     ++steps_here_;
+    tokens_here_ += tokens_of(last_, base_);
     output_->write_step(last_, base_, seconds());
     replanner_.add_step(last_);
     if (!last_.updated) handle_nonfinite();
@@ -351,13 +358,17 @@ class TrainRun {
   std::string checkpoint_, picture_, sample_;
   Stopwatch clock_, log_clock_;
   double steps_seconds_ = 0, run_seconds_ = 0;  // run_seconds_: rank 0's, on every rank
-  std::int64_t steps_here_ = 0;
+  std::int64_t steps_here_ = 0, tokens_here_ = 0;
   int nonfinite_in_a_row_ = 0;
 };
 
 }  // namespace
 
 Exit train(TrainOptions& options, const Invocation& invocation, World& world) {
+  if (options.list_presets) {
+    if (world.rank() == 0) list_presets(options.common);
+    return Exit::kOk;
+  }
   TrainRun run(options, invocation, world);
   run.describe();
   if (options.common.dry_run) {

@@ -26,15 +26,22 @@ void add_batch_options(Options& o, TrainOptions& t) {
   o.add("batch", t.batch, "sequences of a step, of all ranks");
   o.add("micro-batch", t.micro_batch,
         "sequences that a rank computes at a time; 0 takes its whole share of --batch (gradients accumulate)");
+  o.add(
+      "batch-ramp", t.batch_ramp,
+      "the batch grows from FROM sequences to --batch within the first TOKENS (such as 469B) of the run, by STEP sequences "
+      "at a time (left out: FROM)",
+      "FROM:TOKENS[:STEP]");
   o.add("seq", t.seq, "tokens of a sequence");
 }
 
 void add_placement_options(Options& o, TrainOptions& t) {
   o.group("Placement while training");
-  o.add("replan-every", t.replan_every,
-        "steps between looks at the routing since the last one; where other places bring 1 % or more experts move there, with "
-        "masters and moments; 0 never looks");
-  o.add("objective", t.objective, "of these plans: even rows per rank, or few rows that cross nodes", {"balance", "traffic"});
+  o.add(
+      "replan-every", t.replan_every,
+      "steps between looks at the routing since the last one; where other places bring 1 % or more experts move there, with "
+      "masters and moments; 0 never looks");
+  o.add("objective", t.objective, "of these plans: even rows per rank, or few rows that cross nodes",
+        {"balance", "traffic"});
   o.add("replicas", t.replicas, "copies of experts, beyond one of each, that these plans may make in a layer");
 }
 
@@ -42,7 +49,12 @@ void add_training_options(Options& o, TrainOptions& t) {
   o.group("Schedule and optimizer");
   o.add("steps", t.steps, "optimizer steps of the whole run; 0 leaves the end to --time-limit");
   o.add("time-limit", t.time_limit, "seconds of wall time of the whole run; the schedule runs over it");
-  o.add("schedule", t.schedule, "learning rate after the warm-up", {"cosine", "wsd", "constant"});
+  o.add("schedule", t.schedule, "learning rate after the warm-up; phases: as --lr-phases says",
+        {"cosine", "wsd", "constant", "phases"});
+  o.add("lr-phases", t.lr_phases,
+        "of --schedule phases, in turn: constant, cosine or linear to LEVEL (a fraction of --lr; of constant at once, left "
+        "out: as it is) until POINT (a fraction of the run, or tokens such as 10T; of the last one the end)",
+        "SHAPE[:LEVEL][@POINT],...");
   o.add("lr", t.lr, "highest learning rate");
   o.add("min-lr", t.min_lr, "last learning rate as a fraction of --lr");
   o.add("warmup", t.warmup, "steps of linear warm-up");
@@ -70,10 +82,10 @@ void add_output_options(Options& o, TrainOptions& t) {
       .value = "auto|must|never|PATH";
   o.add("init-from", t.init_from, "start with the weights of this checkpoint or run directory, at step 0 with new moments")
       .value = "PATH";
-  o.add(
-       "allow-change", t.allow_change,
-       "resume although this option (batch, seq, seed or document-mask) is not the checkpoint's; the samples that come next "
-       "are then others")
+  o.add("allow-change", t.allow_change,
+        "resume although this option (batch, batch-ramp, seq, seed or document-mask) is not the checkpoint's; the samples "
+        "that come next "
+        "are then others")
       .value = "OPTION";
   o.add("save", t.save, "write checkpoints while training goes on (takes the memory of one), or let training wait",
         {"async", "sync"});
@@ -106,7 +118,19 @@ void need(bool ok, const std::string& option, const std::string& expected, const
     throw Error(Exit::kUsage, "--" + option + ": expected " + expected + ", found " + options.find(option).get(), hint);
 }
 
+// What the parts of a schedule say of each other.
+void check_schedule(const Options& o, const TrainOptions& t) {
+  need(!t.batch_ramp.grows() || t.batch_ramp.from <= t.batch, "batch-ramp", "no more than --batch to begin with", o);
+  const bool phases = t.schedule == Schedule::kPhases;
+  need(phases || o.find("lr-phases").origin <= o.find("schedule").origin || t.lr_phases.empty(), "schedule",
+       "phases with --lr-phases", o);
+  need(!phases || !t.lr_phases.empty(), "lr-phases", "phases with --schedule phases", o, "constant@0.8,cosine:0.1");
+  need(!phases || !t.lr_phases.has_tokens() || t.steps > 0 || t.epochs > 0, "lr-phases",
+       "points in fractions of the run where --time-limit alone ends it", o);
+}
+
 void check_run(const Options& o, const TrainOptions& t) {
+  check_schedule(o, t);
   need(t.batch >= 1, "batch", "at least 1", o);
   need(t.micro_batch >= 0, "micro-batch", "at least 1, or 0 for the whole share", o);
   need(t.seq >= 1, "seq", "at least 1", o);
@@ -141,9 +165,9 @@ void check_run(const Options& o, const TrainOptions& t) {
   need(t.balance.seq_aux >= 0, "seq-aux-loss", "at least 0", o);
   need(t.balance.global_aux >= 0, "global-aux-loss", "at least 0", o);
   need(t.balance.z >= 0, "z-loss", "at least 0", o);
-  need(t.balance.bias_update_speed >= 0, "bias-update-speed", "at least 0", o);
+  need(t.balance.bias_update_speed.least() >= 0, "bias-update-speed", "at least 0", o);
   need(t.balance.capacity_factor >= 0, "capacity-factor", "0 (dropless) or more", o);
-  need(t.balance.bias_update_speed == 0 || t.model.router_bias, "bias-update-speed", "0 without --router-bias", o,
+  need(t.balance.bias_update_speed.most() == 0 || t.model.router_bias, "bias-update-speed", "0 without --router-bias", o,
        "add --router-bias");
 }
 
@@ -218,6 +242,7 @@ Options train_options(TrainOptions& train) {
              return all;
            }())
       .value = "NAME";
+  o.add("list-presets", train.list_presets, "list the presets with their parameters and work, and end");
   add_model_options(o, train.model);
   add_balance_options(o, train.balance);
   add_data_options(o, train);

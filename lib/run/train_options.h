@@ -4,21 +4,24 @@
 #include <optional>
 
 #include "lib/base/common_options.h"
-#include "lib/place/solve.h"
 #include "lib/io/checkpoint.h"
 #include "lib/model/config.h"
 #include "lib/model/slot.h"
+#include "lib/place/solve.h"
+#include "lib/run/batch_ramp.h"
+#include "lib/run/lr_phases.h"
 #include "lib/run/mesh_options.h"
 
 namespace moe {
 
-enum class Schedule { kCosine, kWsd, kConstant };  // wsd: warm-up, stable, linear decay
+enum class Schedule { kCosine, kWsd, kConstant, kPhases };  // wsd: warm-up, stable, linear decay
 enum class NonFinite { kSkip, kRollback, kStop };
 enum class SaveMode { kAsync, kSync };
 
 struct TrainOptions {
   CommonOptions common;
   std::string preset = "tiny";
+  bool list_presets = false;
   ModelConfig model;
   BalanceOptions balance;
   RankOptions ranks;
@@ -34,8 +37,10 @@ struct TrainOptions {
   std::int64_t steps = 0;
   double time_limit = 0;            // seconds of wall time; the schedule runs over it
   int batch = 16, micro_batch = 0;  // sequences; of one rank at a time, 0: its whole share of the batch
+  BatchRamp batch_ramp;
   int seq = 128;
   Schedule schedule = Schedule::kCosine;
+  LrPhases lr_phases;               // of kPhases
   float lr = 3e-3f, min_lr = 0.1f;  // min_lr as a fraction of lr
   int warmup = 100;
   float decay_fraction = 0.2f;

@@ -5,7 +5,7 @@
 namespace moe {
 
 double TrainReport::tokens_per_second() const {
-  return steps_seconds > 0 ? static_cast<double>(steps_here * base.tokens_per_step) / steps_seconds : 0;
+  return steps_seconds > 0 ? static_cast<double>(tokens_here) / steps_seconds : 0;
 }
 
 nlohmann::json train_json(const TrainOptions& o, const TrainReport& t) {
@@ -24,7 +24,7 @@ nlohmann::json train_json(const TrainOptions& o, const TrainReport& t) {
   if (!t.picture.empty()) r["picture"] = t.picture;
   for (const LayerResult& l : t.last_layers) {
     nlohmann::json load = nlohmann::json::array();
-    const double slots = static_cast<double>(t.base.tokens_per_step) * o.model.top_k;
+    const double slots = static_cast<double>(t.last_tokens) * o.model.top_k;
     for (std::int64_t c : l.counts_E)
       load.push_back(static_cast<double>(c) * static_cast<double>(l.counts_E.size()) / slots);
     r["layers"].push_back({{"layer", l.layer}, {"max_vio", l.load.max_vio}, {"dead", l.load.dead}, {"load", load}});

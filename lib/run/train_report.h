@@ -17,9 +17,11 @@ struct TrainReport {
   RunCounters counters;
   RateBase base;
   std::vector<LayerResult> last_layers;
+  std::int64_t last_tokens = 0;  // of the last step
   std::optional<Evaluation> evaluation;
   std::int64_t steps_here = 0;  // of this call, resumed steps not counted
-  double steps_seconds = 0;     // of those
+  std::int64_t tokens_here = 0;
+  double steps_seconds = 0;  // of those
   std::string checkpoint, picture;
 
   double tokens_per_second() const;  // 0 if no step was made

@@ -34,8 +34,8 @@ void add_bias_slices(Model& model, bool owns_replicated, std::vector<TensorSlice
 
 // Options that a checkpoint keeps, by group; of these, the model and what decides the order of the data may not change.
 constexpr std::array kKeptGroups = {"Model", "Expert balance", "Batch", "Schedule and optimizer"};
-constexpr std::array kOrderOptions = {"batch", "seq", "seed", "document-mask"};  // the samples that come next
-constexpr std::array kFixedOptions = {"batch", "seq", "dtype", "seed", "document-mask"};
+constexpr std::array kOrderOptions = {"batch", "batch-ramp", "seq", "seed", "document-mask"};  // the samples that come next
+constexpr std::array kFixedOptions = {"batch", "batch-ramp", "seq", "dtype", "seed", "document-mask"};
 
 bool is_kept(const Option& o) {
   const bool in_group = std::find(kKeptGroups.begin(), kKeptGroups.end(), o.group) != kKeptGroups.end();
@@ -210,7 +210,7 @@ std::vector<std::string> resume_differences(const Options& options, const nlohma
   };
   for (const std::string& name : allowed)
     if (!listed(kOrderOptions, name))
-      throw Error(Exit::kUsage, "--allow-change: expected batch, seq, seed or document-mask, found " + name,
+      throw Error(Exit::kUsage, "--allow-change: expected batch, batch-ramp, seq, seed or document-mask, found " + name,
                   "the model and its dtype are the checkpoint's; other options may change freely");
   std::vector<std::string> differences;
   std::string refused;

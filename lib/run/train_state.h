@@ -50,8 +50,8 @@ std::optional<MeshShape> mesh_of_state(const nlohmann::json& state);
 void apply_model_options(Options& options, const nlohmann::json& state);
 
 // "lr: checkpoint 3e-3, now 1e-3" for every option that differs. Options that make the model or its data order may not
-// differ: throws Error(kUsage) naming all of them, but for those in `allowed`, which may hold batch, seq, seed and
-// document-mask alone (else Error(kUsage)).
+// differ: throws Error(kUsage) naming all of them, but for those in `allowed`, which may hold batch, batch-ramp, seq, seed
+// and document-mask alone (else Error(kUsage)).
 std::vector<std::string> resume_differences(const Options& options, const nlohmann::json& state,
                                             const std::vector<std::string>& allowed = {});
 

@@ -58,7 +58,9 @@ void TrainTrace::follow(Trainer& trainer) {
   for (const int layer : layers_) trainer.tally(layer).records = true;
 }
 
+// All steps of a file are of one size: those before --batch-ramp is done are not in it.
 void TrainTrace::step_done(std::int64_t step) {
+  if (trainer_->cut().batch != o_.batch) return;
   const std::vector<std::int16_t> idx_LTK = gather_decisions(world_, *trainer_, layers_, o_.model.top_k);
   world_.agree([&] {
     if (writer_) writer_->add_step(step, idx_LTK);

@@ -5,6 +5,7 @@
 
 #include "lib/base/stopwatch.h"
 #include "lib/comm/collectives.h"
+#include "lib/run/schedule.h"
 
 namespace moe {
 
@@ -28,12 +29,12 @@ double gradient_squares(Model& model, Env env) {
 }
 namespace {
 
-BatchCut cut_of(const TrainOptions& o, const MeshContext& mesh) {
-  return {o.batch, o.micro_batch, o.seq, mesh.num_ranks(), mesh.world().rank()};
+BatchCut cut_of(const TrainOptions& o, const MeshContext& mesh, int batch) {
+  return {batch, o.micro_batch, o.seq, mesh.num_ranks(), mesh.world().rank()};
 }
 
 PassOptions pass_options(const TrainOptions& o, const MeshContext& mesh) {
-  return {.shape = {cut_of(o, mesh).micro_batch_per_rank(), o.seq},
+  return {.shape = {cut_of(o, mesh, o.batch).micro_batch_per_rank(), o.seq},
           .recompute = o.recompute,
           .balance = o.balance,
           .training = true};
@@ -47,7 +48,7 @@ Trainer::Trainer(const TrainOptions& options, Model& model, const TokenSource& d
       env_(env),
       order_(data, options.common.seed, options.seq, options.document_mask),
       pass_(model, pass_options(options, model.mesh()), env),
-      batch_(cut_of(options, model.mesh()), options.document_mask) {
+      batch_(cut_of(options, model.mesh(), options.batch), options.document_mask) {
   const auto E = static_cast<std::size_t>(model.config().num_experts);
   coactivation_LEE_.resize(static_cast<std::size_t>(model.config().num_moe_layers()) * E * E);
 }
@@ -58,9 +59,14 @@ void Trainer::go_on_from(const Trainer& before) {
   consumed_samples = before.consumed_samples;
 }
 
-void Trainer::load_batch() {
+// A batch that is smaller than the largest has micro-batches that are no larger, so it fits into the pass.
+void Trainer::load_batch(StepResult& result) {
+  result.batch = batch_after(options_, result.step - 1);
+  if (batch_.cut().batch != result.batch)
+    batch_ = GlobalBatch(cut_of(options_, model_.mesh(), result.batch), options_.document_mask);
   batch_.load(order_, consumed_samples);
-  consumed_samples += options_.batch;
+  consumed_samples += result.batch;
+  result.tokens = consumed_samples * options_.seq;
   counted_tokens_ = batch_.num_counted();
   World& world = model_.mesh().world();
   if (world.alone()) return;
@@ -131,7 +137,7 @@ void Trainer::update(StepResult& result) {
   if (!model_.config().router_bias) return;
   for (int layer : model_.moe_layers())
     update_router_bias(model_.router_bias(layer), pass_.tallies()[static_cast<std::size_t>(layer)].counts_E,
-                       options_.balance.bias_update_speed);
+                       static_cast<float>(result.bias_update_speed));
 }
 
 void Trainer::collect(StepResult& result) {
@@ -157,11 +163,12 @@ void Trainer::collect(StepResult& result) {
   }
 }
 
-StepResult Trainer::step(double lr, const StepNews& news) {
+StepResult Trainer::step(double lr, const StepNews& news, double progress) {
   StepResult result{.step = ++steps_done, .lr = lr};
+  result.bias_update_speed = options_.balance.bias_update_speed.at(run_point(options_, result.step, progress));
   model_.mesh().world().watchdog().set_step(result.step);
   Stopwatch whole, part;
-  load_batch();
+  load_batch(result);
   result.data_seconds = part.lap();
   const double loss_sum = gradients(result);
   agree(result, loss_sum, news);

@@ -28,6 +28,9 @@ struct StepResult {
   double loss = 0;                                     // cross-entropy, nats per counted token of the global batch
   double aux = 0, seq_aux = 0, global_aux = 0, z = 0;  // balance losses, summed over layers
   double grad_norm = 0, lr = 0;
+  int batch = 0;            // sequences
+  std::int64_t tokens = 0;  // trained on so far
+  double bias_update_speed = 0;
   double seconds = 0, data_seconds = 0, forward_seconds = 0, backward_seconds = 0, optimizer_seconds = 0;
   double experts_seconds = 0, exchange_seconds = 0;  // of forward and backward: expert segments; dispatch and combine
   double exposed_seconds = 0;                        // of all communication: what nothing was computed under
@@ -55,8 +58,9 @@ class Trainer {
  public:
   Trainer(const TrainOptions& options, Model& model, const TokenSource& data, Env env);
 
-  // The step after steps_done(). Not finite on any rank: no parameter changes anywhere, the samples count as consumed.
-  StepResult step(double lr, const StepNews& news = {});
+  // The step after steps_done(). progress: the part of the run that is over (run_progress()), for values that change on the
+  // way. Not finite on any rank: no parameter changes anywhere, the samples count as consumed.
+  StepResult step(double lr, const StepNews& news = {}, double progress = 0);
 
   // The counters of another trainer of the same run.
   void go_on_from(const Trainer& before);
@@ -71,7 +75,7 @@ class Trainer {
   std::vector<std::int64_t> take_coactivation();
 
  private:
-  void load_batch();
+  void load_batch(StepResult& result);
   double gradients(StepResult& result);
   void agree(StepResult& result, double loss_sum, const StepNews& news);
   void update(StepResult& result);
