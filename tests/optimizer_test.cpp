@@ -1,6 +1,6 @@
 // Training with moments in bf16, with a moving average of parameters, with Muon: on meshes, from checkpoints of other meshes
 // and other choices, and what losses they reach. Not here: kernels (adamw_test.cpp, muon_test.cpp), tools
-// (optimizer_test.sh).
+// (optimizer_cli_test.sh).
 #include <gtest/gtest.h>
 
 #include "lib/run/mesh_load.h"

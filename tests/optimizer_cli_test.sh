@@ -74,4 +74,4 @@ cmp -s hf-model/model.safetensors hf-average/model.safetensors && fail "the expo
 expect 65 "$bin/moe-reshard" export averaged -o none --weights ema
 
 [ $failures = 0 ] || exit 1
-echo "optimizer_test: all right"
+echo "optimizer_cli_test: all right"
