@@ -19,6 +19,7 @@ extern const PermuteKernels permute_cpu;
 extern const EmbeddingKernels embedding_cpu;
 extern const CrossEntropyKernels cross_entropy_cpu;
 extern const AdamWKernels adamw_cpu;
+extern const MuonKernels muon_cpu;
 double register_peak_gflops_cpu(Stream& stream, double seconds);
 
 // The table of all of them. A function: constants of other files may only be copied once the program runs.

@@ -203,15 +203,16 @@ struct CrossEntropyKernels {
   double (*forward)(Stream&, Mat logits_TV, std::span<const std::int32_t> target_T, float grad_scale, float* loss_T);
 };
 
-// AdamW (Loshchilov & Hutter 2019), fused over all tensors of a list; all state f32.
+// AdamW (Loshchilov & Hutter 2019), fused over all tensors of a list.
 struct AdamWTensor {
   float* w = nullptr;      // weights, or their fp32 master
   BF16* w_bf16 = nullptr;  // rounded copy, rewritten after the update; may be nullptr
   float* g = nullptr;      // gradient; set to zero after the update
-  float* m = nullptr;
-  float* v = nullptr;
+  void* m = nullptr;       // of dtype `moments`: read as float, computed in float, rounded once when stored
+  void* v = nullptr;
   std::int64_t n = 0;
   float decay = 0;  // weight decay of this tensor
+  DType moments = DType::kF32;
 };
 struct AdamWHyper {
   float lr = 0, beta1 = 0.9f, beta2 = 0.95f, eps = 1e-8f;
@@ -224,7 +225,26 @@ struct AdamWKernels {
   void (*step)(Stream&, std::span<const AdamWTensor> tensors, const AdamWHyper&);
   // sum of g^2 (double, order fixed by the sizes); not finite if any gradient is not finite.
   double (*sum_of_squares)(Stream&, std::span<const float> g);
+  // Exponential moving average: mean += (1 - decay) (w - mean)
+  void (*average)(Stream&, std::span<float> mean, const float* w, double decay);
 };
+
+// Muon (Jordan 2024; arXiv 2502.16982): the momentum of a matrix, made orthogonal, is its update.
+// Tensors are those of AdamW; v is not looked at.
+struct MuonKernels {
+  // m = momentum * m + g s;  g (=) g s + momentum * m (Nesterov), of the unrounded m; s = grad_scale
+  void (*momentum)(Stream&, const AdamWTensor&, float momentum, float grad_scale);
+  // x_MN (=) scale * X5 with X0 = x / (|x|_F + 1e-7) and five steps A = X X^T (X^T X where M > N), B = b A + c A A,
+  // X = a X + B X (X B): about scale * U V^T of x = U S V^T, singular values in 0.7 .. 1.2. x f32, without padding.
+  // work: orthogonalize_floats(M, N) or more.
+  void (*orthogonalize)(Stream&, Mat x_MN, float scale, std::span<float> work);
+  // w -= lr * (g + decay * w); g (=) 0. g: the update.
+  void (*apply)(Stream&, const AdamWTensor&, float lr);
+};
+constexpr std::int64_t orthogonalize_floats(std::int64_t M, std::int64_t N) {
+  const std::int64_t r = M < N ? M : N;
+  return M * N + 2 * r * r;
+}
 
 struct Kernels {
   const char* isa;  // "avx512", "avx2" or "generic"
@@ -241,6 +261,7 @@ struct Kernels {
   EmbeddingKernels embedding;
   CrossEntropyKernels cross_entropy;
   AdamWKernels adamw;
+  MuonKernels muon;
   // GFLOP/s of fused multiply-adds in registers alone, for `seconds` on all threads: the roof of this processor.
   double (*register_peak_gflops)(Stream&, double seconds);
 };

@@ -55,6 +55,51 @@ TEST(AdamW, AgreesWithPlainLoopsOverSteps) {
     }
 }
 
+// Moments in bf16: read as float, computed in float, rounded once.
+TEST(AdamW, MomentsInBf16AreRoundedOnce) {
+  for (const Kernels* k : all_isas())
+    for (const std::size_t n : {1, 37, 65539}) {
+      SCOPED_TRACE(std::string(k->isa) + " n " + std::to_string(n));
+      State s(n, 1);
+      std::vector<BF16> m16(n), v16(n);
+      std::transform(s.m.begin(), s.m.end(), m16.begin(), to_bf16);
+      std::transform(s.v.begin(), s.v.end(), v16.begin(), to_bf16);
+      auto w = s.w, m = s.m, v = s.v;
+      Stream stream(2);
+      for (std::int64_t step = 1; step <= 3; ++step) {
+        const AdamWHyper h{.lr = 0.1f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .step = step};
+        s.g = random_floats(n, 10 + static_cast<std::uint64_t>(step));
+        std::transform(m16.begin(), m16.end(), m.begin(), to_float);
+        std::transform(v16.begin(), v16.end(), v.begin(), to_float);
+        reference<float>(w, s.g, m, v, 0.01f, h);
+        AdamWTensor tensor = s.tensor(0.01f, step != 2);
+        tensor.m = m16.data(), tensor.v = v16.data(), tensor.moments = DType::kBF16;
+        k->adamw.step(stream, {&tensor, 1}, h);
+        for (std::size_t i = 0; i < n; ++i) {
+          ASSERT_LE(std::fabs(to_float(m16[i]) - m[i]), 0.00392f * std::fabs(m[i]) + 1e-6f) << i;
+          ASSERT_LE(std::fabs(to_float(v16[i]) - v[i]), 0.00392f * std::fabs(v[i]) + 1e-6f) << i;
+          ASSERT_LE(std::fabs(s.w[i] - w[i]), 1e-4f) << i;
+        }
+        w = s.w;
+      }
+    }
+}
+
+TEST(AdamW, AverageAgreesWithDouble) {
+  for (const Kernels* k : all_isas())
+    for (const std::size_t n : {0, 1, 37, 65539}) {
+      std::vector<float> mean = random_floats(n, 1), w = random_floats(n, 2);
+      std::vector<double> want(n);
+      for (std::size_t i = 0; i < n; ++i) want[i] = 0.999 * mean[i] + 0.001 * w[i];
+      Stream stream(2);
+      k->adamw.average(stream, mean, w.data(), 0.999);
+      EXPECT_TRUE(close_to(std::span<const float>(mean), std::span<const double>(want), 2e-7)) << k->isa << " " << n;
+    }
+  Stream stream(1);
+  std::vector<float> mean(1);
+  EXPECT_THROW(cpu_kernels().adamw.average(stream, mean, mean.data(), 1), std::invalid_argument);
+}
+
 // The first step from zero moments moves every weight by lr against the sign of its gradient.
 TEST(AdamW, FirstStepIsTheSign) {
   for (const Kernels* k : all_isas()) {

@@ -197,8 +197,8 @@ TEST(ParamStore, AdamWOnShardsIsAdamWOnTheWhole) {
           for (const ShardRun& run : part.store.runs(p)) {
             const auto n = static_cast<std::size_t>(run.count);
             EXPECT_TRUE(same_bits({p.master + run.at, n}, {all.master + run.global, n})) << p.spec.name;
-            EXPECT_TRUE(same_bits({p.m + run.at, n}, {all.m + run.global, n})) << p.spec.name;
-            EXPECT_TRUE(same_bits({p.v + run.at, n}, {all.v + run.global, n})) << p.spec.name;
+            EXPECT_TRUE(same_bits({p.m.f32() + run.at, n}, {all.m.f32() + run.global, n})) << p.spec.name;
+            EXPECT_TRUE(same_bits({p.v.f32() + run.at, n}, {all.v.f32() + run.global, n})) << p.spec.name;
             for (std::int64_t i = 0; i < run.count; ++i)
               ASSERT_EQ(element(p.weight_shard, dtype, run.at + i), element(all.weight_shard, dtype, run.global + i));
           }

@@ -26,6 +26,7 @@ TrainOptions options(DType dtype) {
   c.router_score = Score::kSigmoid, c.router_bias = true;
   o.balance = {.bias_update_speed = 0.01f};
   o.batch = 8, o.seq = 9, o.lr = 4e-3f, o.grad_clip = 1, o.dtype = dtype;
+  o.ema = 0.9, o.moments = dtype;
   return o;
 }
 
@@ -34,6 +35,10 @@ Placement plan_of(const Ranks& first, const Ranks& second) { return {kExperts, {
 const Placement kNone;
 const Placement kPermuted = plan_of({{5, 0}, {2, 4, 1, 3}}, {{1, 3, 5}, {0, 2, 4}});
 const Placement kCopies = plan_of({{5, 0, 3, 1}, {2, 4, 1, 0}}, {{0, 1, 2, 3, 4, 5}, {5}});
+
+float value(const Mat& shard, std::int64_t at) {  // 0 of what Muon does not keep
+  return !shard.data ? 0 : shard.dtype == DType::kF32 ? shard.f32()[at] : to_float(shard.bf16()[at]);
+}
 
 struct Training {
   MeshModel on;
@@ -44,13 +49,13 @@ struct Training {
     for (int s = 0; s < n; ++s) loss = trainer->step(4e-3).loss;
   }
   // Of this rank: everything that it speaks for, by tensor and element.
-  std::map<std::pair<std::string, std::int64_t>, std::array<float, 3>> state() const {
-    std::map<std::pair<std::string, std::int64_t>, std::array<float, 3>> all;
+  std::map<std::pair<std::string, std::int64_t>, std::array<float, 4>> state() const {
+    std::map<std::pair<std::string, std::int64_t>, std::array<float, 4>> all;
     for (const Param& p : on.model->params().all())
       for (const ShardRun& run : on.model->params().runs(p))
         for (std::int64_t i = 0; i < run.count && !run.is_copy; ++i) {
           const std::int64_t at = run.at + i;
-          all[{p.spec.name, run.global + i}] = {p.master[at], p.m[at], p.v[at]};
+          all[{p.spec.name, run.global + i}] = {p.master[at], value(p.m, at), value(p.v, at), p.ema[at]};
         }
     return all;
   }
@@ -81,6 +86,7 @@ class Replan : public ::testing::Test {
       const Env env{stream, cpu_kernels()};
       Training t{make_mesh_model(world, {.shape = s.shape, .zero = s.zero, .plan = plan}, o, cpu_kernels()), nullptr};
       t.on.model->initialize(o.common.seed);
+      t.on.model->params().start_ema();
       t.trainer = std::make_unique<Trainer>(o, *t.on.model, data, env);
       const auto move = [&](const Placement& to) {
         MeshModel moved = migrated(t.on, to, o, cpu_kernels());
@@ -176,10 +182,10 @@ TEST_F(Replan, TheFingerprintSeesWhatIsMixedUp) {
   EXPECT_NE(state_fingerprint(model.params()), whole);
   std::swap(p.master[3], p.master[100]);
   EXPECT_EQ(state_fingerprint(model.params()), whole);
-  std::swap(p.master[3], p.m[3]);
+  std::swap(p.master[3], p.m.f32()[3]);
   EXPECT_NE(state_fingerprint(model.params()), whole);
-  std::swap(p.master[3], p.m[3]);
-  p.v[5] = 1;
+  std::swap(p.master[3], p.m.f32()[3]);
+  p.v.f32()[5] = 1;
   EXPECT_NE(state_fingerprint(model.params()), whole);
 }
 

@@ -62,10 +62,11 @@ struct MeshRank {
         options(o),
         data(d),
         mesh(w, m, o.model.num_experts, cpu_kernels()),
-        model(o.model, o.dtype, true, mesh),
+        model(o.model, o.dtype, true, mesh, training_state(o)),
         trainer(o, model, data, env) {
     mesh.check_node_limit(o.model);
     model.initialize(o.common.seed);
+    model.params().start_ema();
   }
   Evaluation evaluate_all(int num_seqs) {
     Pass pass(model, {.shape = {num_seqs, options.seq}, .training = false}, env);

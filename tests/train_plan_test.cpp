@@ -137,7 +137,7 @@ TEST_F(TrainPlan, CopiesStayEqualBitForBit) {
         for (const ShardRun& run : rank.model.params().runs(p))
           for (std::int64_t i = 0; i < run.count; ++i) {
             const auto at = run.at + i;
-            const std::array<float, 3> mine = {p.master[at], p.m[at], p.v[at]};
+            const std::array<float, 3> mine = {p.master[at], p.m.f32()[at], p.v.f32()[at]};
             const auto [first, unused] = seen.try_emplace({p.spec.name, run.global + i}, mine);
             num_copies += run.is_copy;
             EXPECT_EQ(std::memcmp(first->second.data(), mine.data(), sizeof mine), 0) << p.spec.name;

@@ -204,7 +204,7 @@ TEST_F(TrainSavesTest, AFailedWriteIsThrownOnAllRanksAndLeavesNothing) {
   std::atomic<int> failed = 0;
   on_mesh(data_, small_options(), on(1, 1, 2), [&](MeshRank& rank) {
     MeshSaver saver(rank.model, run_, SaveMode::kAsync);
-    if (rank.world.rank() == 1) rank.model.params().all()[0].m[0] = std::nanf("");
+    if (rank.world.rank() == 1) rank.model.params().all()[0].m.f32()[0] = std::nanf("");
     saver.begin({.step = 4});
     try {
       saver.wait();
@@ -212,7 +212,7 @@ TEST_F(TrainSavesTest, AFailedWriteIsThrownOnAllRanksAndLeavesNothing) {
       failed += e.code() == Exit::kNumeric;
     }
     EXPECT_FALSE(saver.in_flight());
-    if (rank.world.rank() == 1) rank.model.params().all()[0].m[0] = 0;
+    if (rank.world.rank() == 1) rank.model.params().all()[0].m.f32()[0] = 0;
     saver.begin({.step = 5});
     EXPECT_EQ(saver.wait()->step, 5);
   });

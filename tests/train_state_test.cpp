@@ -78,8 +78,8 @@ void for_each_element(Model& model, Visit visit) {
         const std::int64_t here = row * p.shard_cols + c, there = global_row * p.shard_cols + c;
         visit(p, "weight", model.dtype(), p.weight_shard, here, there);
         if (model.dtype() == DType::kBF16) visit(p, "master", DType::kF32, p.master, here, there);
-        visit(p, "m", DType::kF32, p.m, here, there);
-        visit(p, "v", DType::kF32, p.v, here, there);
+        visit(p, "m", DType::kF32, p.m.data, here, there);
+        visit(p, "v", DType::kF32, p.v.data, here, there);
       }
     }
   }

@@ -19,7 +19,7 @@ namespace moe {
 // of all processes, must cover it exactly once. A slice of extent 0 says only that the tensor is there.
 struct TensorSlice {
   std::string name;
-  std::string role;  // weight, master, m, v, bias, counter
+  std::string role;  // weight, master, m, v, ema, bias, counter
   DType dtype = DType::kF32;
   std::vector<std::int64_t> shape;   // of the whole tensor
   std::vector<std::int64_t> offset;  // of this box

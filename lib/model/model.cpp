@@ -4,13 +4,13 @@
 
 namespace moe {
 
-Model::Model(const ModelConfig& config, DType dtype, bool training, const ParamLayout& layout)
+Model::Model(const ModelConfig& config, DType dtype, bool training, const ParamLayout& layout, const TrainingState& state)
     : config_(config), dtype_(dtype), training_(training), router_bias_(static_cast<std::size_t>(config.num_blocks())) {
-  take_memory(layout);
+  take_memory(layout, state);
 }
 
-Model::Model(const ModelConfig& config, DType dtype, bool training, MeshContext& mesh)
-    : Model(config, dtype, training, mesh.layout()) {
+Model::Model(const ModelConfig& config, DType dtype, bool training, MeshContext& mesh, const TrainingState& state)
+    : Model(config, dtype, training, mesh.layout(), state) {
   mesh_ = &mesh;
   units_ = std::make_unique<Units>(*params_, mesh.unit_comms(), mesh.lane(), training);
 }
@@ -23,9 +23,11 @@ Model::Model(const ModelConfig& config, DType dtype, bool training)
   units_ = std::make_unique<Units>(*params_, UnitComms{}, mesh_->lane(), training);
 }
 
-void Model::take_memory(const ParamLayout& layout) {
+void Model::take_memory(const ParamLayout& layout, const TrainingState& state) {
   const std::vector<ParamSpec> specs = parameter_specs(config_);
-  const auto take = [&](Arena& arena) { return std::make_unique<ParamStore>(arena, specs, dtype_, training_, layout); };
+  const auto take = [&](Arena& arena) {
+    return std::make_unique<ParamStore>(arena, specs, dtype_, training_, layout, state);
+  };
   Arena measuring(0);
   take(measuring);
   arena_ = std::make_unique<Arena>(measuring.used_bytes());

@@ -15,10 +15,10 @@ namespace moe {
 class Model {
  public:
   // Takes the memory of this rank's part; values are zero until initialize() or a checkpoint fills them.
-  Model(const ModelConfig& config, DType dtype, bool training, MeshContext& mesh);
+  Model(const ModelConfig& config, DType dtype, bool training, MeshContext& mesh, const TrainingState& state = {});
   Model(const ModelConfig& config, DType dtype, bool training);  // all of it in one process
   // A part alone, for files: it has no mesh() and no units(), so no pass can run it.
-  Model(const ModelConfig& config, DType dtype, bool training, const ParamLayout& layout);
+  Model(const ModelConfig& config, DType dtype, bool training, const ParamLayout& layout, const TrainingState& state = {});
 
   // Initial values: a pure function of (seed, name of the parameter, element index).
   void initialize(std::uint64_t seed) { params_->initialize(seed); }
@@ -36,7 +36,7 @@ class Model {
   std::vector<int> moe_layers() const;
 
  private:
-  void take_memory(const ParamLayout& layout);
+  void take_memory(const ParamLayout& layout, const TrainingState& state);
 
   ModelConfig config_;
   DType dtype_;
@@ -120,12 +120,14 @@ int num_tracks(const PassOptions& pass, const MeshOptions& mesh);
 struct ModelMemory {
   std::size_t weights = 0, masters = 0, grads = 0, moments = 0, activations = 0;
   std::size_t buffers = 0;  // gathered weights, gradients and rows on their way
+  std::size_t ema = 0;      // moving average of the masters
   std::size_t staging = 0;  // copy of what is being saved while training goes on; the caller knows
-  std::size_t total() const { return weights + masters + grads + moments + activations + buffers + staging; }
+  std::size_t total() const { return weights + masters + grads + moments + ema + activations + buffers + staging; }
+  std::size_t saved = 0;  // of these, what goes into a checkpoint; replicas share it out
 };
 // rows_of_track >= 0: with so many rows in each track instead (Pass::most_rows()).
 ModelMemory predict_memory(const ModelConfig& config, DType dtype, const PassOptions& pass, const MeshOptions& mesh = {},
-                           const MeshPlace& place = {}, std::int64_t rows_of_track = -1);
+                           const MeshPlace& place = {}, std::int64_t rows_of_track = -1, const TrainingState& state = {});
 
 // b_i += speed * sign(mean - counts_i), sign(0) = 0 (arXiv 2408.15664, algorithm 1), after a global batch.
 void update_router_bias(std::span<float> bias_E, std::span<const std::int64_t> counts_E, float speed);

@@ -69,6 +69,16 @@ void add_mtp(std::vector<ParamSpec>& list, const ModelConfig& c, const std::stri
   list.push_back({layer + "mtp.projection.weight", Shape{D, 2 * D}, c.init_std});
 }
 
+// The matrices of a block as the papers write them and Hugging Face stores them: q, k and v apart, gate and up apart; those
+// of latent attention and the router as they are. A pair that is fused here is fused for the speed of products alone.
+Shape matrices_of(const ParamSpec& spec, const ModelConfig& c) {
+  if (spec.layer() < 0 || !spec.decays()) return {};
+  const std::int64_t rows = spec.shape[spec.is_expert ? 1 : 0], S = c.head_dim;
+  if (spec.name.ends_with(".qkv.weight")) return {c.num_heads * S, c.num_kv_heads * S, c.num_kv_heads * S};
+  if (spec.name.ends_with(".gate_up.weight")) return {rows / 2, rows / 2};
+  return {rows};
+}
+
 }  // namespace
 
 std::vector<ParamSpec> parameter_specs(const ModelConfig& c) {
@@ -92,6 +102,7 @@ std::vector<ParamSpec> parameter_specs(const ModelConfig& c) {
   }
   list.push_back({"final_norm.weight", Shape{D}});
   if (!c.tied_embeddings) list.push_back({"head.weight", Shape{V, D}, c.init_std});
+  for (ParamSpec& spec : list) spec.matrix_rows = matrices_of(spec, c);
   return list;
 }
 

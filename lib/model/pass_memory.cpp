@@ -4,6 +4,7 @@
 #include <functional>
 
 #include "lib/model/track.h"
+#include "lib/parallel/muon.h"
 
 namespace moe {
 namespace {
@@ -92,10 +93,10 @@ Pass::~Pass() {
 }
 
 ModelMemory predict_memory(const ModelConfig& config, DType dtype, const PassOptions& pass, const MeshOptions& mesh,
-                           const MeshPlace& place, std::int64_t rows_of_track) {
+                           const MeshPlace& place, std::int64_t rows_of_track, const TrainingState& state) {
   const ParamLayout layout = layout_of(mesh, place, config.num_experts);
   Arena measuring(0), activations(0);
-  const ParamStore store(measuring, parameter_specs(config), dtype, pass.training, layout);
+  const ParamStore store(measuring, parameter_specs(config), dtype, pass.training, layout, state);
   ModelMemory m;
   for (const Param& p : store.all()) {
     const auto shard = static_cast<std::size_t>(p.shard_size()), all = static_cast<std::size_t>(p.num_local());
@@ -103,13 +104,16 @@ ModelMemory predict_memory(const ModelConfig& config, DType dtype, const PassOpt
     if (!pass.training) continue;
     m.masters += dtype == DType::kF32 ? 0 : 4 * shard;
     m.grads += 4 * (layout.zero >= 2 ? shard : all);
-    m.moments += 8 * shard;
+    m.moments += (p.is_muon ? 1 : 2) * size_of(state.moments) * shard;
+    m.ema += state.ema ? 4 * shard : 0;
+    m.saved += size_of(dtype) * shard;
   }
+  m.saved += m.masters + m.moments + m.ema;
   const RowsOfTokens balanced = balanced_rows(config, mesh.shape, static_cast<int>(layout.most_experts()));
   take_memory(activations, config, dtype, pass, mesh,
               [&](std::int64_t tokens) { return rows_of_track >= 0 ? rows_of_track : balanced(tokens); });
   m.activations = activations.used_bytes();
-  m.buffers = Units::buffer_bytes(store, pass.training, mesh.shape.replicate) +
+  m.buffers = Units::buffer_bytes(store, pass.training, mesh.shape.replicate) + Muon::buffer_bytes(store) +
               exchange_bytes(config, dtype, mesh.shape, track_shape(pass.shape, num_tracks(pass, mesh), 0).num_tokens());
   return m;
 }

@@ -1,6 +1,6 @@
-// The state of a model from one placement of its experts to another, while a job runs: masters and both moments together,
-// from the rank that speaks for an expert to every rank that shall hold it. Weights follow from masters. Not here: which
-// placement (lib/place), files (lib/run/mesh_load.h).
+// The state of a model from one placement of its experts to another, while a job runs: masters, moments and averages
+// together, from the rank that speaks for an expert to every rank that shall hold it. Weights follow from masters. Not here:
+// which placement (lib/place), files (lib/run/mesh_load.h).
 #pragma once
 
 #include <vector>

@@ -73,6 +73,8 @@ void add_eval_model_options(Options& o, EvalModelOptions& m) {
   o.add("seq", m.seq, "tokens of a window, which the model sees at a time; 0 takes the sequence length of its training");
   o.add("batch", m.batch, "windows that a rank computes at a time; 0 takes about 2048 tokens");
   o.add("dtype", m.dtype, "weights and activations: as the checkpoint's, or one of them", {"keep", "fp32", "bf16"});
+  o.add("weights", m.weights, "model: the parameters as trained; ema: their moving average (moe-train --ema)",
+        {"model", "ema"});
   o.add("document-mask", m.document_mask, "tokens see only their own document; auto: as the model was trained",
         {"auto", "off", "on"});
   add_rank_options(o, m.ranks);
@@ -89,7 +91,12 @@ void check_eval_model_options(const Options& o, const EvalModelOptions& m) {
 }
 
 EvalModel::EvalModel(const std::string& path, const EvalModelOptions& o, World& world, Env env)
-    : world_(world), env_(env), info_(find_on_mesh(world, path)), seq_(seq_of(o, info_.state)), batch_(o.batch) {
+    : world_(world),
+      env_(env),
+      info_(find_on_mesh(world, path)),
+      weights_(o.weights),
+      seq_(seq_of(o, info_.state)),
+      batch_(o.batch) {
   const Stopwatch watch;
   MeshOptions mesh;
   world.agree([&] {
@@ -101,9 +108,9 @@ EvalModel::EvalModel(const std::string& path, const EvalModelOptions& o, World& 
   mesh_ = std::make_unique<MeshContext>(world, mesh, config_.num_experts, env.kernels);
   mesh_->check_node_limit(config_);
   model_ = std::make_unique<Model>(config_, dtype_of(o, info_.state), false, *mesh_);
-  load_weights_on_mesh(*model_, info_);
-  log_info("loaded " + info_.path + " (digest " + info_.digest + ") on " + mesh_text(mesh.shape) + " in " +
-           short_float(watch.seconds()) + " s");
+  load_weights_on_mesh(*model_, info_, weights_);
+  log_info("loaded " + std::string(weights_ == WeightsFrom::kEma ? "the moving average of " : "") + info_.path +
+           " (digest " + info_.digest + ") on " + mesh_text(mesh.shape) + " in " + short_float(watch.seconds()) + " s");
 }
 
 std::string EvalModel::describe(const std::string& path, const EvalModelOptions& o, World& world) {
@@ -161,11 +168,14 @@ nlohmann::json EvalModel::json() const {
           {"step", info_.step},
           {"digest", info_.digest},
           {"dtype", name(model_->dtype())},
+          {"weights", weights_ == WeightsFrom::kEma ? "ema" : "model"},
           {"seq", seq_},
           {"document_mask", document_mask_},
           {"mesh", {{"replicate", shape.replicate}, {"shard", shape.shard}, {"ep", shape.ep}}}};
 }
 
-std::string EvalModel::text() const { return info_.path + ", step " + std::to_string(info_.step); }
+std::string EvalModel::text() const {
+  return info_.path + ", step " + std::to_string(info_.step) + (weights_ == WeightsFrom::kEma ? ", moving average" : "");
+}
 
 }  // namespace moe

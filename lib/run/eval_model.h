@@ -20,6 +20,7 @@ struct EvalModelOptions {
   int seq = 0;    // tokens of a window; 0: of the model's training sequences, 1024 where the checkpoint does not say
   int batch = 0;  // windows of a rank at a time; 0: chosen
   EvalDType dtype = EvalDType::kKeep;
+  WeightsFrom weights = WeightsFrom::kWeights;
   MaskChoice document_mask = MaskChoice::kAuto;  // auto: as the model was trained
 };
 void add_eval_model_options(Options& options, EvalModelOptions& model);
@@ -53,6 +54,7 @@ class EvalModel {
   Env env_;
   CheckpointInfo info_;
   ModelConfig config_;
+  WeightsFrom weights_;
   int seq_, batch_;
   bool document_mask_;
   std::unique_ptr<MeshContext> mesh_;

@@ -18,6 +18,7 @@ struct HfOptions {
   std::string input, output;                // import: HF directory -> run directory; export: checkpoint -> HF directory
   std::int64_t memory_bytes = 0;            // most that buffers may take
   std::string dtype = "keep";               // keep, fp32 or bf16
+  std::string weights = "model";            // export only; or ema: the moving average of the weights
   HfLayout layout = HfLayout::kPerExpert;   // export only
   std::int64_t file_bytes = 5'000'000'000;  // export only: most of one safetensors file
 };

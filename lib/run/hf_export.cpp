@@ -62,12 +62,26 @@ class Export {
     if (hf_.dtype != "keep" && hf_.dtype != "fp32" && hf_.dtype != "bf16")
       throw Error(Exit::kUsage, "--dtype: expected keep, fp32 or bf16, found " + hf_.dtype);
     role_ = hf_.dtype == "fp32" && has_role("master") ? "master" : "weight";
+    DType kept = DType::kF32;  // of the weights
     for (const auto& t : info_.tensors)
-      if (t.role == role_) from_ = t.dtype;
-    to_ = hf_.dtype == "keep" ? from_ : hf_.dtype == "bf16" ? DType::kBF16 : DType::kF32;
+      if (t.role == role_) from_ = kept = t.dtype;
+    choose_average();
+    to_ = hf_.dtype == "keep" ? kept : hf_.dtype == "bf16" ? DType::kBF16 : DType::kF32;
     if (role_ == "master") notes_.push_back("the fp32 masters of a bf16 run were taken");
     if (from_ != to_ && to_ == DType::kBF16) notes_.push_back("weights were rounded to bf16 (nearest even)");
     if (from_ != to_ && to_ == DType::kF32) notes_.push_back("bf16 became fp32, which changes no value");
+  }
+
+  void choose_average() {
+    if (hf_.weights != "model" && hf_.weights != "ema")
+      throw Error(Exit::kUsage, "--weights: expected model or ema, found " + hf_.weights);
+    if (hf_.weights == "model") return;
+    if (!has_role("ema"))
+      throw Error(Exit::kBadInput, info_.path + ": expected a moving average of the parameters (role ema), found none",
+                  "moe-train --ema keeps one");
+    role_ = "ema";
+    from_ = DType::kF32;
+    notes_.push_back("the moving average of the parameters was taken");
   }
 
   // The checkpoint has exactly the parameters of its model, in the role that is taken.

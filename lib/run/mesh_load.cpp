@@ -240,8 +240,9 @@ std::vector<SharedRead> plan_reads(const Manifest& m, const std::vector<std::vec
 
 void load_on_mesh(Model& model, const Manifest& m, const std::string& path) {
   World& world = model.mesh().world();
-  const std::vector<TensorSlice> slices = state_slices(model, true);
-  world.agree([&] { check_names(path, m, slices, {}); });
+  LoadedState state(model, m.tensors);
+  const std::vector<TensorSlice>& slices = state.slices();
+  world.agree([&] { check_names(path, m, slices, state.ignored()); });
   const bool reads = model.mesh().place().replicate == 0;
   const int node = world.rank2node()[static_cast<std::size_t>(world.rank())];
   std::unique_ptr<Comm> comm;
@@ -254,11 +255,13 @@ void load_on_mesh(Model& model, const Manifest& m, const std::string& path) {
   });
   send_to_replicas(model, slices);
   world.lane().call("load", [&] { comm.reset(); });
+  state.finish();
+  for (const std::string& note : state.notes()) log_info(path + ": " + note);
   model.units().weights_changed();
 }
 
-void load_weights_on_mesh(Model& model, const CheckpointInfo& info) {
-  model.mesh().world().agree([&] { load_weights(model, info); });
+void load_weights_on_mesh(Model& model, const CheckpointInfo& info, WeightsFrom from_role) {
+  model.mesh().world().agree([&] { load_weights(model, info, from_role); });
   model.units().weights_changed();
 }
 

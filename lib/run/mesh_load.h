@@ -13,10 +13,11 @@ namespace moe {
 // The manifest of the checkpoint at `path` as rank 0 finds it, with all files of their sizes. 66, 65.
 Manifest manifest_on_mesh(World& world, const std::string& path);
 
+// What differs from the model's (LoadedState) is logged.
 void load_on_mesh(Model& model, const Manifest& manifest, const std::string& path);
 
 // Weights and router biases alone (load_weights), each rank what it holds.
-void load_weights_on_mesh(Model& model, const CheckpointInfo& info);
+void load_weights_on_mesh(Model& model, const CheckpointInfo& info, WeightsFrom from_role = WeightsFrom::kWeights);
 
 // One rank's wish for a box of a tensor of the manifest.
 struct TensorWish {

@@ -78,6 +78,7 @@ nlohmann::json metrics_row(const StepResult& r, const RateBase& base, double run
                         {"peak_memory_gib", peak_memory_gib()},
                         {"updated", r.updated},
                         {"seconds", run_seconds}};
+  if (r.ema_seconds > 0) row["ema_ms"] = 1e3 * r.ema_seconds;
   nlohmann::json layers = nlohmann::json::array();
   for (const LayerResult& l : r.layers) layers.push_back(layer_row(l, sum(l.counts_E)));
   row["layers"] = std::move(layers);

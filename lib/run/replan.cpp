@@ -45,7 +45,7 @@ MeshModel make_mesh_model(World& world, const MeshOptions& mesh, const TrainOpti
   MeshModel m;
   m.mesh = std::make_unique<MeshContext>(world, mesh, o.model.num_experts, kernels);
   world.agree([&] { m.mesh->check_node_limit(o.model); });
-  m.model = std::make_unique<Model>(o.model, o.dtype, true, *m.mesh);
+  m.model = std::make_unique<Model>(o.model, o.dtype, true, *m.mesh, training_state(o));
   return m;
 }
 

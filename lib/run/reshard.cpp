@@ -26,6 +26,11 @@ void add_content_options(Options& o, ReshardOptions& r) {
   o.add("weights-only", r.layout.weights_only, "weights and router biases alone");
   o.add("drop-optimizer", r.layout.drop_optimizer, "leave out the moments of the optimizer");
   o.add("drop-mtp", r.layout.drop_mtp, "leave out the modules of multi-token prediction");
+  o.add("weights", r.layout.weights,
+        "ema: the moving average (moe-train --ema) becomes the weights, and of export what is written; moments, which are "
+        "not "
+        "of these weights, are left out")
+      .value = "model|ema";
   o.add("dtype", r.layout.dtype, "of the weights: keep, fp32 or bf16").value = "keep|fp32|bf16";
   o.add("average", r.layout.average,
         "write the mean of all paths; the state is that of the first one before or behind this value")
@@ -80,6 +85,7 @@ Exit convert(ReshardOptions& r, const std::string& command, const Paths& paths, 
   r.hf.output = r.layout.output;
   r.hf.memory_bytes = r.layout.memory_bytes;
   r.hf.dtype = r.layout.dtype;
+  r.hf.weights = r.layout.weights;
   return command == "import" ? import_hf(r.hf, r.common, invocation) : export_hf(r.hf, r.common, invocation);
 }
 

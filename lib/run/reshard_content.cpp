@@ -70,6 +70,25 @@ void average(const LayoutOptions& o, const std::vector<Manifest>& inputs, Reshar
   c.changes.push_back("mean of " + std::to_string(inputs.size()) + " checkpoints");
 }
 
+// ---- the moving average in the place of the weights
+
+// Of a mean of checkpoints the averages are averaged. Moments are of the weights that were.
+void take_average(const LayoutOptions& o, ReshardContent& c) {
+  if (o.weights != "model" && o.weights != "ema") refuse("weights", "expected model or ema, found " + o.weights);
+  if (o.weights == "model") return;
+  if (o.upcycle != 0) refuse("weights", "expected no --upcycle beside it, found one", "take the average first");
+  if (!has_role(c.tensors, "ema"))
+    throw Error(Exit::kBadInput, o.input + ": expected a moving average of the parameters (role ema), found none",
+                "moe-train --ema keeps one");
+  const auto is_left_out = [](const ContentTensor& t) {
+    return t.target.role == "m" || t.target.role == "v" || t.target.role == "ema";
+  };
+  std::erase_if(c.tensors, is_left_out);
+  for (ContentTensor& t : c.tensors)
+    if (t.target.role == "weight" || t.target.role == "master") t.from_role = "ema", t.untouched = false;
+  c.changes.push_back("the moving average for weights, without moments");
+}
+
 // ---- experts
 
 bool is_router(const std::string& name) { return name.ends_with(".router.weight") || name.ends_with(".router.bias"); }
@@ -126,7 +145,7 @@ ContentTensor upcycled(const ParamSpec& spec, const std::string& role, DType dty
     t.rows = RowsFrom::kRepeat;
     t.from_name = spec.name;
     t.from_name.replace(t.from_name.find(".experts."), 9, ".mlp.");
-  } else if (role == "weight" || role == "master") {
+  } else if (role == "weight" || role == "master" || role == "ema") {
     t.rows = RowsFrom::kNormal;
     t.std = spec.init_std;
   }
@@ -144,10 +163,12 @@ void upcycle(const LayoutOptions& o, ReshardContent& c) {
     if (t.target.name == "final_norm.weight") roles.emplace_back(t.target.role, t.target.dtype);
   }
   const ModelConfig config = config_of(c.state);
+  const bool is_muon = c.state["options"].value("optimizer", "adamw") == "muon";
   std::erase_if(c.tensors, [](const ContentTensor& t) { return t.target.name.find(".mlp.") != std::string::npos; });
   for (const ParamSpec& spec : parameter_specs(config))
     for (const auto& [role, dtype] : roles)
-      if (!there.contains({spec.name, role})) c.tensors.push_back(upcycled(spec, role, dtype));
+      if (!there.contains({spec.name, role}) && !(role == "v" && is_muon && !spec.matrix_rows.empty()))
+        c.tensors.push_back(upcycled(spec, role, dtype));
   for (int layer = 0; config.router_bias && layer < config.num_layers; ++layer) {
     const std::string name = "layers." + std::to_string(layer) + ".router.bias";
     if (!there.contains({name, "bias"}))
@@ -171,7 +192,7 @@ void change_dtype(const LayoutOptions& o, ReshardContent& c) {
       masters.back().target.role = "master";
       masters.back().untouched = false;
     }
-    if (dtype == DType::kF32 && has_master) t.from_role = "master";
+    if (dtype == DType::kF32 && has_master && t.from_role == "weight") t.from_role = "master";
     t.target.dtype = dtype;
     t.untouched = false;
   }
@@ -212,6 +233,7 @@ ReshardContent make_content(const LayoutOptions& o, const std::vector<Manifest>&
   if (o.upcycle != 0 && !o.experts.empty()) refuse("upcycle", "expected no --experts beside it, found " + o.experts);
   ReshardContent c{.tensors = all_of(inputs[0]), .state = inputs[0].state};
   if (inputs.size() > 1) average(o, inputs, c);
+  take_average(o, c);
   if (!o.experts.empty()) select_experts(o, c);
   if (o.upcycle != 0) upcycle(o, c);
   if (o.dtype != "keep") change_dtype(o, c);

@@ -22,6 +22,7 @@ struct LayoutOptions {
   bool weights_only = false;      // weights and router biases alone
   bool drop_optimizer = false;    // without moments (masters, counters and data position stay)
   bool drop_mtp = false;
+  std::string weights = "model";     // or ema: the moving average becomes the weights
   std::string dtype = "keep";        // of the weights: keep, fp32 or bf16
   std::vector<std::string> average;  // further checkpoints: the mean of all is written
   int upcycle = 0;                   // dense checkpoint -> so many experts, each a copy of the dense FFN

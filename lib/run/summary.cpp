@@ -82,26 +82,25 @@ int micro_batch_of(const TrainOptions& o, const MeshShape& mesh) {
   return BatchCut{o.batch, o.micro_batch, o.seq, mesh.size()}.micro_batch_per_rank();
 }
 
-// Weights, masters, moments; of the biases that move experts' load 4 bytes each.
-std::size_t bytes_saved_per_parameter(DType dtype) { return dtype == DType::kF32 ? 4 + 8 : 2 + 4 + 8; }
-
+// Weights, masters, moments, moving average; of the biases that move experts' load 4 bytes each.
 double checkpoint_bytes(const TrainOptions& o, const ParamCounts& n) {
-  const ModelConfig& c = o.model;
-  const std::int64_t biases = c.router_bias ? std::int64_t{c.num_moe_layers()} * c.num_experts : 0;
-  return static_cast<double>(n.total + n.mtp - biases) * static_cast<double>(bytes_saved_per_parameter(o.dtype)) +
-         4.0 * static_cast<double>(biases);
+  const double weights = o.dtype == DType::kF32 ? 4 : 2 + 4, moments = static_cast<double>(size_of(o.moments));
+  const double biases = o.model.router_bias ? 1.0 * o.model.num_moe_layers() * o.model.num_experts : 0;
+  const double parameters = static_cast<double>(n.total + n.mtp) - biases;
+  double bytes = parameters * (weights + 2 * moments + (o.ema > 0 ? 4 : 0)) + 4 * biases;
+  if (o.optimizer == Optimizer::kMuon)
+    for (const ParamSpec& spec : parameter_specs(o.model))
+      if (!spec.matrix_rows.empty()) bytes -= moments * static_cast<double>(spec.num_elements());
+  return bytes;
 }
 
 }  // namespace
 
 ModelMemory rank_memory(const TrainOptions& o, const MeshOptions& mesh, const MeshPlace& place) {
   const PassOptions pass{.shape = {micro_batch_of(o, mesh.shape), o.seq}, .recompute = o.recompute, .balance = o.balance};
-  ModelMemory memory = predict_memory(o.model, o.dtype, pass, mesh, place);
+  ModelMemory memory = predict_memory(o.model, o.dtype, pass, mesh, place, -1, training_state(o));
   const bool stages = !o.output.empty() && o.save == SaveMode::kAsync && o.save_every != "0";
-  // Of each element that this rank keeps moments of (8 bytes); replicas share it out.
-  if (stages)
-    memory.staging =
-        memory.moments / 8 * bytes_saved_per_parameter(o.dtype) / static_cast<std::size_t>(mesh.shape.replicate);
+  if (stages) memory.staging = memory.saved / static_cast<std::size_t>(mesh.shape.replicate);
   return memory;
 }
 
@@ -153,7 +152,8 @@ std::string summary_box(const TrainOptions& o, const RunSummary& s, const std::s
            bytes_text(static_cast<double>(s.memory.weights)) +
            (s.memory.masters ? ", masters " + bytes_text(static_cast<double>(s.memory.masters)) : "") + ", gradients " +
            bytes_text(static_cast<double>(s.memory.grads)) + ", moments " +
-           bytes_text(static_cast<double>(s.memory.moments)) + ", activations " +
+           bytes_text(static_cast<double>(s.memory.moments)) +
+           (s.memory.ema ? ", average " + bytes_text(static_cast<double>(s.memory.ema)) : "") + ", activations " +
            bytes_text(static_cast<double>(s.memory.activations)) +
            (s.memory.buffers ? ", buffers " + bytes_text(static_cast<double>(s.memory.buffers)) : "") +
            (s.memory.staging ? ", saving " + bytes_text(static_cast<double>(s.memory.staging)) : "")},
@@ -192,6 +192,7 @@ nlohmann::json summary_json(const RunSummary& s) {
                            {"masters", s.memory.masters},
                            {"gradients", s.memory.grads},
                            {"moments", s.memory.moments},
+                           {"ema", s.memory.ema},
                            {"activations", s.memory.activations},
                            {"buffers", s.memory.buffers},
                            {"staging", s.memory.staging}}},

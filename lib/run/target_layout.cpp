@@ -1,6 +1,7 @@
 #include "lib/run/target_layout.h"
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <map>
 #include <set>
@@ -17,7 +18,8 @@ namespace {
 bool is_expert(const ManifestTensor& t) { return t.shape.size() == 3 && is_expert_name(t.name); }
 // Roles that are cut over ranks; the others are on every rank, and the ranks write them in turn (slices_to_write).
 bool is_cut(const ManifestTensor& t) {
-  return !t.shape.empty() && (t.role == "weight" || t.role == "master" || t.role == "m" || t.role == "v");
+  constexpr std::array kRoles = {"weight", "master", "m", "v", "ema"};
+  return !t.shape.empty() && std::find(kRoles.begin(), kRoles.end(), t.role) != kRoles.end();
 }
 
 std::string files_text(std::size_t n) { return std::to_string(n) + (n == 1 ? " file" : " files"); }

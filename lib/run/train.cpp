@@ -111,6 +111,7 @@ class TrainRun {
       start_from_weights();
     else
       model().initialize(o_.common.seed);
+    if (!o_.resume_from) model().params().start_ema();
     world_.agree([&] {
       output_ = std::make_unique<RunOutput>(o_, invocation_, is_first_, parent_provenance(), data_->info(),
                                             o_.resume_from ? counters_.step : -1, model().moe_layers());
@@ -153,6 +154,7 @@ class TrainRun {
       return Exit::kStoppedEarly;
     }
     if (eval_) evaluate_now(0);
+    if (eval_) evaluate_average();
     output_->write_event({{"event", "end"}, {"step", counters_.step}});
     world_.agree([&] { picture_ = output_->draw(last_.layers, is_first_ ? unigram_entropy(*data_) : 0); });
     print_sample();
@@ -168,8 +170,9 @@ class TrainRun {
 
  private:
   TrainReport report() const {
-    return {summary_,     counters_,      base_,       last_.layers, tokens_of(last_, base_), evaluation_, steps_here_,
-            tokens_here_, steps_seconds_, checkpoint_, picture_};
+    return {summary_,    counters_,       base_,       last_.layers, tokens_of(last_, base_),
+            evaluation_, ema_evaluation_, steps_here_, tokens_here_, steps_seconds_,
+            checkpoint_, picture_};
   }
 
   void open_inputs() {
@@ -306,15 +309,26 @@ class TrainRun {
       eval_pass_ =
           std::make_unique<Pass>(model(), PassOptions{.shape = {summary_.micro_batch, o_.seq}, .training = false}, env_);
     evaluation_ = evaluate(*eval_pass_, world_, *eval_, o_.document_mask, max_tokens);
+    tell_evaluation("eval ", "eval_loss", *evaluation_);
+  }
+
+  void tell_evaluation(const char* what, const char* key, const Evaluation& e) {
     char text[120];
-    std::snprintf(text, sizeof text, "eval  step %lld  loss %.4f  over %lld tokens  %.1f s",
-                  static_cast<long long>(counters_.step), evaluation_->loss, static_cast<long long>(evaluation_->num_tokens),
-                  evaluation_->seconds);
+    std::snprintf(text, sizeof text, "%s step %lld  loss %.4f  over %lld tokens  %.1f s", what,
+                  static_cast<long long>(counters_.step), e.loss, static_cast<long long>(e.num_tokens), e.seconds);
     log_info(text);
-    output_->write_event({{"step", counters_.step},
-                          {"eval_loss", evaluation_->loss},
-                          {"eval_tokens", evaluation_->num_tokens},
-                          {"seconds", seconds()}});
+    output_->write_event({{"step", counters_.step}, {key, e.loss}, {"eval_tokens", e.num_tokens}, {"seconds", seconds()}});
+  }
+
+  // The moving average takes the place of the parameters meanwhile. Nobody saves or trains.
+  void evaluate_average() {
+    if (!model().params().state().ema) return;
+    model().params().swap_ema();
+    model().units().weights_changed();
+    ema_evaluation_ = evaluate(*eval_pass_, world_, *eval_, o_.document_mask, 0);
+    model().params().swap_ema();
+    model().units().weights_changed();
+    tell_evaluation("eval of the moving average ", "ema_eval_loss", *ema_evaluation_);
   }
 
   // Counters of the state as it is now.
@@ -354,7 +368,7 @@ class TrainRun {
   RunCounters counters_;
   Replanner replanner_{o_, counters_.counts_since_look_LE};
   StepResult last_;
-  std::optional<Evaluation> evaluation_;
+  std::optional<Evaluation> evaluation_, ema_evaluation_;
   std::string checkpoint_, picture_, sample_;
   Stopwatch clock_, log_clock_;
   double steps_seconds_ = 0, run_seconds_ = 0;  // run_seconds_: rank 0's, on every rank

@@ -59,12 +59,25 @@ void add_training_options(Options& o, TrainOptions& t) {
   o.add("min-lr", t.min_lr, "last learning rate as a fraction of --lr");
   o.add("warmup", t.warmup, "steps of linear warm-up");
   o.add("decay-fraction", t.decay_fraction, "part of the run in which wsd decays");
-  o.add("weight-decay", t.weight_decay, "decay of matrices (AdamW); norms do not decay");
+  o.add("optimizer", t.optimizer,
+        "muon: the momentum of each matrix of a block, made orthogonal (Newton-Schulz), at the size of AdamW's updates, so "
+        "that "
+        "--lr and --weight-decay are as for AdamW, which all else gets: embedding, head, norms, biases",
+        {"adamw", "muon"});
+  o.add("weight-decay", t.weight_decay, "decay of matrices; norms do not decay");
   o.add("beta1", t.beta1, "AdamW decay of the first moment");
   o.add("beta2", t.beta2, "AdamW decay of the second moment");
   o.add("adam-eps", t.adam_eps, "AdamW epsilon");
+  o.add("moments", t.moments,
+        "dtype that the moments of the optimizer are kept in; bf16 takes half the memory, and --beta2 above 0.99 is then "
+        "lost in "
+        "rounding",
+        {"fp32", "bf16"});
+  o.add("ema", t.ema,
+        "keep a moving average of the parameters with this decay, such as 0.999, in fp32 (role ema of checkpoints); 0 keeps "
+        "none");
   o.add("grad-clip", t.grad_clip, "largest global gradient norm; 0 does not clip");
-  o.add("dtype", t.dtype, "weights and activations; masters, gradients and moments are fp32", {"fp32", "bf16"});
+  o.add("dtype", t.dtype, "weights and activations; masters and gradients are fp32", {"fp32", "bf16"});
   o.add("recompute", t.recompute, "what backward computes again: nothing, norms and SwiGLU, whole blocks",
         {"none", "light", "full"});
   o.add("nonfinite", t.nonfinite, "loss or gradient not finite: skip the update, roll back to the last checkpoint, stop",
@@ -144,6 +157,7 @@ void check_run(const Options& o, const TrainOptions& t) {
   need(t.decay_fraction >= 0 && t.decay_fraction <= 1, "decay-fraction", "0 to 1", o);
   need(t.beta1 >= 0 && t.beta1 < 1, "beta1", "0 to below 1", o);
   need(t.beta2 >= 0 && t.beta2 < 1, "beta2", "0 to below 1", o);
+  need(t.ema >= 0 && t.ema < 1, "ema", "0 to below 1", o);
   need(t.grad_clip >= 0, "grad-clip", "at least 0", o);
   need(t.keep_last >= 1, "keep-last", "at least 1", o);
   need(t.nonfinite_limit >= 1, "nonfinite-limit", "at least 1", o);
@@ -223,6 +237,10 @@ void finish_train_options(Options& options, TrainOptions& train) {
   if (train.epochs > 0 && options.find("steps").origin <= Origin::kPreset) train.steps = 0;
   check_rank_options(options, train.ranks);
   check_run(options, train);
+}
+
+TrainingState training_state(const TrainOptions& t) {
+  return {.moments = t.moments, .muon = t.optimizer == Optimizer::kMuon, .ema = t.ema > 0};
 }
 
 Options train_options(TrainOptions& train) {

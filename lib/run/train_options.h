@@ -17,6 +17,7 @@ namespace moe {
 enum class Schedule { kCosine, kWsd, kConstant, kPhases };  // wsd: warm-up, stable, linear decay
 enum class NonFinite { kSkip, kRollback, kStop };
 enum class SaveMode { kAsync, kSync };
+enum class Optimizer { kAdamW, kMuon };  // muon: AdamW for all but the matrices of blocks
 
 struct TrainOptions {
   CommonOptions common;
@@ -47,6 +48,9 @@ struct TrainOptions {
   float weight_decay = 0.1f, beta1 = 0.9f, beta2 = 0.95f, adam_eps = 1e-8f;
   float grad_clip = 1;
   DType dtype = DType::kF32;
+  Optimizer optimizer = Optimizer::kAdamW;
+  DType moments = DType::kF32;
+  double ema = 0;  // decay of the moving average of parameters; 0: none
   Recompute recompute = Recompute::kNone;
   NonFinite nonfinite = NonFinite::kSkip;
   int nonfinite_limit = 3;  // so many in a row stop the run
@@ -75,6 +79,7 @@ struct TrainOptions {
 };
 
 Options train_options(TrainOptions& train);
+TrainingState training_state(const TrainOptions& train);
 
 // After all that the user said is read: finds the checkpoint to resume and applies its options and the preset's (both
 // weaker than anything the user said), then checks ranges. Called by Options::parse. Throws Error(kUsage), and 66 or 65

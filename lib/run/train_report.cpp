@@ -20,6 +20,7 @@ nlohmann::json train_json(const TrainOptions& o, const TrainReport& t) {
     r["skipped_updates"] = t.counters.skipped;
   }
   if (t.evaluation) r["eval_loss"] = t.evaluation->loss;
+  if (t.ema_evaluation) r["ema_eval_loss"] = t.ema_evaluation->loss;
   if (!t.checkpoint.empty()) r["checkpoint"] = t.checkpoint;
   if (!t.picture.empty()) r["picture"] = t.picture;
   for (const LayerResult& l : t.last_layers) {
@@ -41,6 +42,10 @@ std::string train_box(const TrainReport& t) {
     std::snprintf(text, sizeof text, "%.4f over %lld tokens", t.evaluation->loss,
                   static_cast<long long>(t.evaluation->num_tokens));
     rows.push_back({"eval loss", text});
+  }
+  if (t.ema_evaluation) {
+    std::snprintf(text, sizeof text, "%.4f with the moving average of the parameters", t.ema_evaluation->loss);
+    rows.push_back({"", text});
   }
   std::snprintf(text, sizeof text, "%lld in %.1f s, %.0f tokens/s", static_cast<long long>(t.counters.step),
                 t.counters.seconds, t.tokens_per_second());

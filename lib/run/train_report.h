@@ -17,9 +17,9 @@ struct TrainReport {
   RunCounters counters;
   RateBase base;
   std::vector<LayerResult> last_layers;
-  std::int64_t last_tokens = 0;  // of the last step
-  std::optional<Evaluation> evaluation;
-  std::int64_t steps_here = 0;  // of this call, resumed steps not counted
+  std::int64_t last_tokens = 0;                          // of the last step
+  std::optional<Evaluation> evaluation, ema_evaluation;  // of the parameters, of their moving average
+  std::int64_t steps_here = 0;                           // of this call, resumed steps not counted
   std::int64_t tokens_here = 0;
   double steps_seconds = 0;  // of those
   std::string checkpoint, picture;

@@ -11,7 +11,7 @@
 namespace moe {
 namespace {
 
-void add_slices(const Param& p, const std::vector<ShardBox>& boxes, const char* role, DType dtype, void* shard,
+void add_slices(const Param& p, const std::vector<ShardBox>& boxes, const std::string& role, DType dtype, void* shard,
                 std::vector<TensorSlice>& list) {
   for (const ShardBox& b : boxes)
     list.push_back({p.spec.name, role, dtype, p.spec.shape, b.box.offset, b.box.extent,
@@ -35,7 +35,7 @@ void add_bias_slices(Model& model, bool owns_replicated, std::vector<TensorSlice
 // Options that a checkpoint keeps, by group; of these, the model and what decides the order of the data may not change.
 constexpr std::array kKeptGroups = {"Model", "Expert balance", "Batch", "Schedule and optimizer"};
 constexpr std::array kOrderOptions = {"batch", "batch-ramp", "seq", "seed", "document-mask"};  // the samples that come next
-constexpr std::array kFixedOptions = {"batch", "batch-ramp", "seq", "dtype", "seed", "document-mask"};
+constexpr std::array kFixedOptions = {"batch", "batch-ramp", "seq", "dtype", "optimizer", "seed", "document-mask"};
 
 bool is_kept(const Option& o) {
   const bool in_group = std::find(kKeptGroups.begin(), kKeptGroups.end(), o.group) != kKeptGroups.end();
@@ -81,19 +81,20 @@ std::vector<TensorSlice> state_slices(Model& model, bool with_optimizer, bool ow
     add_slices(p, boxes, "weight", model.dtype(), p.weight_shard, list);
     if (!with_optimizer) continue;
     if (has_master) add_slices(p, boxes, "master", DType::kF32, p.master, list);
-    add_slices(p, boxes, "m", DType::kF32, p.m, list);
-    add_slices(p, boxes, "v", DType::kF32, p.v, list);
+    add_slices(p, boxes, "m", p.m.dtype, p.m.data, list);
+    if (!p.is_muon) add_slices(p, boxes, "v", p.v.dtype, p.v.data, list);
+    if (model.params().state().ema) add_slices(p, boxes, "ema", DType::kF32, p.ema, list);
   }
   add_bias_slices(model, owns_replicated, list);
   return list;
 }
 
-void load_weights(Model& model, const CheckpointInfo& info) {
-  const auto with_role = [&](const char* role) {
+void load_weights(Model& model, const CheckpointInfo& info, WeightsFrom from_role) {
+  const auto with_role = [&](const std::string& role) {
     return std::find_if(info.tensors.begin(), info.tensors.end(), [&](const auto& t) { return t.role == role; });
   };
-  const bool has_master = with_role("master") != info.tensors.end();
-  const char* const role = has_master ? "master" : "weight";
+  const bool has_master = with_role("master") != info.tensors.end(), averages = from_role == WeightsFrom::kEma;
+  const std::string role = averages ? "ema" : has_master ? "master" : "weight";
   const auto first = with_role(role);
   const bool narrow = first != info.tensors.end() && first->dtype == DType::kBF16;
   const DType from = narrow ? DType::kBF16 : DType::kF32;
@@ -106,12 +107,48 @@ void load_weights(Model& model, const CheckpointInfo& info) {
     add_slices(p, shard_boxes(model.params(), p), role, from, from == to ? target(p) : read.back().data(), list);
   }
   add_bias_slices(model, true, list);
-  std::vector<std::string> ignored = {"m", "v", "counter", has_master ? "weight" : "master"};
+  if (averages && first == info.tensors.end())
+    throw Error(Exit::kBadInput, info.path + ": expected a moving average of the parameters (role ema), found none",
+                "moe-train --ema keeps one");
+  std::vector<std::string> ignored = {"m", "v", "ema", "counter", "master", "weight"};
+  std::erase(ignored, role);
   if (with_role("bias") == info.tensors.end()) ignored.push_back("bias");
   load_checkpoint(info, list, ignored);
   for (std::size_t i = 0; i < read.size(); ++i)
     convert(read[i].data(), narrow, model.params().all()[i].shard_size(), target(model.params().all()[i]));
   if (model.training()) model.params().round_masters();
+}
+
+LoadedState::LoadedState(Model& model, const std::vector<ManifestTensor>& tensors)
+    : model_(model), slices_(state_slices(model, true)) {
+  const TrainingState& kept = model.params().state();
+  const auto first = [&](const char* role) {
+    return std::find_if(tensors.begin(), tensors.end(), [&](const ManifestTensor& t) { return t.role == role; });
+  };
+  const bool has_ema = first("ema") != tensors.end();
+  starts_ema_ = kept.ema && !has_ema;
+  if (kept.ema != has_ema) ignored_.emplace_back("ema");
+  if (starts_ema_) notes_.emplace_back("the moving average begins at the parameters of the checkpoint, which has none");
+  if (has_ema && !kept.ema) notes_.emplace_back("the moving average of the checkpoint is left out");
+  if (const auto m = first("m"); m != tensors.end() && m->dtype != kept.moments) read_moments_as(m->dtype);
+}
+
+void LoadedState::read_moments_as(DType saved) {
+  for (TensorSlice& s : slices_) {
+    if (s.role != "m" && s.role != "v") continue;
+    const std::int64_t n = elements_of(s.extent);
+    converted_.push_back({std::vector<std::byte>(static_cast<std::size_t>(n) * size_of(saved)), n, s.data});
+    s.dtype = saved;
+    s.data = converted_.back().read.data();
+  }
+  const char* const how = saved == DType::kF32 ? "moments are rounded from fp32 to bf16" : "moments in bf16 become fp32";
+  notes_.emplace_back(how);
+}
+
+void LoadedState::finish() {
+  for (const Converted& c : converted_)
+    convert(c.read.data(), model_.params().state().moments == DType::kF32, c.count, c.target);
+  if (starts_ema_) model_.params().start_ema();
 }
 
 nlohmann::json make_state(const Options& options, const RunCounters& c, const TokenFileInfo& data) {
@@ -215,8 +252,9 @@ std::vector<std::string> resume_differences(const Options& options, const nlohma
   std::vector<std::string> differences;
   std::string refused;
   for (const auto& o : options.all()) {
-    if (!is_kept(*o) || !state.at("options").contains(o->name)) continue;
-    const std::string before = state.at("options").at(o->name), now = o->get();
+    // A checkpoint from before there was a choice of the optimizer is AdamW's.
+    if (!is_kept(*o) || (!state.at("options").contains(o->name) && o->name != "optimizer")) continue;
+    const std::string before = state.at("options").value(o->name, "adamw"), now = o->get();
     if (before == now) continue;
     differences.push_back(o->name + ": checkpoint " + before + ", now " + now);
     if (is_fixed(*o) && !listed(allowed, o->name)) refused += (refused.empty() ? "" : "; ") + differences.back();

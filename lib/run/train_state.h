@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "lib/io/checkpoint.h"
+#include "lib/io/manifest.h"
 #include "lib/io/tokens.h"
 #include "lib/run/trainer.h"
 
@@ -22,7 +23,35 @@ std::vector<TensorSlice> state_slices(Model& model, bool with_optimizer, bool ow
 // Weights and router biases alone, whatever their dtype in the checkpoint: masters where it has them, else weights; masters
 // and weights of the model are set from them (a model that is not trained has weights alone). Router biases that the
 // checkpoint does not have stay as they are.
-void load_weights(Model& model, const CheckpointInfo& info);
+// kEma: the moving average instead; Error(kBadInput) if there is none.
+enum class WeightsFrom { kWeights, kEma };
+void load_weights(Model& model, const CheckpointInfo& info, WeightsFrom from_role = WeightsFrom::kWeights);
+
+// state_slices() as a checkpoint of these tensors can fill them: it may keep the moments in another dtype, and may lack the
+// moving average or have one that is not kept here. finish(), after the slices are filled: moments in the model's dtype
+// (rounded once, or exact); an average that was not there begins at the masters.
+class LoadedState {
+ public:
+  LoadedState(Model& model, const std::vector<ManifestTensor>& tensors);
+  const std::vector<TensorSlice>& slices() const { return slices_; }
+  const std::vector<std::string>& ignored() const { return ignored_; }  // roles
+  const std::vector<std::string>& notes() const { return notes_; }      // what differs, in words
+  void finish();
+
+ private:
+  struct Converted {
+    std::vector<std::byte> read;
+    std::int64_t count;
+    void* target;
+  };
+  void read_moments_as(DType saved);
+
+  Model& model_;
+  std::vector<TensorSlice> slices_;
+  std::vector<Converted> converted_;
+  std::vector<std::string> ignored_, notes_;
+  bool starts_ema_ = false;
+};
 
 struct RunCounters {
   std::int64_t step = 0, updates = 0, consumed_samples = 0;

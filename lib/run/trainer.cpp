@@ -49,6 +49,8 @@ Trainer::Trainer(const TrainOptions& options, Model& model, const TokenSource& d
       order_(data, options.common.seed, options.seq, options.document_mask),
       pass_(model, pass_options(options, model.mesh()), env),
       batch_(cut_of(options, model.mesh(), options.batch), options.document_mask) {
+  if (model.params().state().muon)
+    muon_ = std::make_unique<Muon>(model.params(), model.mesh().unit_comms(), model.mesh().lane());
   const auto E = static_cast<std::size_t>(model.config().num_experts);
   coactivation_LEE_.resize(static_cast<std::size_t>(model.config().num_moe_layers()) * E * E);
 }
@@ -122,18 +124,35 @@ void Trainer::agree(StepResult& result, double loss_sum, const StepNews& news) {
   }
 }
 
-void Trainer::update(StepResult& result) {
-  if (!result.updated) return model_.units().clear_gradients();
+void Trainer::update_parameters(const StepResult& result) {
   const bool clip = options_.grad_clip > 0 && result.grad_norm > options_.grad_clip;
+  const float lr = static_cast<float>(result.lr);
+  const float grad_scale = clip ? static_cast<float>(options_.grad_clip / result.grad_norm) : 1.0f;
   env_.kernels.adamw.step(env_.stream, model_.params().adamw_tensors(options_.weight_decay),
-                          {.lr = static_cast<float>(result.lr),
+                          {.lr = lr,
                            .beta1 = options_.beta1,
                            .beta2 = options_.beta2,
                            .eps = options_.adam_eps,
                            .step = ++updates_done,
-                           .grad_scale = clip ? static_cast<float>(options_.grad_clip / result.grad_norm) : 1.0f});
+                           .grad_scale = grad_scale});
+  if (muon_) muon_->step(env_.stream, env_.kernels, {.lr = lr, .decay = options_.weight_decay, .grad_scale = grad_scale});
+}
+
+// DeepSeek-V3 3.2.2 keeps it in host memory; here that is where all parameters are: 8 bytes read and 4 written a parameter.
+void Trainer::update_average(StepResult& result) {
+  if (!model_.params().state().ema) return;
+  const Stopwatch watch;
+  for (const Param& p : model_.params().all())
+    env_.kernels.adamw.average(env_.stream, {p.ema, static_cast<std::size_t>(p.shard_size())}, p.master, options_.ema);
+  result.ema_seconds = watch.seconds();
+}
+
+void Trainer::update(StepResult& result) {
+  if (!result.updated) return model_.units().clear_gradients();
+  update_parameters(result);
+  update_average(result);
   model_.units().weights_changed();
-  if (model_.params().layout().zero == 1) model_.units().clear_gradients();  // AdamW cleared the shards
+  if (model_.params().layout().zero == 1) model_.units().clear_gradients();  // the optimizer cleared the shards
   if (!model_.config().router_bias) return;
   for (int layer : model_.moe_layers())
     update_router_bias(model_.router_bias(layer), pass_.tallies()[static_cast<std::size_t>(layer)].counts_E,

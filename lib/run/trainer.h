@@ -1,6 +1,7 @@
 // One optimizer step on all ranks: gradients of the global batch, micro-batch by micro-batch, the finite check, clipping,
-// AdamW, the router bias. What a step tells (loss, norm, loads) is of the global batch and the same on every rank; times are
-// this rank's. Not here: when to stop, save, evaluate or log (lib/run/train.cpp).
+// AdamW or Muon, the moving average of parameters, the router bias. What a step tells (loss, norm, loads) is of the global
+// batch and the same on every rank; times are this rank's. Not here: when to stop, save, evaluate or log
+// (lib/run/train.cpp).
 #pragma once
 
 #include <functional>
@@ -9,6 +10,7 @@
 
 #include "lib/model/load_metrics.h"
 #include "lib/model/model.h"
+#include "lib/parallel/muon.h"
 #include "lib/run/global_batch.h"
 #include "lib/run/train_options.h"
 
@@ -32,6 +34,7 @@ struct StepResult {
   std::int64_t tokens = 0;  // trained on so far
   double bias_update_speed = 0;
   double seconds = 0, data_seconds = 0, forward_seconds = 0, backward_seconds = 0, optimizer_seconds = 0;
+  double ema_seconds = 0;                            // of optimizer_seconds: the moving average
   double experts_seconds = 0, exchange_seconds = 0;  // of forward and backward: expert segments; dispatch and combine
   double exposed_seconds = 0;                        // of all communication: what nothing was computed under
   std::map<std::string, LaneTime> lane;              // communication by name
@@ -66,7 +69,7 @@ class Trainer {
   void go_on_from(const Trainer& before);
 
   std::int64_t steps_done = 0;        // calls of step() that count, skipped ones included
-  std::int64_t updates_done = 0;      // AdamW updates: the exponent of its bias correction
+  std::int64_t updates_done = 0;      // updates: the exponent of AdamW's bias correction
   std::int64_t consumed_samples = 0;  // the next sample of the data order
   const DataOrder& order() const { return order_; }
   const BatchCut& cut() const { return batch_.cut(); }
@@ -79,6 +82,8 @@ class Trainer {
   double gradients(StepResult& result);
   void agree(StepResult& result, double loss_sum, const StepNews& news);
   void update(StepResult& result);
+  void update_parameters(const StepResult& result);
+  void update_average(StepResult& result);
   void collect(StepResult& result);
 
   const TrainOptions& options_;
@@ -87,6 +92,7 @@ class Trainer {
   DataOrder order_;
   Pass pass_;
   GlobalBatch batch_;
+  std::unique_ptr<Muon> muon_;       // with --optimizer muon
   std::int64_t counted_tokens_ = 0;  // of all ranks
   std::vector<std::int64_t> coactivation_LEE_;
 };

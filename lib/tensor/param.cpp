@@ -67,8 +67,8 @@ bool ParamLayout::has_copies() const {
 }
 
 ParamStore::ParamStore(Arena& arena, const std::vector<ParamSpec>& specs, DType dtype, bool training,
-                       const ParamLayout& layout)
-    : layout_(layout), dtype_(dtype), training_(training) {
+                       const ParamLayout& layout, const TrainingState& state)
+    : layout_(layout), dtype_(dtype), training_(training), state_(state) {
   for (const ParamSpec& spec : specs) params_.push_back(describe(spec, dtype, layout));
   // One kind of state after the other, so that the weights lie together.
   for (Param& p : params_) {
@@ -90,8 +90,13 @@ ParamStore::ParamStore(Arena& arena, const std::vector<ParamSpec>& specs, DType 
       p.grad_shard = static_cast<float*>(offset(p.grad.data, p.shard_begin * p.shard_cols, DType::kF32));
     }
   }
-  for (Param& p : params_) p.m = floats(p.shard_size());
-  for (Param& p : params_) p.v = floats(p.shard_size());
+  const auto moments = [&](const Param& p) { return arena.matrix(state.moments, p.shard_rows, p.shard_cols); };
+  for (Param& p : params_) p.is_muon = state.muon && !p.spec.matrix_rows.empty();
+  for (Param& p : params_) p.m = moments(p);
+  for (Param& p : params_)
+    if (!p.is_muon) p.v = moments(p);
+  if (!state.ema) return;
+  for (Param& p : params_) p.ema = floats(p.shard_size());
 }
 
 const Param& ParamStore::find(const std::string& name) const {
@@ -145,17 +150,31 @@ void ParamStore::round_masters() {
     for (std::int64_t i = 0; i < p.shard_size(); ++i) static_cast<BF16*>(p.weight_shard)[i] = to_bf16(p.master[i]);
 }
 
-std::vector<AdamWTensor> ParamStore::adamw_tensors(float decay) {
+void ParamStore::start_ema() {
+  if (!state_.ema) return;
+  for (Param& p : params_) std::copy_n(p.master, p.shard_size(), p.ema);
+}
+
+void ParamStore::swap_ema() {
+  for (Param& p : params_) std::swap_ranges(p.master, p.master + p.shard_size(), p.ema);
+  round_masters();
+}
+
+std::vector<AdamWTensor> ParamStore::adamw_tensors(float decay) { return optimizer_tensors(false, decay); }
+std::vector<AdamWTensor> ParamStore::muon_tensors(float decay) { return optimizer_tensors(true, decay); }
+
+std::vector<AdamWTensor> ParamStore::optimizer_tensors(bool muon, float decay) {
   std::vector<AdamWTensor> list;
   for (Param& p : params_)
-    if (p.shard_size() > 0)
+    if (p.shard_size() > 0 && p.is_muon == muon)
       list.push_back({.w = p.master,
                       .w_bf16 = dtype_ == DType::kBF16 ? static_cast<BF16*>(p.weight_shard) : nullptr,
                       .g = p.grad_shard,
-                      .m = p.m,
-                      .v = p.v,
+                      .m = p.m.data,
+                      .v = p.v.data,
                       .n = p.shard_size(),
-                      .decay = p.spec.decays() ? decay : 0});
+                      .decay = p.spec.decays() ? decay : 0,
+                      .moments = state_.moments});
   return list;
 }
 

@@ -20,6 +20,9 @@ struct ParamSpec {
   bool is_expert = false;           // per routed expert: a token uses top_k / num_experts of it
   bool is_input_embedding = false;  // looked up, not multiplied
   bool is_bias = false;             // added, not multiplied; of experts [E, N, 1]
+  // Rows of the matrices that lie one after the other in it (in each expert of it), for optimizers that look at matrices as
+  // a whole: q, k and v of a fused tensor are three. Empty: not a matrix of a block.
+  std::vector<std::int64_t> matrix_rows{};
 
   int layer() const;                                            // of "layers.3.router.weight" 3; -1: of no layer
   bool decays() const { return shape.size() > 1 && !is_bias; }  // weight decay on matrices, none on norms and biases
@@ -61,6 +64,13 @@ struct ParamLayout {
   static ParamLayout whole(int num_experts);
 };
 
+// What training keeps of parameters beside masters and gradients.
+struct TrainingState {
+  DType moments = DType::kF32;  // of m and v: computed in float, rounded once
+  bool muon = false;            // tensors with matrix_rows have momentum m alone
+  bool ema = false;             // moving average of the masters, fp32
+};
+
 // One parameter with its training state. `weight` and `grad` are what kernels read and add to: the whole dense tensor, or
 // the experts of this rank, as the matrix [rows, last dimension]. Their data is nullptr while a unit is not gathered. The
 // shard is what this rank owns: rows [shard_begin, shard_begin + shard_rows) of shard_cols elements each. Where the cut has
@@ -74,8 +84,10 @@ struct Param {
   void* weight_shard = nullptr;  // of the dtype of weight
   float* master = nullptr;       // the shard's, fp32
   float* grad_shard = nullptr;
-  float* m = nullptr;  // AdamW moments, f32
-  float* v = nullptr;
+  // Moments of the shard, [shard_rows, shard_cols]; without data: not kept. Muon has m alone.
+  Mat m, v;
+  float* ema = nullptr;  // of the shard's master
+  bool is_muon = false;
 
   std::int64_t num_local() const { return weight.rows * weight.cols; }
   std::int64_t shard_size() const { return shard_rows * shard_cols; }
@@ -94,11 +106,13 @@ std::vector<ShardRun> shard_runs(const ParamSpec& spec, const ParamLayout& layou
 class ParamStore {
  public:
   // Takes the memory of what the layout gives this rank; without `training` only the weights.
-  ParamStore(Arena& arena, const std::vector<ParamSpec>& specs, DType dtype, bool training, const ParamLayout& layout);
+  ParamStore(Arena& arena, const std::vector<ParamSpec>& specs, DType dtype, bool training, const ParamLayout& layout,
+             const TrainingState& state = {});
 
   const ParamLayout& layout() const { return layout_; }
   DType dtype() const { return dtype_; }
   bool training() const { return training_; }
+  const TrainingState& state() const { return state_; }
   std::vector<Param>& all() { return params_; }
   const std::vector<Param>& all() const { return params_; }
   const Param& find(const std::string& name) const;  // throws std::out_of_range with the name
@@ -108,13 +122,21 @@ class ParamStore {
   void initialize(std::uint64_t seed);
   // weight_shard = rounded master (bf16 only).
   void round_masters();
-  // The shards, for AdamW; `decay` for the tensors that decay. Empty shards are left out.
+  // Averages start at the masters.
+  void start_ema();
+  // Averages in the place of masters and weights, and these in theirs. Twice: every bit as it was.
+  void swap_ema();
+  // The shards, for AdamW; `decay` for the tensors that decay. Empty shards are left out, and Muon's.
   std::vector<AdamWTensor> adamw_tensors(float decay);
+  std::vector<AdamWTensor> muon_tensors(float decay);  // Muon's alone
 
  private:
+  std::vector<AdamWTensor> optimizer_tensors(bool muon, float decay);
+
   ParamLayout layout_;
   DType dtype_;
   bool training_;
+  TrainingState state_;
   std::vector<Param> params_;
 };
 
