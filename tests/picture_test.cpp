@@ -76,7 +76,7 @@ TEST(Picture, SurvivesOddSeries) {
   RunPicture run = sample_run(9, 2, 3);
   for (const double odd : {kNaN, kInf, -kInf, 0.0, -1.0, 1e300, 1e-300}) {
     SCOPED_TRACE(odd);
-    for (RunPoint& p : run.points) p.train_loss = p.eval_loss = p.lr = p.max_vio = odd;  // constant
+    for (CurvePoint& p : run.points) p.train_loss = p.eval_loss = p.lr = p.max_vio = odd;  // constant
     for (LayerLoad& row : run.load) row.load_E.assign(3, odd);
     run.unigram_entropy = odd;
     expect_good(run);
@@ -85,7 +85,7 @@ TEST(Picture, SurvivesOddSeries) {
   }
   run.load[1].load_E.clear();  // layers of different widths
   expect_good(run);
-  for (RunPoint& p : run.points) p.step = 5;
+  for (CurvePoint& p : run.points) p.step = 5;
   expect_good(run);
 }
 
@@ -111,7 +111,7 @@ TEST(Picture, ShowsWhatItIsGiven) {
 
   RunPicture bare = sample_run(500, 0, 0);
   bare.unigram_entropy = 0;
-  for (RunPoint& p : bare.points) p.eval_loss = kNaN;
+  for (CurvePoint& p : bare.points) p.eval_loss = kNaN;
   const std::string less = draw_run_svg(bare);
   EXPECT_THAT(less, HasSubstr("no expert layers"));
   for (const char* words : {"stroke-dasharray", "held-out", "<circle"}) EXPECT_THAT(less, Not(HasSubstr(words)));

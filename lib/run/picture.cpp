@@ -28,7 +28,7 @@ constexpr Box kLrBox{72, 446, 560, 40};
 constexpr Box kVioBox{72, 506, 560, 40};
 constexpr Box kLoadBox{720, 110, 410, 376};
 
-using Values = double RunPoint::*;
+using Values = double CurvePoint::*;
 
 struct Range {
   double low = std::numeric_limits<double>::infinity(), high = -low;
@@ -42,7 +42,7 @@ struct Range {
 
 Range range_of(const RunPicture& run, Values values) {
   Range range;
-  for (const RunPoint& p : run.points) range.take(p.*values);
+  for (const CurvePoint& p : run.points) range.take(p.*values);
   return range;
 }
 
@@ -58,7 +58,7 @@ struct Column {
 std::vector<Column> columns_of(const RunPicture& run, Values values, const Scale& x) {
   std::vector<Column> columns;
   double sum_x = 0, sum = 0, count = 0, pixel = -1;
-  for (const RunPoint& p : run.points) {
+  for (const CurvePoint& p : run.points) {
     const double v = p.*values, at = x(static_cast<double>(p.step));
     if (!std::isfinite(v)) continue;
     if (std::floor(at) != pixel) {
@@ -120,20 +120,20 @@ void draw_loss_legend(SvgDocument& svg, const RunPicture& run) {
   };
   const auto last = [&](Values values) {
     const auto p =
-        std::find_if(run.points.rbegin(), run.points.rend(), [&](const RunPoint& q) { return std::isfinite(q.*values); });
+        std::find_if(run.points.rbegin(), run.points.rend(), [&](const CurvePoint& q) { return std::isfinite(q.*values); });
     return p == run.points.rend() ? std::string() : std::string(" ").append(readable_number((*p).*values));
   };
-  entry("training" + last(&RunPoint::train_loss), kTrainColor, "stroke-width=\"1.5\"", 150);
-  if (!range_of(run, &RunPoint::eval_loss).empty())
-    entry("held-out text" + last(&RunPoint::eval_loss), kEvalColor, "stroke-width=\"3\"", 180);
+  entry("training" + last(&CurvePoint::train_loss), kTrainColor, "stroke-width=\"1.5\"", 150);
+  if (!range_of(run, &CurvePoint::eval_loss).empty())
+    entry("held-out text" + last(&CurvePoint::eval_loss), kEvalColor, "stroke-width=\"3\"", 180);
   if (run.unigram_entropy > 0)
     entry("unigram entropy " + readable_number(run.unigram_entropy), kEntropyColor,
           "stroke-width=\"2\" stroke-dasharray=\"6 4\"", 0);
 }
 
 void draw_loss(SvgDocument& svg, const RunPicture& run, const Scale& x) {
-  Range range = range_of(run, &RunPoint::train_loss);
-  const Range eval = range_of(run, &RunPoint::eval_loss);
+  Range range = range_of(run, &CurvePoint::train_loss);
+  const Range eval = range_of(run, &CurvePoint::eval_loss);
   range.take(eval.low);
   range.take(eval.high);
   if (run.unigram_entropy > 0) range.take(run.unigram_entropy);
@@ -142,13 +142,13 @@ void draw_loss(SvgDocument& svg, const RunPicture& run, const Scale& x) {
       range.high > range.low ? 0.05 * (range.high - range.low) : 0.05 * std::fmax(std::fabs(range.high), 1);
   const Scale y{range.low - margin, range.high + margin, kLossBox.bottom(), kLossBox.y};
   draw_y_axis(svg, kLossBox, y, nice_ticks(y.low, y.high, 7));
-  const auto train = columns_of(run, &RunPoint::train_loss, x);
+  const auto train = columns_of(run, &CurvePoint::train_loss, x);
   draw_band(svg, train, y, kTrainColor);
   draw_curve(svg, train, y, kTrainColor, 1.2, false);
   if (std::isfinite(run.unigram_entropy) && run.unigram_entropy > 0)
     svg.line(kLossBox.x, y(run.unigram_entropy), kLossBox.right(), y(run.unigram_entropy),
              std::string("stroke=\"") + kEntropyColor + "\" stroke-width=\"2\" stroke-dasharray=\"6 4\"");
-  draw_curve(svg, columns_of(run, &RunPoint::eval_loss, x), y, kEvalColor, 2.6, true);
+  draw_curve(svg, columns_of(run, &CurvePoint::eval_loss, x), y, kEvalColor, 2.6, true);
   svg.rect(kLossBox.x, kLossBox.y, kLossBox.w, kLossBox.h, kFrame);
   svg.text(0, 0, "loss (nats per token)", 13, Anchor::kMiddle,
            "fill=\"#222222\" transform=\"translate(22 " + svg_number(kLossBox.y + kLossBox.h / 2) + ") rotate(-90)\"");
@@ -281,8 +281,8 @@ std::string draw_run_svg(const RunPicture& run) {
   draw_x_axis(svg, kLossBox, kVioBox, x);
   draw_loss_legend(svg, run);
   draw_loss(svg, run, x);
-  draw_strip(svg, run, x, kLrBox, &RunPoint::lr, "learning rate");
-  draw_strip(svg, run, x, kVioBox, &RunPoint::max_vio, "worst expert load / balanced load \u2212 1");
+  draw_strip(svg, run, x, kLrBox, &CurvePoint::lr, "learning rate");
+  draw_strip(svg, run, x, kVioBox, &CurvePoint::max_vio, "worst expert load / balanced load \u2212 1");
   draw_load(svg, run);
   return std::move(svg).finish();
 }

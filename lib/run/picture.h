@@ -11,7 +11,7 @@
 namespace moe {
 
 // One step of the run. What was not measured is NaN; values that are not finite are left out of the picture.
-struct RunPoint {
+struct CurvePoint {
   static constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
   std::int64_t step = 0;
   double train_loss = kNone;  // nats per token
@@ -27,7 +27,7 @@ struct LayerLoad {
 
 struct RunPicture {
   std::string title, subtitle;
-  std::vector<RunPoint> points;  // ascending steps
+  std::vector<CurvePoint> points;  // ascending steps
   double unigram_entropy = 0;    // of the training tokens, nats per token; 0 = unknown
   std::vector<LayerLoad> load;   // one per MoE layer; empty for a dense model
 };

@@ -80,10 +80,10 @@ SaveRequest RunOutput::request(Model& model, Trainer& trainer, const RunCounters
 std::string RunOutput::draw(const std::vector<LayerResult>& layers, double unigram_entropy) const {
   if (!writes()) return "";
   RunPicture picture{.title = "moe-train " + options_.preset, .subtitle = data_.path, .unigram_entropy = unigram_entropy};
-  std::map<std::int64_t, RunPoint> points;
+  std::map<std::int64_t, CurvePoint> points;
   for (const nlohmann::json& row : read_metrics(path("metrics.jsonl"))) {
     if (!row.contains("step")) continue;
-    RunPoint& p = points[row.at("step").get<std::int64_t>()];
+    CurvePoint& p = points[row.at("step").get<std::int64_t>()];
     p.step = row.at("step");
     if (row.contains("loss") && row.at("loss").is_number()) p.train_loss = row.at("loss");
     if (row.contains("lr")) p.lr = row.at("lr");

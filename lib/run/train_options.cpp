@@ -135,8 +135,11 @@ void need(bool ok, const std::string& option, const std::string& expected, const
 void check_schedule(const Options& o, const TrainOptions& t) {
   need(!t.batch_ramp.grows() || t.batch_ramp.from <= t.batch, "batch-ramp", "no more than --batch to begin with", o);
   const bool phases = t.schedule == Schedule::kPhases;
-  need(phases || o.find("lr-phases").origin <= o.find("schedule").origin || t.lr_phases.empty(), "schedule",
-       "phases with --lr-phases", o);
+  // A file of all options may name phases that are not used; who types them means them.
+  const Origin said = o.find("lr-phases").origin;
+  const bool unused =
+      said < o.find("schedule").origin || (said != Origin::kCommandLine && said == o.find("schedule").origin);
+  need(phases || t.lr_phases.empty() || unused, "schedule", "phases with --lr-phases", o);
   need(!phases || !t.lr_phases.empty(), "lr-phases", "phases with --schedule phases", o, "constant@0.8,cosine:0.1");
   need(!phases || !t.lr_phases.has_tokens() || t.steps > 0 || t.epochs > 0, "lr-phases",
        "points in fractions of the run where --time-limit alone ends it", o);
