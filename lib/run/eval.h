@@ -4,6 +4,7 @@
 #include "lib/run/eval_generate.h"
 #include "lib/run/eval_perplexity.h"
 #include "lib/run/eval_routing.h"
+#include "lib/run/eval_scaling.h"
 #include "lib/run/eval_tasks.h"
 
 namespace moe {
@@ -16,6 +17,7 @@ struct EvalOptions {
   EvalDataOptions data;
   EvalTaskOptions tasks;
   GenerateOptions generate;
+  EvalScalingOptions scaling;
 };
 
 Options eval_options(EvalOptions& eval);
