@@ -26,7 +26,7 @@ ladder() { expect "$1" "$2" "$source_dir/scripts/scaling-ladder" "${@:3}"; }
 # --- moe-eval scaling: L(C) = 1.5 + 40 C^-0.15
 result() { # NAME FLOP [KEY: VALUE]
   awk -v c="$2" -v more="${3:-}" 'BEGIN {
-    printf "{\"params_total\": 2000, \"params_active\": 1000, \"tokens_per_step\": 100, \"steps\": 10, \"planned_steps\": 10,\n" \
+    printf "{\"params_total\": 2000, \"params_active_no_embedding\": 1000, \"tokens_per_step\": 100, \"steps\": 10, \"planned_steps\": 10,\n" \
       " \"flop_per_token\": %.17g, \"train_loss\": 9, \"eval_loss\": %.17g%s}\n", c / 1000, 1.5 + 40 * c ^ -0.15, more }' >"$1.json"
 }
 i=0
@@ -55,6 +55,22 @@ cp run-2.json same.json
 expect 65 'expected other compute than run-2.json, found the same' moe-eval scaling run-1.json run-2.json same.json
 result worse 1e15 ', "eval_loss": 5'
 expect 3 'the losses do not fall with compute' moe-eval scaling run-4.json worse.json
+
+# --- moe-eval curves: means of the last tenth of the steps
+mkdir a b
+for s in $(seq 20); do
+  echo "{\"step\": $s, \"loss\": $((30 - s)), \"layers\": [{\"max_vio\": 0.5}, {\"max_vio\": 1.5}]}"
+done >a/metrics.jsonl
+echo '{"step": 20, "eval_loss": 7.5}' >>a/metrics.jsonl
+sed 's/"layers.*/"x": 0}/' a/metrics.jsonl | grep -v eval >b/metrics.jsonl
+expect 0 'wrote curves.svg' moe-eval curves a b/metrics.jsonl --svg curves.svg --json curves.json
+[ "$(awk '$1 == "a" || $1 == "b"' out | tr -s ' ')" = $' a 20 10.5000 7.5000 1.0000\n b 20 10.5000 - -' ] || fail "another table of curves"
+grep -q '</svg>' curves.svg && grep -q '"max_vio": null' curves.json || fail "no picture or JSON of curves"
+expect 73 'curves.svg: expected no such file' moe-eval curves a --svg curves.svg
+expect 66 'none/metrics.jsonl' moe-eval curves none/metrics.jsonl
+expect 2 'curves: expected run directories, found none' moe-eval curves
+echo '{"event": "end"}' >b/metrics.jsonl
+expect 65 'expected rows of steps, found none' moe-eval curves a b
 
 # --- refusals of the script
 head -c 30000 "$source_dir/README.md" >half.txt

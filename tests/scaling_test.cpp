@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "lib/base/rng.h"
+#include "lib/run/curves_picture.h"
 #include "lib/run/paired.h"
 #include "lib/run/scaling_law.h"
 #include "lib/run/scaling_picture.h"
@@ -139,6 +140,23 @@ TEST(ScalingPicture, IsWellFormedAndFinite) {
     EXPECT_EQ(svg.find("<polygon") != std::string::npos, fit.free_residuals() > 0);
     EXPECT_LT(svg.size(), 20000u);
   }
+}
+
+TEST(CurvesPicture, IsWellFormedAndFinite) {
+  RunCurve full{.name = "a < b"}, empty{.name = "empty"}, none{.name = "none"};
+  for (int s = 1; s <= 5000; ++s) {
+    full.step_N.push_back(s), none.step_N.push_back(s);
+    full.loss_N.push_back(s == 77 ? INFINITY : 5.0 / s), full.max_vio_N.push_back(1.0 / s);
+    none.loss_N.push_back(NAN), none.max_vio_N.push_back(NAN);
+  }
+  for (const std::vector<RunCurve>& runs : {std::vector{full, none, empty}, {none}, {empty}, {}}) {
+    const std::string svg = draw_curves_svg("curves", runs);
+    EXPECT_EQ(xml_fault(svg), "");
+    EXPECT_EQ(odd_number(svg), "");
+    EXPECT_LT(svg.size(), 12000u);
+  }
+  EXPECT_NEAR(end_of({9, 9, 9, 9, 9, 9, 9, 9, 9, 1}), 1, 1e-12);
+  EXPECT_TRUE(std::isnan(end_of({})) && std::isnan(end_of({NAN})));
 }
 
 }  // namespace

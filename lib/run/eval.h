@@ -1,6 +1,7 @@
 // moe-eval: one options list, and which command gets what. Not here: what the commands do.
 #pragma once
 
+#include "lib/run/eval_curves.h"
 #include "lib/run/eval_generate.h"
 #include "lib/run/eval_perplexity.h"
 #include "lib/run/eval_routing.h"

@@ -98,7 +98,8 @@ std::string text_of(const Study& s) {
                format_text("%+.2f %%", 100 * (r.loss / law - 1))});
   }
   const ScalingPrediction next = s.next();
-  return table.text() + labelled("loss", s.runs[0].is_held_out ? "held-out text, nats per token" : "last training batch") +
+  return table.text() + labelled("counts", "active parameters without the input embedding, FLOP of forward and backward") +
+         labelled("loss", s.runs[0].is_held_out ? "held-out text, nats per token" : "last training batch") +
          labelled("law", law_text(s)) + labelled("check", check_text(s)) +
          labelled("prediction", format_text("%.4f at %.3e FLOP; ", next.loss, s.next_flop) +
                                     (next.low ? format_text("%.0f %%: ", 100 * s.probability) : "") + interval_text(next));
@@ -147,12 +148,15 @@ ScalingPicture picture_of(const Study& s) {
 }  // namespace
 
 void add_eval_scaling_options(Options& o, EvalScalingOptions& s) {
-  o.group("Scaling law (scaling)");
+  o.group("What runs wrote (scaling, curves)");
   o.add("predict", s.predict,
-        "FLOP of the training whose loss is predicted; 0: as far beyond the largest run as that is beyond the one before")
+        "scaling: FLOP of the training whose loss is predicted; 0: as far beyond the largest run as that is beyond the one "
+        "before")
       .value = "FLOP";
-  o.add("probability", s.probability, "that a new run lies in the interval and the band");
-  o.add("svg", s.svg, "write runs, law, band and prediction as a picture").value = "FILE";
+  o.add("probability", s.probability, "scaling: that a new run lies in the interval and the band");
+  o.add("svg", s.svg,
+        "scaling: write runs, law, band and prediction as a picture; curves: loss and imbalance of experts over the steps")
+      .value = "FILE";
 }
 
 void check_eval_scaling_options(const Options& o, const EvalScalingOptions& s) {
@@ -177,7 +181,7 @@ ScalingRun read_scaling_run(const std::string& path) {
         Exit::kBadInput,
         path + ": expected a run of " + std::to_string(planned) + " steps, found " + std::to_string(steps) + " of them",
         "let it go on with --resume must");
-  r.params_total = whole("params_total"), r.params_active = whole("params_active");
+  r.params_total = whole("params_total"), r.params_active = whole("params_active_no_embedding");
   r.tokens = steps * whole("tokens_per_step");
   r.flop = static_cast<double>(r.tokens) * number("flop_per_token");
   r.is_held_out = run.contains("eval_loss");

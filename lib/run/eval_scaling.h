@@ -21,7 +21,7 @@ void check_eval_scaling_options(const Options& options, const EvalScalingOptions
 // One run, as its JSON tells.
 struct ScalingRun {
   std::string name, path;
-  std::int64_t params_total = 0, params_active = 0, tokens = 0;
+  std::int64_t params_total = 0, params_active = 0, tokens = 0;  // active: without the input embedding
   double flop = 0;  // tokens x FLOP per token, forward and backward, causal attention, active parameters
   double loss = 0;  // held out, else of the last training batch
   bool is_held_out = false;
