@@ -71,6 +71,33 @@ TEST(RouterLosses, PerfectBalanceCostsAlpha) {
   }
 }
 
+// DeepSeek-V3, equations 17 to 20, from the scores on: f_i = E / (K T) x tokens of the sequence that choose i, P_i the mean
+// of s_i / sum s. Sigmoid scores that are all but even, with choices that go round, cost alpha; the same K for all, alpha E
+// / K.
+TEST(RouterLosses, SequenceWiseLossOfKnownRouting) {
+  constexpr int kE = 8, kK = 2, kSequences = 3, kTokens = 16;
+  const auto loss_of = [&](const Kernels& k, const std::vector<float>& scores) {
+    Stream stream(2);
+    const RouterShape shape{.num_experts = kE, .top_k = kK, .score = Score::kSigmoid};
+    std::vector<std::int64_t> counts(kSequences * kE);
+    k.router.count_top_k(stream, shape, scores.data(), kSequences, kTokens, counts.data());
+    std::vector<float> f;
+    for (const std::int64_t c : counts) f.push_back(static_cast<float>(c) * kE / (kK * kTokens));
+    return k.router.balance_loss(stream, shape, scores.data(), kSequences, kTokens, f.data(), kAlpha, 1, nullptr);
+  };
+  for (const Kernels* k : all_isas()) {
+    std::vector<float> even, same;
+    for (int t = 0; t < kSequences * kTokens; ++t)
+      for (int e = 0; e < kE; ++e) {
+        const bool chosen = (e - t % kE + kE) % kE < kK;
+        even.push_back(chosen ? 0.500001f : 0.5f);
+        same.push_back(e < kK ? 0.7f : 0.0f);
+      }
+    EXPECT_NEAR(loss_of(*k, even), kAlpha, 1e-6 * kAlpha);
+    EXPECT_NEAR(loss_of(*k, same), kAlpha * kE / kK, 1e-6 * kAlpha);
+  }
+}
+
 TEST(RouterLosses, VanishedScoresAreNotNotANumber) {
   for (const Kernels* k : all_isas()) {
     const std::vector<float> scores(8, 0.0f), f(8, 1.0f);

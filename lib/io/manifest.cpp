@@ -4,6 +4,7 @@
 #include <set>
 
 #include "lib/base/error.h"
+#include "lib/base/utf8.h"
 #include "lib/io/digest.h"
 #include "lib/io/files.h"
 
@@ -223,6 +224,22 @@ void check_files(const Manifest& manifest, const std::string& directory) {
              "the file is truncated or foreign");
 }
 
+namespace {
+
+// "[json.exception.parse_error.101] parse error at line 1, column 32: syntax error ...": from the place on, that of a single
+// line without its number, and without the bytes that are no text.
+std::string fault_text(std::string what, const std::string& text) {
+  const auto after = [&](std::string_view words) {
+    if (const std::size_t at = what.find(words); at != std::string::npos) what.erase(0, at + words.size());
+  };
+  after("] ");
+  after("parse error at ");
+  if (text.find('\n') == std::string::npos) after("line 1, ");
+  return mended_utf8(what);
+}
+
+}  // namespace
+
 nlohmann::json parse_strict_json(const std::string& text, const std::string& path) {
   if (static_cast<std::int64_t>(text.size()) > kLimitBytes) refuse(path, "expected at most 256 MiB of JSON");
   std::vector<std::set<std::string>> keys;  // of the objects that are open
@@ -237,7 +254,7 @@ nlohmann::json parse_strict_json(const std::string& text, const std::string& pat
   try {
     return json::parse(text, watch);
   } catch (const json::exception& e) {
-    refuse(path, std::string("expected JSON: ") + e.what());
+    refuse(path, "expected JSON, found: " + fault_text(e.what(), text));
   }
 }
 

@@ -33,6 +33,8 @@ Exit tasks(const Call& c) {
   return eval_tasks(c.o.tasks, c.o.common, c.invocation, score_function(model), *tokenizer, c.world);
 }
 
+constexpr const char *kScaling = "scaling", *kCurves = "curves";  // those without a model
+
 struct Command {
   std::size_t num_models;
   Exit (*run)(const Call&);
@@ -59,12 +61,13 @@ const std::map<std::string, Command>& commands() {
 }
 
 const Command& find_command(const Words& words) {
-  const std::string names = "perplexity, compare, tasks, generate or routing";
+  const std::string names = "perplexity, compare, tasks, generate, routing, scaling or curves";
   if (words.empty()) throw Error(Exit::kUsage, "expected a command: " + names + "; found none", "see --help");
   const auto found = commands().find(words[0]);
   if (found != commands().end()) return found->second;
   Words known;
   for (const auto& [name, unused] : commands()) known.push_back(name);
+  known.insert(known.end(), {kScaling, kCurves});
   const std::string near = nearest_name(words[0], known);
   throw Error(Exit::kUsage, "expected a command: " + names + "; found '" + words[0] + "'",
               near.empty() ? "see --help" : "did you mean " + near + "?");
@@ -82,6 +85,7 @@ void add_data_options(Options& o, EvalOptions& e) {
 void check_options(const Options& o, EvalOptions& e) {
   check_eval_model_options(o, e.model);
   check_generate_options(o, e.generate);
+  check_eval_scaling_options(o, e.scaling);
   if (e.data.stride < 0)
     throw Error(Exit::kUsage, "--stride: expected at least 1, or 0 for --seq, found " + o.find("stride").get());
   if (e.data.max_tokens < 0)
@@ -102,6 +106,16 @@ Exit say_what_would_be_done(const EvalOptions& e, const Words& models, World& wo
   return Exit::kOk;
 }
 
+// Of what runs wrote, without a model: rank 0 does it.
+Exit report(const EvalOptions& e, World& world) {
+  const Words files(e.arguments.begin() + 1, e.arguments.end());
+  world.agree([&] {
+    if (world.rank() != 0) return;
+    e.arguments[0] == kScaling ? eval_scaling(files, e.scaling, e.common) : eval_curves(files, e.scaling.svg, e.common);
+  });
+  return Exit::kOk;
+}
+
 }  // namespace
 
 Options eval_options(EvalOptions& e) {
@@ -110,16 +124,17 @@ Options eval_options(EvalOptions& e) {
                 "moe-eval perplexity run --data tokens.h5 --stride 64 --max-tokens 4096",
                 "moe-eval generate run --prompt \"The tool\" --tokens 40 --temperature 0.8 --top-p 0.95",
                 "moe-eval routing run --data text.txt --max-tokens 8192 -o eval-routing.h5",
+                "moe-eval curves run --svg curves.svg",
             });
   o.group("Commands");
   o.add("command", e.arguments,
-        "perplexity MODEL, compare A B, tasks MODEL, generate MODEL, routing MODEL. A model is a checkpoint or a run "
-        "directory, "
-        "whose latest is taken")
+        "perplexity MODEL, compare A B, tasks MODEL, generate MODEL, routing MODEL, scaling RESULT..., curves RUN... A "
+        "model is a checkpoint or a run directory, whose latest is taken; a result is what moe-train --json wrote")
       .positional = true;
   add_data_options(o, e);
   add_eval_task_options(o, e.tasks);
   add_generate_options(o, e.generate);
+  add_eval_scaling_options(o, e.scaling);
   add_eval_model_options(o, e.model);
   add_common_options(o, e.common);
   o.after_parse([&e](Options& parsed) { check_options(parsed, e); });
@@ -127,6 +142,7 @@ Options eval_options(EvalOptions& e) {
 }
 
 Exit run_eval(EvalOptions& e, const Invocation& invocation, World& world) {
+  if (!e.arguments.empty() && (e.arguments[0] == kScaling || e.arguments[0] == kCurves)) return report(e, world);
   const Command* command = nullptr;
   Words models;
   world.agree([&] {

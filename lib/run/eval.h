@@ -1,9 +1,11 @@
 // moe-eval: one options list, and which command gets what. Not here: what the commands do.
 #pragma once
 
+#include "lib/run/eval_curves.h"
 #include "lib/run/eval_generate.h"
 #include "lib/run/eval_perplexity.h"
 #include "lib/run/eval_routing.h"
+#include "lib/run/eval_scaling.h"
 #include "lib/run/eval_tasks.h"
 
 namespace moe {
@@ -16,6 +18,7 @@ struct EvalOptions {
   EvalDataOptions data;
   EvalTaskOptions tasks;
   GenerateOptions generate;
+  EvalScalingOptions scaling;
 };
 
 Options eval_options(EvalOptions& eval);

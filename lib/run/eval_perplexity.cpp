@@ -60,9 +60,10 @@ nlohmann::json perplexity_json(const Perplexity& p) {
 std::string table_of(const Perplexity& p) {
   TextTable table({"measure", ">value", ">standard error"});
   const double mean = p.losses.mean(), error = p.losses.standard_error();
+  // Five digits: the exponential would show how the sums of another mesh or batch round.
+  const auto five = [](double x) { return format_text(x < 10 ? "%.4f" : "%.5g", x); };
   const auto row = [&](const char* name, double value, double slope) {
-    table.add({name, format_text(value < 1e4 ? "%.4f" : "%.5g", value),
-               std::isfinite(error) ? format_text(slope * error < 1e4 ? "%.4f" : "%.5g", slope * error) : "-"});
+    table.add({name, five(value), std::isfinite(error) ? five(slope * error) : "-"});
   };
   row("nats per token", mean, 1);
   row("perplexity", std::exp(mean), std::exp(mean));

@@ -116,7 +116,8 @@ nlohmann::json layer_json(const DataRouting& r, const RoutingShape& shape, std::
 nlohmann::json set_json(const DataRouting& r, const RoutingShape& shape) {
   nlohmann::json layers = nlohmann::json::array();
   for (std::size_t l = 0; l < shape.layers.size(); ++l) layers.push_back(layer_json(r, shape, l));
-  return {{"tokens", r.num_tokens}, {"layers", layers}};
+  const double max_vio = mean_imbalance(r, shape.layers.size(), shape.num_experts) - 1;
+  return {{"tokens", r.num_tokens}, {"max_vio_global", max_vio}, {"layers", layers}};
 }
 
 std::vector<TokenSource> open_data(const EvalDataOptions& options, const EvalModel& model) {

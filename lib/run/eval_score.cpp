@@ -24,9 +24,12 @@ struct Placed {
   int at = 0;
 };
 
-[[noreturn]] void refuse(std::size_t request, const std::string& expected, const std::string& found, const char* hint) {
-  throw AgreedError(Exit::kBadInput, "request " + std::to_string(request) + ": expected " + expected + ", found " + found,
-                    hint, 0);
+std::string name_of(std::size_t number, const ScoreRequest& r) {
+  return r.where.empty() ? "request " + std::to_string(number) : r.where;
+}
+
+[[noreturn]] void refuse(const std::string& name, const std::string& expected, const std::string& found, const char* hint) {
+  throw AgreedError(Exit::kBadInput, name + ": expected " + expected + ", found " + found, hint, 0);
 }
 
 std::int32_t token_of(const ScoreRequest& r, std::int64_t i) {
@@ -38,15 +41,15 @@ void check_tokens(std::size_t number, const ScoreRequest& r, int vocab_size) {
   for (const auto* tokens : {&r.context, &r.continuation})
     for (const std::int32_t id : *tokens)
       if (id < 0 || id >= vocab_size)
-        refuse(number, "tokens below " + std::to_string(vocab_size) + ", the model's vocabulary", std::to_string(id),
-               "was the text encoded with the tokenizer of the model?");
+        refuse(name_of(number, r), "tokens below " + std::to_string(vocab_size) + ", the model's vocabulary",
+               std::to_string(id), "was the text encoded with the tokenizer of the model?");
 }
 
 Placed cut_to_window(std::size_t number, const ScoreRequest& r, int seq) {
   const auto context = static_cast<std::int64_t>(r.context.size()), n = static_cast<std::int64_t>(r.continuation.size());
   const std::int64_t scored = std::max<std::int64_t>(0, context > 0 ? n : n - 1);
   if (scored > seq)
-    refuse(number, "a continuation of at most " + std::to_string(seq) + " tokens to score, the model's window",
+    refuse(name_of(number, r), "a continuation of at most " + std::to_string(seq) + " tokens to score, the model's window",
            std::to_string(scored), "a larger --seq has room for it");
   if (scored == 0) return {};
   const std::int64_t cut = std::max<std::int64_t>(0, context + n - 1 - seq);
@@ -141,7 +144,7 @@ class Scorer {
     for (std::size_t i = 0; i < requests.size(); ++i) {
       const Placed& p = packing.placed(i);
       if (!std::isfinite(sums[2 * i]))
-        throw AgreedError(Exit::kNumeric, "request " + std::to_string(i) + ": the log-likelihood is not finite", "", 0);
+        throw AgreedError(Exit::kNumeric, name_of(i, requests[i]) + ": the log-likelihood is not finite", "", 0);
       results.push_back({sums[2 * i], sums[2 * i + 1] == 0, p.num_scored, p.num_cut});
     }
     return results;

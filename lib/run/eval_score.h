@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string>
 #include <vector>
 
 namespace moe {
@@ -13,6 +14,7 @@ namespace moe {
 // cut off (num_cut says how many tokens), as lm-evaluation-harness does; a continuation longer than the window is an error.
 struct ScoreRequest {
   std::vector<std::int32_t> context, continuation;  // context empty: the continuation's first token is not scored
+  std::string where;                                // what errors name: file and line; "": the number of the request
 };
 struct ScoreResult {
   double log_likelihood = 0;  // nats, of the scored tokens of the continuation

@@ -84,6 +84,7 @@ TaskResult prepare(const EvalTaskOptions& o, const std::string& name, const std:
     r.before.push_back(text_before(item, examples.items, o.shots, examples.digest == r.data.digest));
     for (ScoreRequest& q : requests_of(item, r.before.back(), tokenizer, {o.bos_token, o.add_bos})) {
       r.num_unconditioned += q.context.empty();
+      q.where = item.where;
       r.requests.push_back(std::move(q));
     }
   }

@@ -13,13 +13,13 @@ std::string found_text(const nlohmann::json& value) {
 }  // namespace
 
 EvalFields::EvalFields(const nlohmann::json& object, std::string where) : object_(object), where_(std::move(where)) {
-  if (!object_.is_object()) throw Error(Exit::kBadInput, where_ + ": expected a JSON object, found " + found_text(object_));
+  if (!object_.is_object())
+    throw Error(Exit::kBadInput, where_ + ": expected a JSON object, found " + found_text(object_), kSkipHint);
 }
 
 void EvalFields::refuse(const std::string& name, const std::string& expected) const {
   const std::string found = has(name) ? found_text(object_.at(name)) : "none";
-  throw Error(Exit::kBadInput, where_ + ": field '" + name + "': expected " + expected + ", found " + found,
-              "--skip-bad N leaves out N such lines");
+  throw Error(Exit::kBadInput, where_ + ": field '" + name + "': expected " + expected + ", found " + found, kSkipHint);
 }
 
 const nlohmann::json& EvalFields::at(const std::string& name) const {

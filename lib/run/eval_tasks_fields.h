@@ -8,6 +8,8 @@
 
 namespace moe {
 
+inline constexpr const char* kSkipHint = "--skip-bad N leaves out N such lines";
+
 class EvalFields {
  public:
   EvalFields(const nlohmann::json& object, std::string where);

@@ -7,6 +7,7 @@
 #include "lib/io/digest.h"
 #include "lib/io/files.h"
 #include "lib/io/manifest.h"
+#include "lib/run/eval_tasks_fields.h"
 #include "lib/run/eval_tasks_text.h"
 
 namespace moe {
@@ -42,6 +43,13 @@ class ItemReader {
   std::int64_t skip_bad_;
 };
 
+// What is no JSON can be left out like what is no item.
+nlohmann::json parse_line(const std::string& line, const std::string& where) try {
+  return parse_strict_json(line, where);
+} catch (const Error& e) {
+  throw Error(e.code(), e.what(), kSkipHint);
+}
+
 void read_jsonl(std::string_view text, const std::string& file, ItemReader& reader) {
   std::int64_t number = 0;
   for (std::size_t at = 0; at < text.size();) {
@@ -50,7 +58,7 @@ void read_jsonl(std::string_view text, const std::string& file, ItemReader& read
     at = end + 1;
     ++number;
     if (line.find_first_not_of(" \t\r") != std::string::npos)
-      reader.add(file, number, [&] { return parse_strict_json(line, place(file, number)); });
+      reader.add(file, number, [&] { return parse_line(line, place(file, number)); });
   }
 }
 

@@ -45,7 +45,7 @@ std::vector<ScoreRequest> requests_of(const EvalItem& item, const std::string& b
     const std::string text = before + item.context(i);
     const std::string_view context = strip_right(text);
     ScoreRequest request{tokenizer.encode(context), tokenizer.encode(text + item.continuation(i))};
-    auto& [head, tail] = request;
+    auto &head = request.context, &tail = request.continuation;
     tail.erase(tail.begin(), tail.begin() + static_cast<std::ptrdiff_t>(std::min(head.size(), tail.size())));
     const bool brings_bos = head.empty() && !tail.empty() && tail[0] == rule.bos_token;
     if (rule.bos_token >= 0 && (head.empty() || rule.add_bos) && !brings_bos) head.insert(head.begin(), rule.bos_token);

@@ -30,6 +30,17 @@ double regularized_beta(double x, double a, double b) {
   return x < (a + 1) / (a + b + 2) ? front * beta_fraction(x, a, b) / a : 1 - front * beta_fraction(1 - x, b, a) / b;
 }
 
+double student_t_quantile(double probability, double freedom) {
+  // P(|t| > q) = I_x(freedom / 2, 1 / 2) with x = freedom / (freedom + q^2), which grows with x.
+  const double outside = 2 * (1 - probability);
+  double low = 0, high = 1;
+  for (int i = 0; i < 200; ++i) {
+    const double x = (low + high) / 2;
+    (regularized_beta(x, freedom / 2, 0.5) < outside ? low : high) = x;
+  }
+  return std::sqrt(freedom * (1 - high) / high);
+}
+
 PairedTest paired_test(std::span<const double> a, std::span<const double> b, std::span<const double> weights) {
   PairedTest r;
   const auto n = static_cast<double>(a.size());

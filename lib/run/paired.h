@@ -8,6 +8,9 @@ namespace moe {
 // I_x(a, b), the regularised incomplete beta function, by its continued fraction (Lentz; Abramowitz and Stegun 26.5.8).
 double regularized_beta(double x, double a, double b);
 
+// The number below which Student's t with so many degrees of freedom lies with this probability, in 0.5 to below 1.
+double student_t_quantile(double probability, double freedom);
+
 struct PairedTest {
   double mean = 0;            // sum of a - b over the sum of weights
   double standard_error = 0;  // of mean, pairs being the sample (Cochran, ratio estimator); NaN of one pair
