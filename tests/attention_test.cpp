@@ -54,21 +54,32 @@ struct Case {
   AttentionShape shape;
   std::vector<std::int32_t> doc_start;  // empty: none
   DType dtype = DType::kF32;
+  std::vector<float> sinks;  // empty: none
 
   Int tokens() const { return Int{shape.num_seqs} * shape.seq_len; }
   Tensor queries(unsigned seed) const { return {dtype, tokens(), Int{shape.num_heads} * shape.head_dim, seed}; }
   Tensor keys(unsigned seed) const { return {dtype, tokens(), Int{shape.num_kv_heads} * shape.head_dim, seed}; }
   Tensor values(unsigned seed) const { return {dtype, tokens(), Int{shape.num_kv_heads} * shape.value_dim, seed}; }
   Tensor outputs(unsigned seed) const { return {dtype, tokens(), Int{shape.num_heads} * shape.value_dim, seed}; }
+  AttentionShape with_sinks() const {
+    AttentionShape s = shape;
+    s.sinks_H = sinks.empty() ? nullptr : sinks.data();
+    return s;
+  }
   const std::int32_t* docs() const { return doc_start.empty() ? nullptr : doc_start.data(); }
 };
 
 // The specification: o, lse and all gradients.
 struct Reference {
-  Doubles o, lse, dq, dk, dv;
+  Doubles o, lse, dq, dk, dv, dsinks;
 
   Reference(const Case& c, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o)
-      : o(size(d_o)), lse(static_cast<std::size_t>(c.tokens() * c.shape.num_heads)), dq(size(q)), dk(size(k)), dv(size(v)) {
+      : o(size(d_o)),
+        lse(static_cast<std::size_t>(c.tokens() * c.shape.num_heads)),
+        dq(size(q)),
+        dk(size(k)),
+        dv(size(v)),
+        dsinks(c.sinks.size()) {
     for (Int t = 0; t < c.tokens(); ++t)
       for (Int h = 0; h < c.shape.num_heads; ++h) add_row(c, q, k, v, d_o, t, h);
   }
@@ -76,10 +87,12 @@ struct Reference {
 
   void add_row(const Case& c, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o, Int t, Int h) {
     const AttentionShape& s = c.shape;
-    const Int first = t / s.seq_len * s.seq_len, from = first + (c.doc_start.empty() ? 0 : c.doc_start[t]);
+    const Int first = t / s.seq_len * s.seq_len, opens = first + (c.doc_start.empty() ? 0 : c.doc_start[t]);
+    const Int from = s.window > 0 ? std::max(opens, t - s.window + 1) : opens;
     const Int kv = h / (s.num_heads / s.num_kv_heads), S = s.head_dim, Sv = s.value_dim;
     Doubles p, dp;
-    double sum = 0, delta = 0;
+    const double sink = c.sinks.empty() ? 0 : std::exp(c.sinks[h]);
+    double sum = sink, delta = 0;
     for (Int j = from; j <= t; ++j) {
       double score = 0;
       for (Int d = 0; d < S; ++d) score += q.at(t, h * S + d) * k.at(j, kv * S + d);
@@ -97,6 +110,7 @@ struct Reference {
       }
       delta += p[j - from] * dp.back();
     }
+    if (!c.sinks.empty()) dsinks[h] -= sink / sum * delta;
     for (Int j = from; j <= t; ++j)
       for (Int d = 0; d < S; ++d) {
         const double ds = p[j - from] * (dp[j - from] - delta) * s.scale;
@@ -108,7 +122,7 @@ struct Reference {
 
 // dq and dk of a sequence of one token are differences that vanish: judge them on the scale of the operands, which is 1.
 ::testing::AssertionResult gradient_close(const Case& c, std::vector<float> got, Doubles want, double tolerance) {
-  if (c.shape.seq_len == 1) got.push_back(1), want.push_back(1);
+  if (c.shape.seq_len == 1 || c.shape.window == 1) got.push_back(1), want.push_back(1);
   return close_to<float, double>(got, want, tolerance);
 }
 
@@ -118,22 +132,25 @@ void check(const Case& c) {
   const double tolerance = c.dtype == DType::kF32 ? 5e-6 : 1.5e-2;  // bf16: o is rounded before delta is taken from it
   for (const Kernels* kernels : usable_kernels()) {
     SCOPED_TRACE(std::string(kernels->isa) + " seq " + std::to_string(c.shape.seq_len) + " heads " +
-                 std::to_string(c.shape.num_heads) + "/" + std::to_string(c.shape.num_kv_heads) + " dims " +
-                 std::to_string(c.shape.head_dim) + "/" + std::to_string(c.shape.value_dim));
+                 std::to_string(c.shape.num_heads) + "/" + std::to_string(c.shape.num_kv_heads) + " window " +
+                 std::to_string(c.shape.window) + " dims " + std::to_string(c.shape.head_dim) + "/" +
+                 std::to_string(c.shape.value_dim));
     std::vector<std::vector<float>> first;
     for (int threads : {1, 2, 3}) {
       Stream stream(threads);
       Tensor o = c.outputs(5), dq = c.queries(6), dk = c.keys(7), dv = c.values(8);
-      std::vector<float> lse(want.lse.size(), -1);
-      kernels->attention.forward(stream, c.shape, q.view(), k.view(), v.view(), c.docs(), o.view(), lse.data());
-      kernels->attention.backward(stream, c.shape, q.view(), k.view(), v.view(), o.view(), lse.data(), c.docs(), d_o.view(),
-                                  dq.view(), dk.view(), dv.view());
-      const std::vector<std::vector<float>> got = {o.values(), lse, dq.values(), dk.values(), dv.values()};
+      std::vector<float> lse(want.lse.size(), -1), dsinks(c.sinks.size(), 0.5f);
+      kernels->attention.forward(stream, c.with_sinks(), q.view(), k.view(), v.view(), c.docs(), o.view(), lse.data());
+      kernels->attention.backward(stream, c.with_sinks(), q.view(), k.view(), v.view(), o.view(), lse.data(), c.docs(),
+                                  d_o.view(), dq.view(), dk.view(), dv.view(), c.sinks.empty() ? nullptr : dsinks.data());
+      const std::vector<std::vector<float>> got = {o.values(), lse, dq.values(), dk.values(), dv.values(), dsinks};
       EXPECT_TRUE((close_to<float, double>(got[0], want.o, tolerance))) << "o";
       EXPECT_TRUE((close_to<float, double>(got[1], want.lse, 5e-6))) << "lse";
       EXPECT_TRUE(gradient_close(c, got[2], want.dq, tolerance)) << "dq";
       EXPECT_TRUE(gradient_close(c, got[3], want.dk, tolerance)) << "dk";
       EXPECT_TRUE((close_to<float, double>(got[4], want.dv, tolerance))) << "dv";
+      for (float& d : dsinks) d -= 0.5f;  // what was there
+      EXPECT_TRUE((close_to<float, double>(dsinks, want.dsinks, tolerance))) << "dsinks";
       if (threads == 1) first = got;
       for (std::size_t n = 0; n < got.size(); ++n) EXPECT_TRUE(same_bits(got[n], first[n])) << threads << " threads";
     }
@@ -175,6 +192,69 @@ TEST(Attention, Documents) {
       c.doc_start.push_back(begin);
     }
   check(c);
+}
+
+Case windowed(AttentionShape s, int window, bool sinks, DType dtype = DType::kF32) {
+  s.window = window;
+  Case c{s, {}, dtype};
+  for (int h = 0; sinks && h < s.num_heads; ++h) c.sinks.push_back(0.9f * static_cast<float>(h) - 1);
+  return c;
+}
+
+// Windows around the sizes of tiles and blocks, and longer than the sequence.
+TEST(Attention, Windows) {
+  for (int window : {1, 2, 7, 16, 64, 127, 128, 129, 130, 255, 299, 300, 1000})
+    check(windowed(shape(1, 300, 2, 1, 16, 16), window, false));
+  for (int window : {1, 13}) check(windowed(shape(2, 31, 2, 2, 8, 8), window, false));
+  check(windowed(shape(1, 700, 4, 1, 8, 8), 200, false));
+}
+
+TEST(Attention, Sinks) {
+  for (int length : {1, 2, 31, 128, 300}) check(windowed(shape(2, length, 4, 2, 16, 16), 0, true));
+  check(windowed(shape(2, 70, 4, 2, 64, 64), 0, true, DType::kBF16));
+}
+
+TEST(Attention, SinksWindowsAndDocuments) {
+  for (int window : {5, 128, 140}) {
+    Case c = windowed(shape(2, 290, 6, 2, 24, 16), window, true);
+    for (int s = 0; s < 2; ++s)
+      for (std::int32_t i = 0; i < 290; ++i) c.doc_start.push_back(i < 3 ? 0 : i < 150 ? 3 : s == 0 ? 150 : 3);
+    check(c);
+  }
+  check(windowed(shape(1, 270, 2, 1, 32, 32), 100, true, DType::kBF16));
+}
+
+// A sink far above all scores takes the weight, one far below is as none.
+TEST(Attention, SinksOfAnySize) {
+  Case c = windowed(shape(1, 140, 2, 1, 8, 8), 0, true), none = windowed(c.shape, 0, false);
+  c.sinks = {200, -200};
+  Tensor q = c.queries(1), k = c.keys(2), v = c.values(3), o = c.outputs(4), plain = c.outputs(4);
+  for (const Kernels* kernels : usable_kernels()) {
+    Stream stream(1);
+    std::vector<float> lse(280), lse_plain(280);
+    kernels->attention.forward(stream, c.with_sinks(), q.view(), k.view(), v.view(), nullptr, o.view(), lse.data());
+    kernels->attention.forward(stream, none.shape, q.view(), k.view(), v.view(), nullptr, plain.view(), lse_plain.data());
+    for (Int i = 0; i < 140; ++i)
+      for (Int d = 0; d < 8; ++d) {
+        EXPECT_NEAR(o.at(i, d), 0, 1e-30);
+        EXPECT_EQ(o.at(i, 8 + d), plain.at(i, 8 + d));
+        EXPECT_EQ(lse[static_cast<std::size_t>(2 * i)], 200);
+      }
+  }
+}
+
+// Keys outside the window are not even read: their tiles are skipped.
+TEST(Attention, KeysOutsideTheWindowMayBeAnything) {
+  Case c = windowed(shape(1, 600, 1, 1, 8, 8), 10, false);
+  Tensor q = c.queries(1), k = c.keys(2), v = c.values(3), o = c.outputs(4);
+  for (Int i = 0; i < 100; ++i)
+    for (Int d = 0; d < 8; ++d) k.f32[static_cast<std::size_t>(i * k.stride + d)] = std::numeric_limits<float>::quiet_NaN();
+  for (const Kernels* kernels : usable_kernels()) {
+    Stream stream(2);
+    std::vector<float> lse(600);
+    kernels->attention.forward(stream, c.shape, q.view(), k.view(), v.view(), nullptr, o.view(), lse.data());
+    for (Int i = 256; i < 600; ++i) EXPECT_FALSE(std::isnan(o.at(i, 3))) << i;
+  }
 }
 
 // exp() of these scores overflows unless the maximum is taken off.

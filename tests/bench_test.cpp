@@ -210,6 +210,7 @@ Kernels lazy_kernels() {
   disable(k.rmsnorm.forward, k.rmsnorm.backward_input, k.rmsnorm.backward_weight, k.rope.forward, k.latent.split,
           k.latent.join);
   disable(k.attention.forward, k.attention.backward, k.swiglu.forward, k.swiglu.backward_input);
+  disable(k.bias.forward, k.bias.backward_gate, k.bias.backward_weight);
   disable(k.router.forward, k.router.backward_gates, k.router.backward_scores);
   disable(k.permute.plan, k.permute.gather, k.permute.combine);
   disable(k.embedding.forward, k.embedding.backward_weight, k.cross_entropy.forward);
@@ -235,7 +236,8 @@ TEST(Rows, ChecksCanFail) {
     for (const ModelConfig* config : {&c, &latent}) {
       if (config == &latent && right && kernels != cases.front().first) continue;
       const BenchTarget target{{stream, *kernels}, *config, {2, 7}};
-      for (const auto entries : {gemm_entries, grouped_entries, attention_entries, row_op_entries, routing_entries})
+      for (const auto entries :
+           {gemm_entries, grouped_entries, attention_entries, row_op_entries, ffn_op_entries, routing_entries})
         for (const BenchEntry& entry : entries(target)) {
           if (entry.name.find("square") != std::string::npos) continue;
           const BenchCase made = entry.make();

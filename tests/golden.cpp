@@ -86,10 +86,31 @@ void fill_latent(Take take, ModelConfig& c) {
   real("rope_mscale_all_dim", c.yarn.mscale_all_dim);
 }
 
+// The third list: gpt-oss.
 template <class Take>
-ModelConfig fill(Take take, bool latent) {
+void fill_gpt_oss(Take take, ModelConfig& c) {
+  const auto whole = [&](const char* key, int& field) { field = std::stoi(take(key)); };
+  const auto real = [&](const char* key, float& field) { field = static_cast<float>(std::stod(take(key))); };
+  const auto flag = [&](const char* key, bool& field) { field = take(key) == "true"; };
+  flag("attention_bias", c.attention_bias);
+  flag("attention_sinks", c.attention_sinks);
+  flag("router_logit_bias", c.router_logit_bias);
+  flag("expert_bias", c.expert_bias);
+  whole("sliding_window", c.sliding_window);
+  c.layer_types = take("layer_types");
+  real("swiglu_limit", c.swiglu_limit);
+  real("rope_factor", c.yarn.factor);
+  whole("rope_original_length", c.yarn.original_length);
+  real("rope_beta_fast", c.yarn.beta_fast);
+  real("rope_beta_slow", c.yarn.beta_slow);
+  flag("rope_truncate", c.yarn.truncate);
+}
+
+template <class Take>
+ModelConfig fill(Take take, bool latent, bool gpt_oss) {
   ModelConfig c;
   if (latent) fill_latent(take, c);
+  if (gpt_oss) fill_gpt_oss(take, c);
   const auto whole = [&](const char* key, int& field) { field = std::stoi(take(key)); };
   const auto real = [&](const char* key, float& field) { field = static_cast<float>(std::stod(take(key))); };
   const auto flag = [&](const char* key, bool& field) { field = take(key) == "true"; };
@@ -130,7 +151,7 @@ ModelConfig Golden::config() const {
     ++num_taken;
     return found->second;
   };
-  const ModelConfig c = fill(take, settings.contains("model.attention"));
+  const ModelConfig c = fill(take, settings.contains("model.attention"), settings.contains("model.swiglu_limit"));
   const auto num_given = static_cast<std::size_t>(
       std::count_if(settings.begin(), settings.end(), [](const auto& s) { return s.first.starts_with("model."); }));
   if (num_given != num_taken)

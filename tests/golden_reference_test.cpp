@@ -111,7 +111,7 @@ INSTANTIATE_TEST_SUITE_P(Files, GoldenReference, ::testing::ValuesIn(golden_name
 
 TEST(GoldenFiles, EveryKindIsThere) {
   EXPECT_EQ(golden_names(kDirectory),
-            (std::vector<std::string>{"deepseek_v2", "deepseek_v3", "documents", "latent_v2", "latent_v3", "losses",
+            (std::vector<std::string>{"deepseek_v2", "deepseek_v3", "documents", "gpt_oss", "latent_v2", "latent_v3", "losses",
                                       "mixtral", "olmoe", "qwen3", "tied"}));
 }
 

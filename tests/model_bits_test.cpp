@@ -40,11 +40,21 @@ ModelCase wide_mla_case(int q_rank) {
   return m;
 }
 
+ModelCase wide_gpt_oss_case() {
+  ModelCase m = wide_case();
+  ModelConfig& c = m.config;
+  c.attention_bias = c.attention_sinks = c.router_logit_bias = c.expert_bias = true;
+  c.sliding_window = 20, c.layer_types = "sliding,full", c.swiglu_limit = 0.3f;
+  m.name = "wide_gpt_oss", m.params = float_params(c, 1, 0.05);
+  return m;
+}
+
 std::vector<ModelCase> bit_cases() {
   std::vector<ModelCase> list;
   const std::vector<ModelCase> all = model_cases();
   for (std::size_t i = 0; i < all.size(); i += 5) list.push_back(all[i]);
   list.push_back(wide_case());
+  list.push_back(wide_gpt_oss_case());
   for (const int q_rank : {0, 40}) list.push_back(wide_mla_case(q_rank));
   list.push_back(wide_case());
   list.back().name = "wide_capacity", list.back().balance.capacity_factor = 0.8f;

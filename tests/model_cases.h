@@ -112,12 +112,40 @@ inline ModelConfig mini_deepseek_v3() {
   return c;
 }
 
+// gpt-oss' layers in a random model, each extra with and without the others; odd limits and windows.
+inline ModelCase random_gpt_oss_case(std::uint64_t seed) {
+  ModelCase m = random_case(seed);
+  ModelConfig& c = m.config;
+  std::mt19937_64 bits(seed * 761 + 5);
+  const auto pick = [&](std::vector<int> from) { return from[bits() % from.size()]; };
+  c.attention_bias = pick({0, 1}), c.attention_sinks = pick({0, 1, 1});
+  c.router_logit_bias = pick({0, 1}), c.expert_bias = pick({0, 1, 1});
+  c.sliding_window = pick({0, 1, 3, 7, 100}), c.swiglu_limit = 0.5f * static_cast<float>(pick({0, 1, 3, 14}));
+  c.layer_types = pick({0, 1}) == 1 ? "sliding,full" : "full,sliding,sliding";
+  return make_case("gpt_oss" + std::to_string(seed), c, m.balance, m.input.num_seqs, m.input.seq_len,
+                   !m.input.doc_start.empty(), seed);
+}
+
+// The proportions of gpt-oss, everything small.
+inline ModelConfig mini_gpt_oss() {
+  ModelConfig c;
+  c.vocab_size = 53, c.num_layers = 4, c.d_model = 24, c.num_heads = 8, c.num_kv_heads = 2, c.head_dim = 6;
+  c.num_experts = 8, c.top_k = 3, c.expert_ffn = 20, c.rope_theta = 1000;
+  c.attention_bias = c.attention_sinks = c.router_logit_bias = c.expert_bias = true;
+  c.sliding_window = 5, c.layer_types = "sliding,full", c.swiglu_limit = 1.5f;
+  c.yarn = {.factor = 8, .original_length = 16, .truncate = false};
+  return c;
+}
+
 inline std::vector<ModelCase> model_cases() {
   std::vector<ModelCase> list;
   for (std::uint64_t seed = 1; seed <= 24; ++seed) list.push_back(random_case(seed));
   for (std::uint64_t seed = 31; seed <= 42; ++seed) list.push_back(random_mla_case(seed));
   list.push_back(make_case("mini_deepseek_v3", mini_deepseek_v3(), {.seq_aux = 0.1f}, 2, 21, true));
   list.back().params = float_params(mini_deepseek_v3(), 1, 0.25);
+  for (std::uint64_t seed = 51; seed <= 62; ++seed) list.push_back(random_gpt_oss_case(seed));
+  list.push_back(make_case("mini_gpt_oss", mini_gpt_oss(), {.aux = 0.1f}, 2, 21, true));
+  list.back().params = float_params(mini_gpt_oss(), 1, 0.25);
   ModelConfig c = small_model();
   c.rope_interleaved = true, c.yarn = {.factor = 8, .original_length = 16, .truncate = false};
   list.push_back(make_case("gqa_interleaved_yarn", c, {}, 2, 19));

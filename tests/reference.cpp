@@ -48,9 +48,15 @@ void embed_backward(const Pass& p, const Matrix& dx) {
 // ---- attention half block -------------------------------------------------------------------------------------
 
 AttentionInput attention_input(const Pass& p, int layer) {
-  return {p.c, [&p, layer](const std::string& name) { return p.weight(layer, name); }, p.in.num_seqs, p.in.seq_len,
-          p.in.doc_start};
+  return {p.c,
+          [&p, layer](const std::string& name) { return p.weight(layer, name); },
+          p.in.num_seqs,
+          p.in.seq_len,
+          p.in.doc_start,
+          layer};
 }
+
+Weight output_bias(const Pass& p, int layer) { return p.c.attention_bias ? p.weight(layer, "attn.o.bias") : Weight{}; }
 
 Matrix attention_norm(const Pass& p, int layer, const Matrix& x) {
   return rmsnorm(x, p.weight(layer, "attn_norm.weight"), 1, p.c.norm_eps);
@@ -58,13 +64,13 @@ Matrix attention_norm(const Pass& p, int layer, const Matrix& x) {
 
 Matrix attention_part(const Pass& p, int layer, const Matrix& x) {
   const Matrix o = attention_core(attention_input(p, layer), attention_norm(p, layer, x));
-  return linear(o, p.weight(layer, "attn.o.weight"), p.c.d_model);
+  return linear(o, p.weight(layer, "attn.o.weight"), p.c.d_model, output_bias(p, layer));
 }
 
 Matrix attention_part_backward(const Pass& p, int layer, const Matrix& dy, const Matrix& x) {
   const AttentionInput in = attention_input(p, layer);
   const Matrix h = attention_norm(p, layer, x);
-  const Matrix d_o = linear_backward(dy, attention_core(in, h), p.weight(layer, "attn.o.weight"));
+  const Matrix d_o = linear_backward(dy, attention_core(in, h), p.weight(layer, "attn.o.weight"), output_bias(p, layer));
   const Matrix dh = attention_core_backward(in, d_o, h);
   return rmsnorm_backward(dh, x, p.weight(layer, "attn_norm.weight"), 1, p.c.norm_eps);
 }
@@ -77,33 +83,36 @@ Balance balance_of(const Pass& p, int layer) {
   return b;
 }
 
+Weight logit_bias(const Pass& p, int layer) { return p.c.router_logit_bias ? p.weight(layer, "router.bias") : Weight{}; }
+
 Routing routing_of(const Pass& p, int layer, const Matrix& h) {
   const auto bias = p.in.router_bias.find("layers." + std::to_string(layer) + ".router.bias");
-  return route(p.c, linear(h, p.weight(layer, "router.weight"), p.c.num_experts),
+  return route(p.c, linear(h, p.weight(layer, "router.weight"), p.c.num_experts, logit_bias(p, layer)),
                bias == p.in.router_bias.end() ? std::span<const double>() : bias->second,
                {p.in.expert2node, p.in.num_nodes_kept});
 }
 
-struct Ffn {
-  Weight gate_up, down;
-  std::int64_t F;
-};
-Ffn expert(const Pass& p, int layer, int e) {
+Swiglu expert(const Pass& p, int layer, int e) {
   const std::int64_t D = p.c.d_model, F = p.c.expert_ffn;
-  return {p.weight(layer, "experts.gate_up.weight").at(e * 2 * F * D), p.weight(layer, "experts.down.weight").at(e * D * F),
-          F};
+  Swiglu f{.gate_up = p.weight(layer, "experts.gate_up.weight").at(e * 2 * F * D),
+           .down = p.weight(layer, "experts.down.weight").at(e * D * F),
+           .F = F,
+           .limit = p.c.swiglu_limit};
+  if (!p.c.expert_bias) return f;
+  f.gate_up_bias = p.weight(layer, "experts.gate_up.bias").at(e * 2 * F);
+  f.down_bias = p.weight(layer, "experts.down.bias").at(e * D);
+  return f;
 }
-Ffn shared(const Pass& p, int layer) {
-  return {p.weight(layer, "shared.gate_up.weight"), p.weight(layer, "shared.down.weight"),
-          std::int64_t{p.c.num_shared_experts} * p.c.expert_ffn};
+Swiglu plain(const Pass& p, int layer, const std::string& name, std::int64_t F) {
+  return {.gate_up = p.weight(layer, name + ".gate_up.weight"),
+          .down = p.weight(layer, name + ".down.weight"),
+          .F = F,
+          .limit = p.c.swiglu_limit};
 }
-Ffn dense(const Pass& p, int layer) {
-  return {p.weight(layer, "mlp.gate_up.weight"), p.weight(layer, "mlp.down.weight"), p.c.dense_ffn};
+Swiglu shared(const Pass& p, int layer) {
+  return plain(p, layer, "shared", std::int64_t{p.c.num_shared_experts} * p.c.expert_ffn);
 }
-Matrix apply(const Ffn& f, const Matrix& x) { return swiglu(x, f.gate_up, f.down, f.F); }
-Matrix apply_backward(const Ffn& f, const Matrix& dy, const Matrix& x) {
-  return swiglu_backward(dy, x, f.gate_up, f.down, f.F);
-}
+Swiglu dense(const Pass& p, int layer) { return plain(p, layer, "mlp", p.c.dense_ffn); }
 
 void add_row(Matrix& y, std::int64_t t, double factor, const Matrix& one) {
   for (std::int64_t d = 0; d < y.cols; ++d) y(t, d) += factor * one(0, d);
@@ -115,9 +124,9 @@ Matrix mixture(const Pass& p, int layer, const Routing& r, const Matrix& h) {
   for (std::int64_t t = 0; t < h.rows; ++t)
     for (int k = 0; k < p.c.top_k; ++k) {
       const int e = r.experts[static_cast<std::size_t>(t)][static_cast<std::size_t>(k)];
-      add_row(y, t, r.gates_TK(t, k), apply(expert(p, layer, e), h.row(t)));
+      add_row(y, t, r.gates_TK(t, k), swiglu(h.row(t), expert(p, layer, e)));
     }
-  if (p.c.num_shared_experts > 0) y += apply(shared(p, layer), h);
+  if (p.c.num_shared_experts > 0) y += swiglu(h, shared(p, layer));
   return y;
 }
 
@@ -126,17 +135,18 @@ Matrix mixture_backward(const Pass& p, int layer, const Matrix& dy, const Matrix
   Matrix dh(h.rows, h.cols), dgates(h.rows, p.c.top_k);
   for (std::int64_t t = 0; t < h.rows; ++t)
     for (int k = 0; k < p.c.top_k; ++k) {
-      const Ffn f = expert(p, layer, r.experts[static_cast<std::size_t>(t)][static_cast<std::size_t>(k)]);
-      const Matrix y = apply(f, h.row(t));
+      const Swiglu f = expert(p, layer, r.experts[static_cast<std::size_t>(t)][static_cast<std::size_t>(k)]);
+      const Matrix y = swiglu(h.row(t), f);
       Matrix dy_k(1, h.cols);
       for (std::int64_t d = 0; d < h.cols; ++d) {
         dgates(t, k) += dy(t, d) * y(0, d);
         dy_k(0, d) = dy(t, d) * r.gates_TK(t, k);
       }
-      add_row(dh, t, 1, apply_backward(f, dy_k, h.row(t)));
+      add_row(dh, t, 1, swiglu_backward(dy_k, h.row(t), f));
     }
-  dh += linear_backward(route_backward(p.c, r, dgates, balance_of(p, layer)), h, p.weight(layer, "router.weight"));
-  if (p.c.num_shared_experts > 0) dh += apply_backward(shared(p, layer), dy, h);
+  dh += linear_backward(route_backward(p.c, r, dgates, balance_of(p, layer)), h, p.weight(layer, "router.weight"),
+                        logit_bias(p, layer));
+  if (p.c.num_shared_experts > 0) dh += swiglu_backward(dy, h, shared(p, layer));
   return dh;
 }
 
@@ -150,7 +160,7 @@ void record(const Routing& r, ReferenceOutput& out) {
 Matrix ffn_part(const Pass& p, int layer, const Matrix& x, ReferenceOutput& out) {
   const Matrix h = rmsnorm(x, p.weight(layer, "ffn_norm.weight"), 1, p.c.norm_eps);
   out.counts.emplace_back(), out.experts.emplace_back(), out.gates.emplace_back();
-  if (p.c.is_dense_layer(layer)) return apply(dense(p, layer), h);
+  if (p.c.is_dense_layer(layer)) return swiglu(h, dense(p, layer));
   const Routing r = routing_of(p, layer, h);
   record(r, out);
   add_balance_terms(p.c, r, balance_of(p, layer), out.terms);
@@ -160,7 +170,7 @@ Matrix ffn_part(const Pass& p, int layer, const Matrix& x, ReferenceOutput& out)
 Matrix ffn_part_backward(const Pass& p, int layer, const Matrix& dy, const Matrix& x) {
   const Weight norm = p.weight(layer, "ffn_norm.weight");
   const Matrix h = rmsnorm(x, norm, 1, p.c.norm_eps);
-  const Matrix dh = p.c.is_dense_layer(layer) ? apply_backward(dense(p, layer), dy, h) : mixture_backward(p, layer, dy, h);
+  const Matrix dh = p.c.is_dense_layer(layer) ? swiglu_backward(dy, h, dense(p, layer)) : mixture_backward(p, layer, dy, h);
   return rmsnorm_backward(dh, x, norm, 1, p.c.norm_eps);
 }
 

@@ -13,6 +13,8 @@
 //   * RoPE rotates the pairs (i, i + S/2) of a head, or (2i, 2i + 1), by position * theta^(-2i/S), or what YaRN makes of
 //     it. The position is the index inside the sequence, also inside documents: scores depend on differences only. QK norm
 //     comes before RoPE, the scale is 1/sqrt(S), under YaRN times the square of its mscale_all_dim factor.
+//   * Token i of a sliding layer sees j > i - sliding_window. A sink is a logit beside those of a head's keys, not scaled,
+//     without a value. Biases of experts are inside their gates: gate * (Wd h + bd).
 //   * QkNorm::kHead is one RMSNorm of width S per head, weight [S] shared by the heads; kFull is one RMSNorm over the
 //     whole projection, weight [H*S] for q and [Hk*S] for k. Every norm uses norm_eps.
 //   * Experts of groups that are not kept have selection score -infinity. Ties go to the lowest index, for groups too.

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <sstream>
 
 namespace moe::reference {
 namespace {
@@ -41,14 +42,28 @@ Matrix turn_heads(const ModelConfig& c, const Matrix& x, int S, int seq_len, Tur
   return y;
 }
 
+// The comma-separated types of the layers, over and over.
+int window_of(const AttentionInput& in) {
+  std::vector<bool> slides;
+  std::istringstream types(in.c.layer_types);
+  for (std::string type; std::getline(types, type, ',');) slides.push_back(type == "sliding");
+  return slides[static_cast<std::size_t>(in.layer) % slides.size()] ? in.c.sliding_window : 0;
+}
+
 AttentionDims dims_of(const AttentionInput& in) {
   const ModelConfig& c = in.c;
   const bool mla = c.attention == AttentionKind::kMla;
   const int S = mla ? c.qk_nope_head_dim + c.qk_rope_head_dim : c.head_dim;
   const double m = get_mscale(c.yarn.factor, c.yarn.mscale_all_dim);
-  return {
-      in.num_seqs,         in.seq_len, c.num_heads, mla ? c.num_heads : c.num_kv_heads, S, mla ? c.v_head_dim : c.head_dim,
-      m * m / std::sqrt(S)};
+  return {.num_seqs = in.num_seqs,
+          .seq_len = in.seq_len,
+          .num_heads = c.num_heads,
+          .num_kv_heads = mla ? c.num_heads : c.num_kv_heads,
+          .head_dim = S,
+          .value_dim = mla ? c.v_head_dim : c.head_dim,
+          .scale = m * m / std::sqrt(S),
+          .window = window_of(in),
+          .sinks = c.attention_sinks ? in.weight("attn.sinks") : Weight{}};
 }
 
 // ---- grouped queries ----
@@ -77,10 +92,12 @@ struct Projections {
   Qkv raw, rotated;  // after QK norm and RoPE; v as it was
 };
 
+Weight qkv_bias(const AttentionInput& in) { return in.c.attention_bias ? in.weight("attn.qkv.bias") : Weight{}; }
+
 Projections project(const AttentionInput& in, const Matrix& h) {
   const std::int64_t q_cols = std::int64_t{in.c.num_heads} * in.c.head_dim,
                      kv_cols = std::int64_t{in.c.num_kv_heads} * in.c.head_dim;
-  const Matrix qkv = linear(h, in.weight("attn.qkv.weight"), q_cols + 2 * kv_cols);
+  const Matrix qkv = linear(h, in.weight("attn.qkv.weight"), q_cols + 2 * kv_cols, qkv_bias(in));
   Projections p;
   p.raw = {qkv.columns(0, q_cols), qkv.columns(q_cols, kv_cols), qkv.columns(q_cols + kv_cols, kv_cols)};
   p.rotated = {norm_and_rotate(in, "q", p.raw.q), norm_and_rotate(in, "k", p.raw.k), p.raw.v};
@@ -92,7 +109,7 @@ Matrix gqa_backward(const AttentionInput& in, const Matrix& d_o, const Matrix& h
   Qkv d = attention_backward(dims_of(in), d_o, p.rotated, in.doc_start);
   d.q = norm_and_rotate_backward(in, "q", d.q, p.raw.q);
   d.k = norm_and_rotate_backward(in, "k", d.k, p.raw.k);
-  return linear_backward(join_columns(join_columns(d.q, d.k), d.v), h, in.weight("attn.qkv.weight"));
+  return linear_backward(join_columns(join_columns(d.q, d.k), d.v), h, in.weight("attn.qkv.weight"), qkv_bias(in));
 }
 
 // ---- latent attention ----

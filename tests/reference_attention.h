@@ -15,6 +15,7 @@ struct AttentionInput {
   std::function<Weight(const std::string&)> weight;  // "attn.q_norm.weight"
   int num_seqs, seq_len;
   std::span<const std::int32_t> doc_start;
+  int layer = 0;
 };
 
 // h [T, D], the normed residual stream -> o [T, H*Sv]; and dh from d_o, gradients of weights +=.

@@ -29,11 +29,14 @@ void add_attention(const ModelConfig& c, const std::string& layer, std::vector<R
   const std::int64_t D = c.d_model, S = c.head_dim, H = c.num_heads, Hk = c.num_kv_heads;
   list.push_back({layer + "attn_norm.weight", {D}});
   list.push_back({layer + "attn.qkv.weight", {(H + 2 * Hk) * S, D}});  // rows of q, then k, then v
+  if (c.attention_bias) list.push_back({layer + "attn.qkv.bias", {(H + 2 * Hk) * S}});
+  if (c.attention_sinks) list.push_back({layer + "attn.sinks", {H}});
   if (c.qk_norm != QkNorm::kNone) {
     list.push_back({layer + "attn.q_norm.weight", {c.qk_norm == QkNorm::kHead ? S : H * S}});
     list.push_back({layer + "attn.k_norm.weight", {c.qk_norm == QkNorm::kHead ? S : Hk * S}});
   }
   list.push_back({layer + "attn.o.weight", {D, H * S}});
+  if (c.attention_bias) list.push_back({layer + "attn.o.bias", {D}});
 }
 
 void add_ffn(const ModelConfig& c, const std::string& layer, bool dense, std::vector<ReferenceShape>& list) {
@@ -45,8 +48,13 @@ void add_ffn(const ModelConfig& c, const std::string& layer, bool dense, std::ve
     return;
   }
   list.push_back({layer + "router.weight", {E, D}});
+  if (c.router_logit_bias) list.push_back({layer + "router.bias", {E}});
   list.push_back({layer + "experts.gate_up.weight", {E, 2 * F, D}});
   list.push_back({layer + "experts.down.weight", {E, D, F}});
+  if (c.expert_bias) {
+    list.push_back({layer + "experts.gate_up.bias", {E, 2 * F, 1}});
+    list.push_back({layer + "experts.down.bias", {E, D, 1}});
+  }
   if (c.num_shared_experts == 0) return;
   list.push_back({layer + "shared.gate_up.weight", {2 * Fs, D}});
   list.push_back({layer + "shared.down.weight", {D, Fs}});
@@ -78,7 +86,7 @@ ReferenceParams reference_random_params(const ModelConfig& c, std::uint64_t seed
   const auto uniform = [&] { return (static_cast<double>(bits() >> 11) + 0.5) * 0x1p-53; };
   ReferenceParams params;
   for (const ReferenceShape& s : reference_shapes(c)) {
-    const double mean = s.dims.size() == 1 ? 1 : 0;
+    const double mean = s.name.ends_with("norm.weight") ? 1 : 0;
     for (std::int64_t i = 0; i < s.size(); ++i) {
       const double radius = std::sqrt(-2 * std::log(uniform()));
       params[s.name].push_back(mean + std * radius * std::cos(2 * std::acos(-1.0) * uniform()));

@@ -79,6 +79,14 @@ ModelConfig latent(int q_rank) {
   return c;
 }
 
+// The limit cuts some of the values and leaves others.
+ModelConfig gpt_oss() {
+  ModelConfig c = small();
+  c.attention_bias = c.attention_sinks = c.router_logit_bias = c.expert_bias = true;
+  c.sliding_window = 3, c.layer_types = "sliding,full", c.swiglu_limit = 0.6f;
+  return c;
+}
+
 std::vector<Case> cases() {
   std::vector<Case> list = {make_case("Mixtral", small(), {}), deepseek_v3(), two_of_three_nodes(), all_losses()};
   list.push_back(make_case("LatentPlainQueries", latent(0), {}));
@@ -99,6 +107,14 @@ std::vector<Case> cases() {
   c = small();
   c.num_experts = 1, c.top_k = 1, c.num_layers = 1;
   list.push_back(make_case("OneOfEverything", c, {.aux = 0.5, .seq_aux = 0.5, .z = 0.5}, 1, 1));
+  list.push_back(make_case("GptOss", gpt_oss(), {.aux = 0.5}, 2, 6));
+  c = gpt_oss();
+  c.num_dense_layers = 1, c.dense_ffn = 4, c.num_shared_experts = 1, c.layer_types = "full,sliding", c.sliding_window = 2;
+  list.push_back(make_case("GptOssDenseShared", c, {.z = 0.1}));
+  list.back().input.doc_start = {0, 0, 2, 2, 2, 0, 1, 2, 3, 3};
+  c = latent(0);
+  c.layer_types = "sliding", c.sliding_window = 3;
+  list.push_back(make_case("LatentSliding", c, {}));
   list.push_back(make_case("Documents", small(), {}));
   list.back().input.doc_start = {0, 0, 2, 2, 2, 0, 1, 2, 3, 3};
   return list;

@@ -27,6 +27,9 @@ void adamw(const ReferenceTraining& t, int step, const std::vector<double>& g, d
   }
 }
 
+// Matrices; neither norms, biases nor sinks.
+bool decays(const std::string& name) { return name.ends_with(".weight") && !name.ends_with("norm.weight"); }
+
 void update_bias(double speed, const std::vector<std::int64_t>& counts, std::vector<double>& bias) {
   // The sum first: a mean that is a whole number must compare equal to a count.
   const double sum = static_cast<double>(std::accumulate(counts.begin(), counts.end(), std::int64_t{0}));
@@ -47,8 +50,8 @@ ReferenceStep reference_step(const ModelConfig& config, ReferenceInput input, co
   const double clip = training.max_grad_norm > 0 ? std::min(1.0, training.max_grad_norm / norm) : 1;
   ++state.num_steps;
   for (auto& [name, w] : state.params)
-    adamw(training, state.num_steps, out.grads.at(name), clip, name.ends_with("norm.weight") ? 0 : training.weight_decay, w,
-          state.m[name], state.v[name]);
+    adamw(training, state.num_steps, out.grads.at(name), clip, decays(name) ? training.weight_decay : 0, w, state.m[name],
+          state.v[name]);
   for (auto& [name, bias] : state.router_bias)
     update_bias(training.bias_update_speed, out.counts.at(std::stoul(name.substr(7))), bias);  // "layers.{i}..."
   return {out.terms, norm};

@@ -1,4 +1,7 @@
 // SwiGLU: against plain loops, finite differences in double, extreme inputs, any number of threads.
+#include <algorithm>
+#include <limits>
+
 #include "tests/kernel_test.h"
 
 namespace moe {
@@ -13,17 +16,21 @@ template <class R>
 struct Reference {
   std::vector<R> h, dgu, dgate;
 };
+// limit > 0: the clamped form.
 template <class R>
-Reference<R> reference(const Shape& s, const std::vector<R>& gu, const std::vector<R>& gate, const std::vector<R>& dh) {
+Reference<R> reference(const Shape& s, const std::vector<R>& gu, const std::vector<R>& gate, const std::vector<R>& dh,
+                       float limit = 0) {
   Reference<R> out{std::vector<R>(s.R * s.F), std::vector<R>(2 * s.R * s.F), std::vector<R>(s.R)};
   for (std::int64_t r = 0; r < s.R; ++r)
     for (std::int64_t j = 0; j < s.F; ++j) {
       const R g = gu[r * 2 * s.F + j], u = gu[r * 2 * s.F + s.F + j], d = dh[r * s.F + j];
-      const R a = R(1) / (R(1) + std::exp(-g));
-      out.h[r * s.F + j] = gate[r] * g * a * u;
-      out.dgu[r * 2 * s.F + j] = gate[r] * d * u * a * (R(1) + g * (R(1) - a));
-      out.dgu[r * 2 * s.F + s.F + j] = gate[r] * d * g * a;
-      out.dgate[r] += d * g * a * u;
+      const bool clamped = limit > 0;
+      const R z = clamped ? std::min(g, R(limit)) : g, up = clamped ? std::clamp(u, R(-limit), R(limit)) + R(1) : u;
+      const R alpha = clamped ? R(1.702f) : R(1), a = R(1) / (R(1) + std::exp(-alpha * z));
+      out.h[r * s.F + j] = gate[r] * z * a * up;
+      out.dgu[r * 2 * s.F + j] = z < g ? R(0) : gate[r] * d * up * a * (R(1) + alpha * z * (R(1) - a));
+      out.dgu[r * 2 * s.F + s.F + j] = clamped && std::fabs(u) > R(limit) ? R(0) : gate[r] * d * z * a;
+      out.dgate[r] += d * z * a * up;
     }
   return out;
 }
@@ -39,40 +46,42 @@ TEST(Swiglu, AgreesWithPlainLoops) {
   for (const Kernels* k : all_isas())
     for (const Shape& s : kShapes)
       for (const DType t : kDTypes)
-        for (const bool gated : {true, false}) {
-          SCOPED_TRACE(std::string(k->isa) + " " + name_of(t) + " F " + std::to_string(s.F));
+        for (const auto& [gated, limit] : {std::pair{true, 0.0f}, {false, 0.0f}, {true, 2.5f}, {false, 7.0f}}) {
+          SCOPED_TRACE(std::string(k->isa) + " " + name_of(t) + " F " + std::to_string(s.F) + " limit " +
+                       std::to_string(limit));
           Inputs in(s, t);
           if (!gated) in.gate.assign(in.gate.size(), 1.0f);
           const float* gate = gated ? in.gate.data() : nullptr;
           TestMat h(t, s.R, s.F, 2), dgu(t, s.R, 2 * s.F, 1);
           std::vector<float> dgate(s.R);
           Stream stream(2);
-          k->swiglu.forward(stream, in.gu.view(), gate, h.view());
-          k->swiglu.backward_input(stream, in.dh.view(), in.gu.view(), gate, dgu.view(), dgate.data());
-          const auto naive = reference<float>(s, in.gu.values(), in.gate, in.dh.values());
-          const auto truth = reference<double>(s, in.gu.values<double>(), doubles(in.gate), in.dh.values<double>());
+          k->swiglu.forward(stream, {limit}, in.gu.view(), gate, h.view());
+          k->swiglu.backward_input(stream, {limit}, in.dh.view(), in.gu.view(), gate, dgu.view(), dgate.data());
+          const auto naive = reference<float>(s, in.gu.values(), in.gate, in.dh.values(), limit);
+          const auto truth = reference<double>(s, in.gu.values<double>(), doubles(in.gate), in.dh.values<double>(), limit);
           EXPECT_TRUE(as_good_as_naive(h.values(), naive.h, truth.h, t));
           EXPECT_TRUE(as_good_as_naive(dgu.values(), naive.dgu, truth.dgu, t));
           EXPECT_TRUE(as_good_as_naive(dgate, naive.dgate, truth.dgate));
           EXPECT_TRUE(h.padding_is_intact() && dgu.padding_is_intact());
           // In place, without the gate's gradient.
-          k->swiglu.backward_input(stream, in.dh.view(), in.gu.view(), gate, in.gu.view(), nullptr);
+          k->swiglu.backward_input(stream, {limit}, in.dh.view(), in.gu.view(), gate, in.gu.view(), nullptr);
           EXPECT_EQ(in.gu.values(), dgu.values());
         }
 }
 
 TEST(Swiglu, GradientIsThatOfTheFormula) {
   const Shape s{7, 23};
-  for (const Kernels* k : all_isas()) {
-    Inputs in(s, DType::kF32);
-    TestMat dgu(DType::kF32, s.R, 2 * s.F);
-    std::vector<float> dgate(s.R);
-    Stream stream(2);
-    k->swiglu.backward_input(stream, in.dh.view(), in.gu.view(), in.gate.data(), dgu.view(), dgate.data());
-    const auto gu = in.gu.values<double>(), dh = in.dh.values<double>(), gate = doubles(in.gate);
-    expect_gradient([&](const auto& v) { return dot(reference<double>(s, v, gate, dh).h, dh); }, gu, dgu.values());
-    expect_gradient([&](const auto& v) { return dot(reference<double>(s, gu, v, dh).h, dh); }, gate, dgate);
-  }
+  for (const Kernels* k : all_isas())
+    for (const float limit : {0.0f, 2.5f}) {
+      Inputs in(s, DType::kF32);
+      TestMat dgu(DType::kF32, s.R, 2 * s.F);
+      std::vector<float> dgate(s.R);
+      Stream stream(2);
+      k->swiglu.backward_input(stream, {limit}, in.dh.view(), in.gu.view(), in.gate.data(), dgu.view(), dgate.data());
+      const auto gu = in.gu.values<double>(), dh = in.dh.values<double>(), gate = doubles(in.gate);
+      expect_gradient([&](const auto& v) { return dot(reference<double>(s, v, gate, dh, limit).h, dh); }, gu, dgu.values());
+      expect_gradient([&](const auto& v) { return dot(reference<double>(s, gu, v, dh, limit).h, dh); }, gate, dgate);
+    }
 }
 
 TEST(Swiglu, LargeInputsStayFiniteAndNanShows) {
@@ -80,8 +89,9 @@ TEST(Swiglu, LargeInputsStayFiniteAndNanShows) {
   for (const Kernels* k : all_isas()) {
     Stream stream(1);
     std::vector<float> gu{-1000, -100, -88, 100, 1000, nan, 1, 1, 1, 1, 1, 1}, h(6), dh(6, 1.0f), dgu(12);
-    k->swiglu.forward(stream, mat(gu.data(), 1, 12), nullptr, mat(h.data(), 1, 6));
-    k->swiglu.backward_input(stream, mat(dh.data(), 1, 6), mat(gu.data(), 1, 12), nullptr, mat(dgu.data(), 1, 12), nullptr);
+    k->swiglu.forward(stream, {}, mat(gu.data(), 1, 12), nullptr, mat(h.data(), 1, 6));
+    k->swiglu.backward_input(stream, {}, mat(dh.data(), 1, 6), mat(gu.data(), 1, 12), nullptr, mat(dgu.data(), 1, 12),
+                             nullptr);
     EXPECT_NEAR(h[0], 0, 1e-30);
     EXPECT_NEAR(h[1], 0, 1e-30);
     EXPECT_EQ(h[3], 100);
@@ -93,6 +103,28 @@ TEST(Swiglu, LargeInputsStayFiniteAndNanShows) {
   }
 }
 
+// At the limit itself the gradient passes; beyond it there is none. Not-a-number shows in either half.
+TEST(Swiglu, LimitCutsValuesAndGradients) {
+  const float nan = std::nanf(""), inf = std::numeric_limits<float>::infinity();
+  for (const Kernels* k : all_isas()) {
+    Stream stream(1);
+    std::vector<float> gu{7, 8, -inf, 1, 1, 1, nan, 1, 0, 0, 0, 7, 9, -inf, 0, nan}, h(8), dh(8, 1.0f), dgu(16), dgate(1);
+    k->swiglu.forward(stream, {7}, mat(gu.data(), 1, 16), nullptr, mat(h.data(), 1, 8));
+    k->swiglu.backward_input(stream, {7}, mat(dh.data(), 1, 8), mat(gu.data(), 1, 16), nullptr, mat(dgu.data(), 1, 16),
+                             dgate.data());
+    EXPECT_NEAR(h[0], 7, 1e-4);
+    EXPECT_EQ(h[1], h[0]);
+    EXPECT_NEAR(h[3], 8 * h[4] / 8, 1e-6);
+    EXPECT_NEAR(h[5], -6 / (1 + std::exp(-1.702)), 1e-5);
+    EXPECT_NE(dgu[0], 0);
+    EXPECT_EQ(dgu[1], 0);
+    EXPECT_NE(dgu[8 + 3], 0);
+    EXPECT_EQ(dgu[8 + 4], 0);
+    EXPECT_EQ(dgu[8 + 5], 0);
+    EXPECT_TRUE(std::isnan(h[6]) && std::isnan(h[7]) && std::isnan(dgu[6]) && std::isnan(dgu[7]) && std::isnan(dgate[0]));
+  }
+}
+
 TEST(Swiglu, BitsDoNotDependOnThreads) {
   const Shape s{211, 131};
   for (const Kernels* k : all_isas()) {
@@ -100,7 +132,7 @@ TEST(Swiglu, BitsDoNotDependOnThreads) {
     expect_same_bits_with_any_threads([&](Stream& stream) {
       TestMat dgu(DType::kF32, s.R, 2 * s.F);
       std::vector<float> dgate(s.R);
-      k->swiglu.backward_input(stream, in.dh.view(), in.gu.view(), in.gate.data(), dgu.view(), dgate.data());
+      k->swiglu.backward_input(stream, {}, in.dh.view(), in.gu.view(), in.gate.data(), dgu.view(), dgate.data());
       std::vector<float> all = dgu.values();
       all.insert(all.end(), dgate.begin(), dgate.end());
       return all;
@@ -112,8 +144,9 @@ TEST(Swiglu, RefusesShapes) {
   TestMat gu(DType::kF32, 3, 8), h(DType::kF32, 3, 5);
   Stream stream(1);
   for (const Kernels* k : all_isas()) {
-    EXPECT_THROW(k->swiglu.forward(stream, gu.view(), nullptr, h.view()), std::invalid_argument);
-    EXPECT_THROW(k->swiglu.backward_input(stream, h.view(), gu.view(), nullptr, gu.view(), nullptr), std::invalid_argument);
+    EXPECT_THROW(k->swiglu.forward(stream, {}, gu.view(), nullptr, h.view()), std::invalid_argument);
+    EXPECT_THROW(k->swiglu.backward_input(stream, {}, h.view(), gu.view(), nullptr, gu.view(), nullptr),
+                 std::invalid_argument);
   }
 }
 

@@ -126,6 +126,19 @@ TrainCase latent_case() {
   return t;
 }
 
+// The layers of gpt-oss: biases of experts are cut, gathered and reduced as their weights.
+TrainCase gpt_oss_case(Recompute recompute) {
+  TrainCase t{recompute == Recompute::kFull ? "gpt-oss recomputed" : "gpt-oss", base_options(), {}};
+  ModelConfig& c = t.options.model;
+  c.attention_bias = c.attention_sinks = c.router_logit_bias = c.expert_bias = true;
+  c.sliding_window = 4, c.layer_types = "sliding,full", c.swiglu_limit = 0.7f;
+  t.options.balance = {.aux = 0.02f}, t.options.recompute = recompute, t.options.document_mask = true;
+  t.options.steps = 10;
+  t.meshes = {on(1, 1, 2, 1), on(1, 2, 2, 3, {0, 0, 1, 1}), on(2, 1, 3, 2, {}, kFlat), on(1, 7, 1),
+              on(2, 2, 2, 3, {0, 0, 0, 0, 1, 1, 1, 1}, kTwoLevel)};
+  return t;
+}
+
 // Several micro-batches, whose size is of one rank: losses that count over a micro-batch would be others on other meshes.
 TrainCase micro_batch_case() {
   TrainCase t{"micro-batches", base_options(), {}};
@@ -244,6 +257,7 @@ TEST_P(TrainMesh, IsOneProcess) {
 
 INSTANTIATE_TEST_SUITE_P(Cases, TrainMesh,
                          ::testing::Values(softmax_case(), sigmoid_case(), group_case(), few_case(), latent_case(),
+                                           gpt_oss_case(Recompute::kLight), gpt_oss_case(Recompute::kFull),
                                            micro_batch_case(), same_micro_batches_case()),
                          [](const auto& i) {
                            std::string name = i.param.name;

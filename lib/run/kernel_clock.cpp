@@ -21,7 +21,7 @@ const char* segment_of(StepPart part) {
 
 StepPart part_of_param(const ParamSpec& spec) {
   const auto has = [&](const char* word) { return spec.name.find(word) != std::string::npos; };
-  if (spec.shape.size() == 1) return StepPart::kNorm;
+  if (spec.shape.size() == 1 && !spec.is_bias) return StepPart::kNorm;
   if (has(".attn.")) return StepPart::kAttentionGemm;
   if (has(".router.")) return StepPart::kRouter;
   if (has(".experts.")) return StepPart::kExpertGemm;
@@ -60,7 +60,7 @@ StepTimes ClockedStream::take_times() { return std::exchange(times_, StepTimes{}
 
 namespace {
 
-// The part of a call: that of the noun, or for a plain linear map that of its weight.
+// The part of a call: that of the noun, or for a plain linear map or a bias that of its weight.
 template <class... Args>
 StepPart part_of(const ClockedStream&, StepPart part, const Args&...) {
   return part;
@@ -71,6 +71,17 @@ StepPart part_of(const ClockedStream& s, ByWeight, const CMat&, const CMat& w, c
 }
 StepPart part_of(const ClockedStream& s, ByWeight, const CMat&, const CMat&, const Mat& dw) {
   return s.part_of_weight(dw.data);
+}
+
+using Psum = std::span<const std::int64_t>;
+StepPart part_of(const ClockedStream& s, ByWeight, const CMat& bias, const Psum&, const float*, const Mat&, Store) {
+  return s.part_of_weight(bias.data);
+}
+StepPart part_of(const ClockedStream& s, ByWeight, const CMat&, const CMat& bias, const Psum&, float*) {
+  return s.part_of_weight(bias.data);
+}
+StepPart part_of(const ClockedStream& s, ByWeight, const CMat&, const Psum&, const float*, const Mat& dbias) {
+  return s.part_of_weight(dbias.data);
 }
 
 // Adds the time of its life.
@@ -116,6 +127,9 @@ void wrap_products(Kernels& k) {
   wrap<&Kernels::grouped_gemm, &GroupedGemmKernels::forward, kExperts>(k);
   wrap<&Kernels::grouped_gemm, &GroupedGemmKernels::backward_input, kExperts>(k);
   wrap<&Kernels::grouped_gemm, &GroupedGemmKernels::backward_weight, kExperts, Kind::kWeightGradient>(k);
+  wrap<&Kernels::bias, &BiasKernels::forward, ByWeight{}>(k);
+  wrap<&Kernels::bias, &BiasKernels::backward_gate, ByWeight{}>(k);
+  wrap<&Kernels::bias, &BiasKernels::backward_weight, ByWeight{}, Kind::kWeightGradient>(k);
 }
 
 void wrap_blocks(Kernels& k) {

@@ -30,7 +30,7 @@ inline constexpr std::size_t kNumStepParts = 12;
 const char* name_of(StepPart part);
 // The segment of a block (DESIGN: pre, dispatch, experts, combine) that the part belongs to, or the end of the model.
 const char* segment_of(StepPart part);
-// Of a matrix parameter, by its name; norms belong to kNorm.
+// Of a matrix or a bias, by its name; norms belong to kNorm.
 StepPart part_of_param(const ParamSpec& spec);
 
 // What is running. Kernels called in backward that are not backward_weight count as backward_input, also those that

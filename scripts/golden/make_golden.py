@@ -18,8 +18,8 @@ Tensors:
     logits [B, S, V]; loss/total cross_entropy aux seq_aux z [1], each with its coefficient; counts/LAYER [E]
     step/tokens targets doc_start [10, B, S], step/loss cross_entropy grad_norm [10], step/router_bias/NAME [10, E]
 Step 0 uses the batch of the gradients; losses and norms are those before the update, biases those after it.
-A training step is torch's clip_grad_norm_ (factor min(1, bound / (norm + 1e-6))), torch's AdamW with decay of everything
-but norm weights, then bias += speed * sign(mean count - count).
+A training step is torch's clip_grad_norm_ (factor min(1, bound / (norm + 1e-6))), torch's AdamW with decay of matrices
+(neither norm weights nor biases nor sinks), then bias += speed * sign(mean count - count).
 Not here: configurations with multi-token prediction.
 """
 import math
@@ -32,6 +32,7 @@ from torch import nn
 from torch.nn import functional as F
 
 NUM_STEPS = 10
+GPT_OSS_ALPHA = float(np.float32(1.702))  # what a float32 kernel holds
 # Choices closer than this would make a test of a float32 model depend on rounding: another seed is taken.
 MIN_MARGIN = 2e-4
 
@@ -45,6 +46,10 @@ NO_LOSS = dict(aux=0.0, seq_aux=0.0, z=0.0)
 LATENT = dict(attention="mla", kv_lora_rank=6, qk_nope_head_dim=5, qk_rope_head_dim=8, v_head_dim=7, rope_interleaved=True,
               rope_factor=1.0, rope_original_length=4096, rope_beta_fast=32.0, rope_beta_slow=1.0, rope_mscale=1.0,
               rope_mscale_all_dim=0.0, num_dense_layers=1, dense_ffn=11, num_shared_experts=1, norm_eps=1e-6)
+
+GPT_OSS = dict(attention_bias=True, attention_sinks=True, router_logit_bias=True, expert_bias=True, sliding_window=4,
+               layer_types="sliding,full", swiglu_limit=1.5, rope_factor=4.0, rope_original_length=8, rope_beta_fast=2.0,
+               rope_beta_slow=0.2, rope_truncate=False)
 
 # name: (model, losses, (sequences, length), packed documents)
 CONFIGS = {
@@ -67,6 +72,9 @@ CONFIGS = {
                        rope_beta_slow=0.2, rope_mscale=0.9, rope_mscale_all_dim=0.707), dict(), (2, 12), False),
     "latent_v3": (dict(LATENT, q_lora_rank=7, router_score="sigmoid", router_bias=True, router_scale=2.5),
                   dict(seq_aux=0.01), (2, 9), True),
+    # Its layers take turns: sliding, full, sliding. The limit cuts some values of SwiGLU.
+    "gpt_oss": (dict(GPT_OSS, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=6, num_experts=6, expert_ffn=9,
+                     rope_theta=1000.0), dict(aux=0.02), (2, 11), True),
     "losses": (dict(num_layers=3, num_experts=6, router_score="sigmoid", d_model=12, num_heads=2, num_kv_heads=2),
                dict(aux=0.3, seq_aux=0.2, z=0.05), (3, 6), False),
 }
@@ -143,9 +151,9 @@ def yarn_mscale(factor, mscale):
     return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
-def yarn_inv_freq(c):
+def yarn_inv_freq(c, width, truncate=True):
     """As DeepseekV3YarnRotaryEmbedding."""
-    width, base = c.qk_rope_head_dim, c.rope_theta
+    base = c.rope_theta
     freq = 1.0 / (base ** (torch.arange(0, width, 2, dtype=torch.float64) / width))
     if c.rope_factor <= 1:
         return freq
@@ -153,8 +161,10 @@ def yarn_inv_freq(c):
     def correction_dim(rotations):
         return width * math.log(c.rope_original_length / (rotations * 2 * math.pi)) / (2 * math.log(base))
 
-    low = max(math.floor(correction_dim(c.rope_beta_fast)), 0)
-    high = min(math.ceil(correction_dim(c.rope_beta_slow)), width - 1)
+    low, high = correction_dim(c.rope_beta_fast), correction_dim(c.rope_beta_slow)
+    if truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, width - 1)
     ramp = ((torch.arange(width // 2, dtype=torch.float64) - low) / max(high - low, 0.001)).clamp(0, 1)
     mask = 1.0 - ramp
     return freq / c.rope_factor * (1 - mask) + freq * mask
@@ -180,7 +190,7 @@ class LatentAttention(nn.Module):
     def rotary(self, x):  # [B, heads, S, rope]; neighbours become halves
         c, (B, H, S, R) = self.c, x.shape
         x = x.view(B, H, S, R // 2, 2).transpose(4, 3).reshape(B, H, S, R)
-        angles = torch.outer(torch.arange(S, dtype=torch.float64), yarn_inv_freq(c))
+        angles = torch.outer(torch.arange(S, dtype=torch.float64), yarn_inv_freq(c, c.qk_rope_head_dim))
         angles = torch.cat((angles, angles), dim=-1)
         m = yarn_mscale(c.rope_factor, c.rope_mscale) / yarn_mscale(c.rope_factor, c.rope_mscale_all_dim)
         return x * (angles.cos() * m) + rotate_half(x) * (angles.sin() * m)
@@ -198,6 +208,43 @@ class LatentAttention(nn.Module):
         k = torch.cat((k_nope, k_pe.expand(B, c.num_heads, S, -1)), dim=-1)
         scale = yarn_mscale(c.rope_factor, c.rope_mscale_all_dim) ** 2 / math.sqrt(self.q_width)
         weights = (torch.matmul(q, k.transpose(2, 3)) * scale).masked_fill(~mask[:, None], -math.inf).softmax(dim=-1)
+        return self.o_proj(torch.matmul(weights, v).transpose(1, 2).reshape(B, S, -1))
+
+
+class GptOssAttention(nn.Module):
+    """As GptOssAttention with eager_attention_forward."""
+
+    def __init__(self, c, layer_type):
+        super().__init__()
+        self.c, self.window = c, c.sliding_window if layer_type == "sliding" else None
+        self.q_proj = nn.Linear(c.d_model, c.num_heads * c.head_dim)
+        self.k_proj = nn.Linear(c.d_model, c.num_kv_heads * c.head_dim)
+        self.v_proj = nn.Linear(c.d_model, c.num_kv_heads * c.head_dim)
+        self.o_proj = nn.Linear(c.num_heads * c.head_dim, c.d_model)
+        self.sinks = nn.Parameter(torch.empty(c.num_heads))
+
+    def rotary(self, x):
+        c, S = self.c, x.shape[2]
+        freqs = torch.outer(torch.arange(S, dtype=torch.float64), yarn_inv_freq(c, c.head_dim, c.rope_truncate))
+        m = yarn_mscale(c.rope_factor, 1.0)
+        cos, sin = freqs.cos() * m, freqs.sin() * m
+        first_half, second_half = torch.chunk(x, 2, dim=-1)
+        return torch.cat((first_half * cos - second_half * sin, second_half * cos + first_half * sin), dim=-1)
+
+    def forward(self, x, mask):
+        c, (B, S, _) = self.c, x.shape
+        q, k, v = (p(x).view(B, S, -1, c.head_dim).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
+        q, k = self.rotary(q), self.rotary(k)
+        k, v = (t.repeat_interleave(c.num_heads // c.num_kv_heads, dim=1) for t in (k, v))
+        if self.window:
+            position = torch.arange(S)
+            mask = mask & (position[None, :] > position[:, None] - self.window)
+        weights = torch.matmul(q, k.transpose(2, 3)) * c.head_dim ** -0.5
+        weights = weights.masked_fill(~mask[:, None], -math.inf)
+        sinks = self.sinks.reshape(1, -1, 1, 1).expand(B, -1, S, -1)
+        combined = torch.cat([weights, sinks], dim=-1)
+        combined = combined - combined.max(dim=-1, keepdim=True).values
+        weights = combined.softmax(dim=-1)[..., :-1]
         return self.o_proj(torch.matmul(weights, v).transpose(1, 2).reshape(B, S, -1))
 
 
@@ -282,13 +329,56 @@ class SparseMoE(nn.Module):
                     z=logits.logsumexp(-1).pow(2).mean())
 
 
+class GptOssMoE(SparseMoE):
+    """As GptOssTopKRouter and GptOssExperts; weights of experts are [in, out], gate and up take turns."""
+
+    def __init__(self, c, margin):
+        super().__init__(c, margin)
+        E, D, Fe = c.num_experts, c.d_model, c.expert_ffn
+        self.experts = None
+        self.gate = nn.Linear(D, E)
+        self.gate_up_proj = nn.Parameter(torch.empty(E, D, 2 * Fe))
+        self.gate_up_proj_bias = nn.Parameter(torch.empty(E, 2 * Fe))
+        self.down_proj = nn.Parameter(torch.empty(E, Fe, D))
+        self.down_proj_bias = nn.Parameter(torch.empty(E, D))
+
+    def expert(self, e, x):
+        limit = self.c.swiglu_limit
+        gate_up = x @ self.gate_up_proj[e] + self.gate_up_proj_bias[e]
+        gate, up = gate_up[..., ::2], gate_up[..., 1::2]
+        gate, up = gate.clamp(min=None, max=limit), up.clamp(min=-limit, max=limit)
+        glu = gate * torch.sigmoid(gate * GPT_OSS_ALPHA)
+        return ((up + 1) * glu) @ self.down_proj[e] + self.down_proj_bias[e]
+
+    def forward(self, x):
+        c, flat = self.c, x.reshape(-1, x.shape[-1])
+        logits = self.gate(flat)
+        chosen = self.margin.top(logits.detach(), c.top_k)
+        gates = logits.gather(1, chosen).softmax(dim=1)
+        one_hot = F.one_hot(chosen, c.num_experts)
+        y = torch.zeros_like(flat)
+        for e in range(c.num_experts):
+            token, k = torch.where(one_hot[..., e] > 0)
+            y = y.index_add(0, token, self.expert(e, flat[token]) * gates[token, k, None])
+        self.counts = one_hot.sum((0, 1))
+        self.losses = self.balance_losses(logits, logits.softmax(-1), one_hot, x.shape[:2])
+        return y.view_as(x)
+
+
 class DecoderLayer(nn.Module):
     def __init__(self, c, index, margin):
         super().__init__()
         self.input_layernorm = RMSNorm(c.d_model, c.norm_eps)
-        self.self_attn = LatentAttention(c) if "attention" in c.fields else Attention(c)
+        if "swiglu_limit" in c.fields:
+            types = c.layer_types.split(",")
+            self.self_attn = GptOssAttention(c, types[index % len(types)])
+        else:
+            self.self_attn = LatentAttention(c) if "attention" in c.fields else Attention(c)
         self.post_attention_layernorm = RMSNorm(c.d_model, c.norm_eps)
-        self.mlp = MLP(c.d_model, c.dense_ffn) if index < c.num_dense_layers else SparseMoE(c, margin)
+        if "swiglu_limit" in c.fields:
+            self.mlp = GptOssMoE(c, margin)
+        else:
+            self.mlp = MLP(c.d_model, c.dense_ffn) if index < c.num_dense_layers else SparseMoE(c, margin)
 
     def forward(self, x, mask):
         x = x + self.self_attn(self.input_layernorm(x), mask)
@@ -328,9 +418,18 @@ class Decoder(nn.Module):
         return logits, terms
 
 
+def is_vector(name):
+    """A bias, or the sinks of attention; of experts a row each."""
+    return name.endswith(("bias", "sinks"))
+
+
 def initialise(model):
     for name, p in model.named_parameters():
-        std = 0.1 if name.endswith("norm.weight") else 1.0 if "embed" in name else 1.2 / math.sqrt(p.shape[-1])
+        fan_in = p.shape[-2] if p.dim() == 3 else p.shape[-1]
+        std = 0.1 if name.endswith("norm.weight") else 1.0 if "embed" in name else 1.2 / math.sqrt(fan_in)
+        if is_vector(name):
+            p.data = (torch.randn(p.shape) * 0.5).float().double()
+            continue
         p.data = (torch.randn(p.shape) * std + (1.0 if p.dim() == 1 else 0.0)).float().double()
     for moe in model.moe_layers().values():
         if model.c.router_bias:
@@ -349,12 +448,16 @@ def random_batch(c, shape, documents):
     return dict(tokens=tokens, targets=targets, doc_start=first, document=starts.cumsum(dim=1))
 
 
-def attention_weights(a, weight):
+def attention_weights(a, weight, of):
     if isinstance(a, LatentAttention):
         queries = dict(q_a=a.q_a_proj, q_a_norm=a.q_a_layernorm, q_b=a.q_b_proj) if a.c.q_lora_rank else dict(q=a.q_proj)
         maps = dict(queries, kv_a=a.kv_a_proj_with_mqa, kv_a_norm=a.kv_a_layernorm, kv_b=a.kv_b_proj)
         return {name + ".weight": weight(module) for name, module in maps.items()}
     out = {"qkv.weight": torch.cat((weight(a.q_proj), weight(a.k_proj), weight(a.v_proj)))}
+    if isinstance(a, GptOssAttention):
+        out["qkv.bias"] = torch.cat([of(p.bias) for p in (a.q_proj, a.k_proj, a.v_proj)])
+        out["o.bias"], out["sinks"] = of(a.o_proj.bias), of(a.sinks)
+        return out
     if a.c.qk_norm != "none":
         out["q_norm.weight"], out["k_norm.weight"] = weight(a.q_norm), weight(a.k_norm)
     return out
@@ -372,13 +475,21 @@ def export(model, of):
     for i, layer in enumerate(model.layers):
         a, m, at = layer.self_attn, layer.mlp, f"layers.{i}."
         out[at + "attn_norm.weight"] = weight(layer.input_layernorm)
-        out.update({at + "attn." + name: w for name, w in attention_weights(a, weight).items()})
+        out.update({at + "attn." + name: w for name, w in attention_weights(a, weight, of).items()})
         out[at + "attn.o.weight"] = weight(a.o_proj)
         out[at + "ffn_norm.weight"] = weight(layer.post_attention_layernorm)
         if isinstance(m, MLP):
             out[at + "mlp.gate_up.weight"], out[at + "mlp.down.weight"] = gate_up(m), weight(m.down_proj)
             continue
         out[at + "router.weight"] = weight(m.gate)
+        if isinstance(m, GptOssMoE):
+            out[at + "router.bias"] = of(m.gate.bias)
+            w, b = of(m.gate_up_proj), of(m.gate_up_proj_bias)
+            out[at + "experts.gate_up.weight"] = torch.cat((w[..., ::2], w[..., 1::2]), -1).transpose(1, 2).contiguous()
+            out[at + "experts.gate_up.bias"] = torch.cat((b[..., ::2], b[..., 1::2]), -1)[..., None]
+            out[at + "experts.down.weight"] = of(m.down_proj).transpose(1, 2).contiguous()
+            out[at + "experts.down.bias"] = of(m.down_proj_bias)[..., None]
+            continue
         out[at + "experts.gate_up.weight"] = torch.stack([gate_up(e) for e in m.experts])
         out[at + "experts.down.weight"] = torch.stack([weight(e.down_proj) for e in m.experts])
         if model.c.num_shared_experts:
@@ -419,9 +530,12 @@ def first_batch(model, batch, coefficients, documents):
 
 def train(model, batches, coefficients, documents, max_grad_norm):
     """Ten steps; changes the model."""
-    norms = [p for n, p in model.named_parameters() if n.endswith("norm.weight")]
-    others = [p for n, p in model.named_parameters() if not n.endswith("norm.weight")]
-    groups = [dict(params=others, weight_decay=TRAIN["weight_decay"]), dict(params=norms, weight_decay=0.0)]
+    def decays(name):
+        return not name.endswith("norm.weight") and not is_vector(name)
+
+    others = [p for n, p in model.named_parameters() if decays(n)]
+    vectors = [p for n, p in model.named_parameters() if not decays(n)]
+    groups = [dict(params=others, weight_decay=TRAIN["weight_decay"]), dict(params=vectors, weight_decay=0.0)]
     optimizer = torch.optim.AdamW(groups, lr=TRAIN["lr"], betas=(TRAIN["beta1"], TRAIN["beta2"]), eps=TRAIN["eps"])
     record = {"loss": [], "cross_entropy": [], "grad_norm": []}
     for batch in batches:
