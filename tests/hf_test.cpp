@@ -1,93 +1,26 @@
 // Checkpoints of Hugging Face: logits of the imported model are those of an independent implementation
 // (scripts/golden/make_hf_golden.py); import and export give back every byte, in both layouts; nothing is lost silently.
 // Not here: the file format (safetensors_test.cpp), config.json (hf_config_test.cpp).
-#include <gmock/gmock.h>
-
-#include <nlohmann/json.hpp>
-
 #include "lib/io/manifest.h"
-#include "lib/io/safetensors_directory.h"
-#include "lib/model/model.h"
 #include "lib/model/params.h"
-#include "lib/run/hf_checkpoint.h"
-#include "lib/run/hf_names.h"
 #include "lib/run/hf_runs.h"
-#include "lib/run/hf_stream.h"
-#include "lib/run/train_state.h"
-#include "tests/checkpoint_case.h"
 #include "tests/compare.h"
+#include "tests/hf_case.h"
 
 namespace moe {
 namespace {
 
 using ::testing::HasSubstr;
-using Bytes = std::vector<std::byte>;
-
-const std::string kGolden = std::string(MOE_SOURCE_DIR) + "/tests/golden/hf/";
-constexpr double kLogitTolerance = 1e-4;  // of the largest
-
-Bytes bytes_of(const SafetensorsFile& file, const SafeTensor& t) {
-  Bytes out(static_cast<std::size_t>(t.bytes()));
-  file.read(t, 0, t.bytes() / static_cast<std::int64_t>(size_of(t.type)), out.data());
-  return out;
-}
-
-// name -> (dtype and shape, bytes)
-std::map<std::string, std::pair<std::string, Bytes>> tensors_of(const std::string& directory) {
-  std::map<std::string, std::pair<std::string, Bytes>> all;
-  const SafetensorsDirectory d(directory);
-  for (const auto& [name, e] : d.tensors())
-    all[name] = {std::string(name_of(e.tensor->type)) + " " + joined(e.tensor->shape), bytes_of(*e.file, *e.tensor)};
-  return all;
-}
-
-// The same without quantisation, as the golden files say them.
-std::map<std::string, std::pair<std::string, Bytes>> values_of(const std::string& directory) {
-  if (!fs::exists(directory + ".values.safetensors")) return tensors_of(directory);
-  std::map<std::string, std::pair<std::string, Bytes>> all;
-  const SafetensorsFile file(directory + ".values.safetensors");
-  for (const SafeTensor& t : file.tensors())
-    all[t.name] = {std::string(name_of(t.type)) + " " + joined(t.shape), bytes_of(file, t)};
-  return all;
-}
-
-class HfTest : public CheckpointTest {
- protected:
-  void import(const std::string& from, const std::string& to, const std::string& dtype = "keep",
-              std::int64_t memory = 1 << 20) {
-    ASSERT_EQ(import_hf({.input = from, .output = to, .memory_bytes = memory, .dtype = dtype}, quiet(), invocation_),
-              Exit::kOk);
-  }
-  void give_back(const std::string& from, const std::string& to, HfLayout layout, std::int64_t file_bytes = 1 << 30,
-                 const std::string& dtype = "keep", std::int64_t memory = 1 << 20) {
-    const HfOptions hf{
-        .input = from, .output = to, .memory_bytes = memory, .dtype = dtype, .layout = layout, .file_bytes = file_bytes};
-    ASSERT_EQ(export_hf(hf, quiet(), invocation_), Exit::kOk);
-  }
-  std::string refused(const std::string& from, Exit expected = Exit::kBadInput) {
-    std::string message;
-    const HfOptions hf{.input = from, .output = dir_ + "/refused", .memory_bytes = 1 << 20};
-    EXPECT_EQ(code_of([&] { import_hf(hf, quiet(), invocation_); }, message), expected);
-    EXPECT_FALSE(fs::exists(dir_ + "/refused/latest"));
-    if (fs::exists(dir_ + "/refused")) {
-      EXPECT_TRUE(names_in(dir_ + "/refused").empty());
-    }
-    return message;
-  }
-  // A copy of a golden directory that a test may spoil.
-  std::string copy(const std::string& name) {
-    fs::remove_all(dir_ + "/copy");
-    fs::copy(kGolden + name, dir_ + "/copy", fs::copy_options::recursive);
-    return dir_ + "/copy";
-  }
-  CommonOptions quiet() const { return {.json = dir_ + "/result.json"}; }
-
-  Options options_{"moe-reshard", "", {}};
-  Invocation invocation_{options_, {"moe-reshard", "import"}};
-};
 
 class HfGolden : public HfTest, public ::testing::WithParamInterface<std::string> {};
 
+double cross_entropy(std::span<const double> logits_V, std::int64_t target) {
+  double sum = 0;
+  for (const double l : logits_V) sum += std::exp(l);
+  return std::log(sum) - logits_V[static_cast<std::size_t>(target)];
+}
+
+// Logits, and where there is a module of multi-token prediction its loss: position t predicts token t + 2.
 TEST_P(HfGolden, LogitsAreThoseOfAnIndependentImplementation) {
   import(kGolden + GetParam(), run_);
   const CheckpointInfo info = open_checkpoint(run_);
@@ -97,29 +30,26 @@ TEST_P(HfGolden, LogitsAreThoseOfAnIndependentImplementation) {
   model.units().weights_changed();
 
   const SafetensorsFile expected(kGolden + GetParam() + ".expected.safetensors");
-  std::vector<std::int32_t> id_T;
-  std::vector<double> want;
-  for (const SafeTensor& t : expected.tensors()) {
-    const Bytes raw = bytes_of(expected, t);
-    if (t.name == "tokens")
-      for (std::int64_t i = 0; i < t.shape[0]; ++i) {
-        std::int64_t id;
-        std::memcpy(&id, raw.data() + i * 8, 8);
-        id_T.push_back(static_cast<std::int32_t>(id));
-      }
-    else if (t.name == "logits") {
-      want.resize(raw.size() / 8);
-      std::memcpy(want.data(), raw.data(), raw.size());
-    }
-  }
+  const std::vector<std::int64_t> tokens = values_in<std::int64_t>(expected, "tokens");
+  const std::vector<std::int32_t> id_T(tokens.begin(), tokens.end());
+  std::vector<std::int32_t> target_T(id_T.begin() + 1, id_T.end());
+  target_T.push_back(-1);
   Stream stream(2);
   const BatchShape shape{1, static_cast<int>(id_T.size())};
-  Pass pass(model, {.shape = shape, .training = false}, {stream, cpu_kernels()});
-  const std::vector<std::int32_t> target_T(id_T.size(), 0);
+  Pass pass(model, {.shape = shape, .training = false, .num_modules = config.num_mtp_layers}, {stream, cpu_kernels()});
   pass.forward({.shape = shape, .id_T = id_T, .target_T = target_T, .with_gradient = false, .tally = false});
   const Mat l = pass.logits();
+  const std::vector<double> want = values_in<double>(expected, "logits");
   EXPECT_TRUE(close_to(std::span<const float>(l.f32(), static_cast<std::size_t>(l.rows * l.cols)),
                        std::span<const double>(want), kLogitTolerance));
+  const std::vector<double> module = values_in<double>(expected, "mtp_logits");
+  ASSERT_EQ(config.num_mtp_layers, module.empty() ? 0 : 1);
+  if (module.empty()) return;
+  const auto V = static_cast<std::size_t>(config.vocab_size);
+  double loss = 0;
+  for (std::size_t t = 0; t + 2 < tokens.size(); ++t)
+    loss += cross_entropy(std::span(module).subspan(t * V, V), tokens[t + 2]);
+  EXPECT_NEAR(pass.mtp_losses().at(0), loss, kLogitTolerance * loss);
 }
 
 TEST_P(HfGolden, ThereAndBackIsTheSameToTheByte) {
@@ -203,25 +133,6 @@ TEST_F(HfTest, EveryNameIsABoxOfOneParameter) {
       for (std::size_t i = 0; i < params.size(); ++i)
         EXPECT_EQ(coverage_fault(params[i].shape, boxes[i]), "") << params[i].name;
     }
-}
-
-// Rewrites the one file of a directory with other names.
-void rename_tensors(const std::string& directory, const std::function<std::string(const std::string&)>& rename) {
-  const std::string path = directory + "/model.safetensors";
-  std::vector<SafeTensor> list;
-  std::vector<Bytes> data;
-  {
-    const SafetensorsFile file(path);
-    for (const SafeTensor& t : file.tensors())
-      if (const std::string name = rename(t.name); !name.empty()) {
-        list.push_back(t), data.push_back(bytes_of(file, t));
-        list.back().name = name;
-      }
-  }
-  fs::remove(path);
-  SafetensorsWriter w(path, list, {});
-  for (std::size_t i = 0; i < list.size(); ++i) w.write(i, 0, elements_of(list[i].shape), data[i].data());
-  w.finish();
 }
 
 TEST_F(HfTest, NothingIsLostOrTakenSilently) {

@@ -1,6 +1,6 @@
 // moe-reshard import and export: checkpoints of Hugging Face (safetensors, sharded, config.json) of the families of
-// lib/run/hf_config.h <-> checkpoints of this program. Strict both ways: every tensor of the files is used and every tensor of
-// the model filled, else Error(kBadInput) with both lists. Memory is bounded by memory_bytes. Not here: the file format
+// lib/run/hf_config.h <-> checkpoints of this program. Strict both ways: every tensor of the files is used and every tensor
+// of the model filled, else Error(kBadInput) with both lists. Memory is bounded by memory_bytes. Not here: the file format
 // (lib/io/safetensors.h), which name is which tensor (lib/run/hf_names.h), config.json (lib/run/hf_config.h).
 #pragma once
 

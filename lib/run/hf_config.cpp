@@ -14,10 +14,18 @@ namespace {
 using nlohmann::json;
 
 // Keys that an export gives back: they do not touch the mathematics of the weights.
-constexpr std::array kCarried = {
-    "bos_token_id",         "eos_token_id",        "pad_token_id",      "max_position_embeddings",
-    "router_aux_loss_coef", "router_jitter_noise", "attention_dropout", "aux_loss_alpha",
-    "seq_aux",              "auto_map",            "ep_size",           "initial_context_length"};
+constexpr std::array kCarried = {"bos_token_id",
+                                 "eos_token_id",
+                                 "pad_token_id",
+                                 "max_position_embeddings",
+                                 "router_aux_loss_coef",
+                                 "router_jitter_noise",
+                                 "attention_dropout",
+                                 "aux_loss_alpha",
+                                 "seq_aux",
+                                 "auto_map",
+                                 "ep_size",
+                                 "initial_context_length"};
 // Of no meaning here.
 constexpr std::array kIgnored = {"architectures",
                                  "transformers_version",

@@ -20,7 +20,8 @@ std::string text_of(HfConfigReader& r, const std::string& key, const std::string
 void read_latent_attention(HfConfigReader& r, HfFamily family, ModelConfig& m) {
   m.attention = AttentionKind::kMla;
   m.kv_lora_rank = r.needed_int("kv_lora_rank");
-  if (!r.has("q_lora_rank")) r.refuse("expected the key 'q_lora_rank' (null for queries that are not compressed), found none");
+  if (!r.has("q_lora_rank"))
+    r.refuse("expected the key 'q_lora_rank' (null for queries that are not compressed), found none");
   const json* q = r.find("q_lora_rank");
   m.q_lora_rank = q ? r.whole("q_lora_rank", *q) : 0;
   m.qk_nope_head_dim = r.needed_int("qk_nope_head_dim");
@@ -153,8 +154,8 @@ HfQuantization read_hf_quantization(HfConfigReader& r, HfFamily family) {
     return {.kind = Kind::kMxfp4};
   }
   if (method != "fp8" || family == HfFamily::kGptOss)
-    r.refuse("quantization_config.quant_method: expected " +
-                 std::string(family == HfFamily::kGptOss ? "mxfp4" : "fp8") + ", found " + method.dump().substr(0, 40),
+    r.refuse("quantization_config.quant_method: expected " + std::string(family == HfFamily::kGptOss ? "mxfp4" : "fp8") +
+                 ", found " + method.dump().substr(0, 40),
              "other quantised weights are not read: convert the model to BF16 first");
   // activation_scheme and scale_fmt say how inference rounds activations and how scales were made.
   check_quantization_keys(r, *q, {"fmt", "weight_block_size", "activation_scheme", "scale_fmt"});

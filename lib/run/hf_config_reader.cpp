@@ -55,8 +55,7 @@ bool HfConfigReader::bool_or(const std::string& key, bool value, const std::stri
 }
 
 float HfConfigReader::real(const std::string& key, const json& v) const {
-  if (!v.is_number() || !std::isfinite(v.get<double>()) || v.get<double>() <= 0)
-    refuse(key + ": expected a number above 0");
+  if (!v.is_number() || !std::isfinite(v.get<double>()) || v.get<double>() <= 0) refuse(key + ": expected a number above 0");
   return v.get<float>();
 }
 float HfConfigReader::real_or(const std::string& key, float value, const char* text) {

@@ -9,8 +9,8 @@ namespace moe {
 double hf_number(float value);
 // rope_theta, and rope_scaling where the embedding is stretched.
 void write_hf_rope(const ModelConfig& m, nlohmann::json& config);
-// False where implementations differ in what mscale and mscale_all_dim mean: those of latent attention multiply the scores of
-// attention by them, others only cosines and sines.
+// False where implementations differ in what mscale and mscale_all_dim mean: those of latent attention multiply the scores
+// of attention by them, others only cosines and sines.
 bool hf_mscale_is_clear(const YarnOptions& y, bool is_mla);
 
 }  // namespace moe

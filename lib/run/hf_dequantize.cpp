@@ -1,5 +1,6 @@
 #include "lib/run/hf_dequantize.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
@@ -46,10 +47,14 @@ void dequantize_fp8(const Fp8Blocks& s, std::int64_t first, std::span<const std:
 }
 
 void dequantize_mxfp4(std::int64_t first, std::int64_t count, const std::byte* codes, const std::byte* scales, float* out) {
-  for (std::int64_t i = first; i < first + count; ++i) {
-    const auto pair = static_cast<std::uint8_t>(codes[i / 2 - first / 2]);
-    const auto scale = static_cast<std::uint8_t>(scales[i / kMxfp4Block - first / kMxfp4Block]);
-    *out++ = e2m1_to_float(i % 2 == 0 ? pair : pair >> 4) * e8m0_to_float(scale);
+  const std::int64_t last = first + count;
+  for (std::int64_t at = first; at < last;) {
+    const float scale = e8m0_to_float(static_cast<std::uint8_t>(scales[at / kMxfp4Block - first / kMxfp4Block]));
+    const std::int64_t end = std::min(last, (at / kMxfp4Block + 1) * kMxfp4Block);
+    for (; at < end; ++at) {
+      const auto pair = static_cast<std::uint8_t>(codes[at / 2 - first / 2]);
+      *out++ = e2m1_to_float(at % 2 == 0 ? pair : pair >> 4) * scale;
+    }
   }
 }
 

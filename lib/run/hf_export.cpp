@@ -80,9 +80,7 @@ class Export {
     num_layers_read_ = model_.num_layers;
     model_.num_mtp_layers = 0;
   }
-  bool is_dropped(const std::string& name) const {
-    return ParamSpec{.name = name}.layer() >= num_layers_read_;
-  }
+  bool is_dropped(const std::string& name) const { return ParamSpec{.name = name}.layer() >= num_layers_read_; }
   // What is taken of a checkpoint: weights in one role, and the router biases of the selection.
   bool is_taken(const std::string& name, const std::string& role) const {
     return (role == role_ || role == "bias") && !is_dropped(name);
@@ -198,8 +196,7 @@ class Export {
 
   void copy_slice(const H5Reader& shard, const ManifestTensor& t, const ManifestSlice& s) {
     const std::size_t param = param_of(t);
-    const std::int64_t row =
-        elements_of(s.box.extent) / s.box.extent[0] * static_cast<std::int64_t>(size_of(from(param)));
+    const std::int64_t row = elements_of(s.box.extent) / s.box.extent[0] * static_cast<std::int64_t>(size_of(from(param)));
     if (4 * row > hf_.memory_bytes && row > memory_.block_bytes)
       throw Error(Exit::kUsage, "--memory: expected at least " + bytes_text(4.0 * static_cast<double>(row)) +
                                     " for tensor " + t.name + ", found " +

@@ -58,8 +58,7 @@ HfFamily latent(const ModelConfig& m, const std::string& path, const std::string
   const bool v3 = m.router_score == Score::kSigmoid, limited = m.num_groups_kept < m.num_expert_groups;
   const Need need(path, v3 ? "DeepSeek-V3" : "DeepSeek-V2");
   check_no_gpt_oss(m, need);
-  need(!limited || (m.group_score == GroupScore::kTop2Sum) == v3,
-       std::string("--group-score ") + (v3 ? "max" : "top2-sum"));
+  need(!limited || (m.group_score == GroupScore::kTop2Sum) == v3, std::string("--group-score ") + (v3 ? "max" : "top2-sum"));
   if (v3) {
     need(m.router_bias, "--router-score sigmoid without --router-bias");
     return model_type == name_of(HfFamily::kKimiK2) ? HfFamily::kKimiK2 : HfFamily::kDeepseekV3;

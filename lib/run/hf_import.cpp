@@ -162,26 +162,9 @@ class Import {
   // What files repeat for the modules of multi-token prediction is the model's own.
   void check_duplicates() {
     for (const HfTensor& piece : pieces_) {
-      const auto copy = source_.tensors().find(piece.name);
-      if (!piece.duplicate || copy == source_.tensors().end()) continue;
+      if (!piece.duplicate || !source_.tensors().contains(piece.name)) continue;
       const auto own = std::find_if(pieces_.begin(), pieces_.end(), [&](const auto& p) { return p.param == piece.param; });
-      compare(copy->first, copy->second, own->name, source_.tensors().at(own->name));
-    }
-  }
-
-  void compare(const std::string& copy_name, const HfSource::Tensor& copy, const std::string& own_name,
-               const HfSource::Tensor& own) {
-    const std::int64_t all = elements_of(own.shape), most = memory_.block_bytes / 4;
-    std::vector<std::byte> a(static_cast<std::size_t>(most) * 4), b(a.size());
-    for (std::int64_t at = 0; at < all; at += most) {
-      const std::int64_t n = std::min(most, all - at);
-      source_.read(own, at, n, DType::kF32, a.data());
-      source_.read(copy, at, n, DType::kF32, b.data());
-      if (std::equal(a.begin(), a.begin() + n * 4, b.begin())) continue;
-      throw Error(Exit::kBadInput,
-                  copy.data.file->path() + ": tensor " + copy_name + ": expected the same as " + own_name +
-                      ", found another value in elements " + std::to_string(at) + " to " + std::to_string(at + n - 1),
-                  "the modules of multi-token prediction share embedding and head here; --drop-mtp imports without them");
+      source_.expect_same(piece.name, own->name, memory_.block_bytes / 4);
     }
   }
 
@@ -228,7 +211,9 @@ class Import {
     for (const HfTensor& piece : pieces_) {
       if (piece.param != s.param || piece.duplicate || !boxes_meet(piece.box, s.box)) continue;
       const Box common = intersection(piece.box, s.box);
-      for (const Box& block : hf_blocks(piece, common, memory_.block_bytes / 4)) read_block(piece, block, s, out);
+      // fp32 elements; of interleaved ones the others between them are read, too.
+      const std::int64_t most = memory_.block_bytes / (piece.step.empty() ? 4 : 8);
+      for (const Box& block : hf_blocks(piece, common, most)) read_block(piece, block, s, out);
       filled += elements_of(common.extent);
     }
     if (filled != elements_of(s.box.extent))

@@ -12,28 +12,27 @@ using Shape = std::vector<std::int64_t>;
 
 // Names that have one whole tensor on each side, behind "layers.N." and "model.layers.N.".
 const std::map<std::string, std::string>& whole_names() {
-  static const std::map<std::string, std::string> names = {
-      {"attn_norm.weight", "input_layernorm.weight"},
-      {"ffn_norm.weight", "post_attention_layernorm.weight"},
-      {"attn.q_norm.weight", "self_attn.q_norm.weight"},
-      {"attn.k_norm.weight", "self_attn.k_norm.weight"},
-      {"attn.q.weight", "self_attn.q_proj.weight"},
-      {"attn.q_a.weight", "self_attn.q_a_proj.weight"},
-      {"attn.q_a_norm.weight", "self_attn.q_a_layernorm.weight"},
-      {"attn.q_b.weight", "self_attn.q_b_proj.weight"},
-      {"attn.kv_a.weight", "self_attn.kv_a_proj_with_mqa.weight"},
-      {"attn.kv_a_norm.weight", "self_attn.kv_a_layernorm.weight"},
-      {"attn.kv_b.weight", "self_attn.kv_b_proj.weight"},
-      {"attn.o.weight", "self_attn.o_proj.weight"},
-      {"attn.o.bias", "self_attn.o_proj.bias"},
-      {"attn.sinks", "self_attn.sinks"},
-      {"mlp.down.weight", "mlp.down_proj.weight"},
-      {"shared.down.weight", "mlp.shared_experts.down_proj.weight"},
-      {"router.bias", "mlp.router.bias"},
-      {"mtp.embedding_norm.weight", "enorm.weight"},
-      {"mtp.hidden_norm.weight", "hnorm.weight"},
-      {"mtp.projection.weight", "eh_proj.weight"},
-      {"mtp.norm.weight", "shared_head.norm.weight"}};
+  static const std::map<std::string, std::string> names = {{"attn_norm.weight", "input_layernorm.weight"},
+                                                           {"ffn_norm.weight", "post_attention_layernorm.weight"},
+                                                           {"attn.q_norm.weight", "self_attn.q_norm.weight"},
+                                                           {"attn.k_norm.weight", "self_attn.k_norm.weight"},
+                                                           {"attn.q.weight", "self_attn.q_proj.weight"},
+                                                           {"attn.q_a.weight", "self_attn.q_a_proj.weight"},
+                                                           {"attn.q_a_norm.weight", "self_attn.q_a_layernorm.weight"},
+                                                           {"attn.q_b.weight", "self_attn.q_b_proj.weight"},
+                                                           {"attn.kv_a.weight", "self_attn.kv_a_proj_with_mqa.weight"},
+                                                           {"attn.kv_a_norm.weight", "self_attn.kv_a_layernorm.weight"},
+                                                           {"attn.kv_b.weight", "self_attn.kv_b_proj.weight"},
+                                                           {"attn.o.weight", "self_attn.o_proj.weight"},
+                                                           {"attn.o.bias", "self_attn.o_proj.bias"},
+                                                           {"attn.sinks", "self_attn.sinks"},
+                                                           {"mlp.down.weight", "mlp.down_proj.weight"},
+                                                           {"shared.down.weight", "mlp.shared_experts.down_proj.weight"},
+                                                           {"router.bias", "mlp.router.bias"},
+                                                           {"mtp.embedding_norm.weight", "enorm.weight"},
+                                                           {"mtp.hidden_norm.weight", "hnorm.weight"},
+                                                           {"mtp.projection.weight", "eh_proj.weight"},
+                                                           {"mtp.norm.weight", "shared_head.norm.weight"}};
   return names;
 }
 
@@ -85,9 +84,7 @@ class Mapper {
       if (is_head) repeat(layer + "shared_head.head.weight");
     }
   }
-  void repeat(const std::string& name) {
-    duplicates_.push_back({name, param_->shape, index_, all(), 0, {}, true});
-  }
+  void repeat(const std::string& name) { duplicates_.push_back({name, param_->shape, index_, all(), 0, {}, true}); }
   // Rows [begin, begin + count) of a matrix, or elements of a vector.
   void rows(const std::string& name, std::int64_t begin, std::int64_t count) {
     Box box = all();
@@ -142,8 +139,7 @@ class Mapper {
   // Rows [begin, begin + count) of every expert.
   void stepped(const std::string& name, const Shape& shape, std::int64_t begin, std::int64_t count, std::int64_t first,
                const Shape& step) {
-    list_.push_back(
-        {name, shape, index_, {{0, begin, 0}, {m_.num_experts, count, param_->shape[2]}}, first, step});
+    list_.push_back({name, shape, index_, {{0, begin, 0}, {m_.num_experts, count, param_->shape[2]}}, first, step});
   }
 
   const ModelConfig& m_;

@@ -1,7 +1,7 @@
-// Which tensor of Hugging Face is which part of which of ours, as data: each of theirs is, element by element, one box of one
-// of ours, or two where gate and up are interleaved (gpt-oss). Weights are [out, in] on both sides but for the experts of
-// gpt-oss, and RoPE turns the same pairs (--rope-interleaved), so no other row changes its place.
-// Source: modeling_{mixtral,qwen3_moe,olmoe,deepseek_v2,deepseek_v3,gpt_oss}.py and conversion_mapping.py of transformers,
+// Which tensor of Hugging Face is which part of which of ours, as data: each of theirs is, element by element, one box of
+// one of ours, or two where gate and up are interleaved (gpt-oss). Weights are [out, in] on both sides but for the experts
+// of gpt-oss, and RoPE turns the same pairs (--rope-interleaved), so no other row changes its place. Source:
+// modeling_{mixtral,qwen3_moe,olmoe,deepseek_v2,deepseek_v3,gpt_oss}.py and conversion_mapping.py of transformers,
 // modeling_deepseek.py beside DeepSeek's weights, README_WEIGHTS.md of DeepSeek-V3.
 // Not here: bytes (hf_import.cpp, hf_export.cpp), runs of neighbours (hf_runs.h).
 #pragma once

@@ -60,9 +60,7 @@ class Scaling {
     if (!object_[key].is_boolean()) r_.refuse(name_ + "." + key + ": expected true or false");
     return object_[key].get<bool>();
   }
-  [[noreturn]] void refuse(const std::string& what, const std::string& hint = "") const {
-    r_.refuse(name_ + what, hint);
-  }
+  [[noreturn]] void refuse(const std::string& what, const std::string& hint = "") const { r_.refuse(name_ + what, hint); }
 
  private:
   HfConfigReader& r_;
@@ -76,15 +74,16 @@ void read_mscale(const Scaling& s, const json& object, bool is_mla, YarnOptions&
     return object.contains(key) && object[key] == 0 ? 0.0f : s.number(key, otherwise);
   };
   y.mscale = value("mscale", 1), y.mscale_all_dim = value("mscale_all_dim", 0);
-  if (!hf_mscale_is_clear(y, is_mla))
-    s.refuse(".mscale, mscale_all_dim: expected " + std::string(is_mla ? "both above 0, or none" : "none") +
-                 ", found " + json(y.mscale).dump() + ", " + json(y.mscale_all_dim).dump(),
+  const bool half_said = y.mscale_all_dim != 0 && !(object.contains("mscale") && !object["mscale"].is_null());
+  if (half_said || !hf_mscale_is_clear(y, is_mla))
+    s.refuse(".mscale, mscale_all_dim: expected " + std::string(is_mla ? "both above 0, or none" : "none") + ", found " +
+                 json(y.mscale).dump() + ", " + json(y.mscale_all_dim).dump(),
              "implementations differ in what it means");
 }
 
 void read_yarn(HfConfigReader& r, const Scaling& s, const json& object, bool is_mla, YarnOptions& y) {
-  s.check_keys({"factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "mscale", "mscale_all_dim",
-                "truncate"});
+  s.check_keys(
+      {"factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"});
   s.need("factor");
   y.factor = s.number("factor", 1);
   y.original_length = s.whole("original_max_position_embeddings");

@@ -46,7 +46,9 @@ void for_each_hf_run(const HfTensor& piece, const Box& block, const std::functio
   const Shape from = line.offset;
   const std::int64_t lines = elements_of(line.extent) / line.extent[along];
   for (std::int64_t i = 0; i < lines; ++i) {
-    HfRun r{.first = piece.first + from[along] * piece.step[along], .step = piece.step[along], .count = line.extent[along],
+    HfRun r{.first = piece.first + from[along] * piece.step[along],
+            .step = piece.step[along],
+            .count = line.extent[along],
             .at_step = ours[along]};
     std::int64_t rest = i;
     for (std::size_t d = from.size(); d-- > 0;) {
@@ -62,7 +64,8 @@ void for_each_hf_run(const HfTensor& piece, const Box& block, const std::functio
 std::vector<Box> hf_blocks(const HfTensor& piece, const Box& box, std::int64_t most) {
   std::vector<Box> blocks;
   std::int64_t width = box.extent.empty() ? 1 : box.extent.back();
-  if (is_transposed(piece)) width = std::max<std::int64_t>(1, static_cast<std::int64_t>(std::sqrt(static_cast<double>(most))));
+  if (is_transposed(piece))
+    width = std::max<std::int64_t>(1, static_cast<std::int64_t>(std::sqrt(static_cast<double>(most))));
   if (box.extent.empty() || width >= box.extent.back()) {
     cut_box(box, most, blocks);
     return blocks;

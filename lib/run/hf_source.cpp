@@ -1,5 +1,7 @@
 #include "lib/run/hf_source.h"
 
+#include <algorithm>
+
 #include "lib/base/error.h"
 #include "lib/run/hf_dequantize.h"
 #include "lib/run/hf_stream.h"
@@ -93,6 +95,22 @@ void HfSource::read(const Tensor& t, std::int64_t first, std::int64_t count, DTy
   values_.resize(static_cast<std::size_t>(count));
   t.is_packed ? read_packed(t, first, count) : read_fp8(t, first, count);
   convert_elements(SafeType::kF32, reinterpret_cast<const std::byte*>(values_.data()), count, to, out);
+}
+
+void HfSource::expect_same(const std::string& copy, const std::string& own, std::int64_t most) {
+  const Tensor &a = tensors_.at(copy), &b = tensors_.at(own);
+  const std::int64_t all = elements_of(b.shape);
+  std::vector<std::byte> found(static_cast<std::size_t>(std::min(most, all)) * sizeof(float)), expected(found.size());
+  for (std::int64_t at = 0; at < all; at += most) {
+    const std::int64_t n = std::min(most, all - at);
+    read(a, at, n, DType::kF32, found.data());
+    read(b, at, n, DType::kF32, expected.data());
+    if (std::equal(found.begin(), found.begin() + n * static_cast<std::int64_t>(sizeof(float)), expected.begin())) continue;
+    throw Error(Exit::kBadInput,
+                a.data.file->path() + ": tensor " + copy + ": expected the same as " + own +
+                    ", found another value in elements " + std::to_string(at) + " to " + std::to_string(at + n - 1),
+                "the modules of multi-token prediction share embedding and head here; --drop-mtp imports without them");
+  }
 }
 
 void HfSource::read_fp8(const Tensor& t, std::int64_t first, std::int64_t count) {

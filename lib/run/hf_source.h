@@ -32,6 +32,9 @@ class HfSource {
   // = elements [first, first + count) of a tensor, row-major, rounded to nearest even where `to` is narrower.
   void read(const Tensor& tensor, std::int64_t first, std::int64_t count, DType to, std::byte* out);
 
+  // Error(kBadInput) unless both have the same values; reads at most so many elements at once.
+  void expect_same(const std::string& copy, const std::string& own, std::int64_t most);
+
  private:
   void add_fp8(const std::string& name, const Entry& scales);
   void add_packed(const std::string& name, const Entry& scales);
