@@ -64,9 +64,28 @@ expect 0 "$reshard" import hf -o dry --dry-run
 [ -e dry ] && fail "--dry-run made its output"
 
 # A model that no family has is refused by name.
-expect 0 "$train" $model $batch --steps 1 --shared-experts 1 -o shared
-expect 65 "$reshard" export shared -o none
-grep -q "shared-experts" err || fail "shared: $(cat err)"
+expect 0 "$train" $model $batch --steps 1 --router-score sigmoid -o sigmoid
+expect 65 "$reshard" export sigmoid -o none
+grep -q "router-score sigmoid" err || fail "sigmoid: $(cat err)"
+
+# DeepSeek-V3 with its router biases, which training moved, and gpt-oss: trained, there and back, and a start from them.
+latent="--attention mla --kv-lora-rank 8 --qk-nope-head-dim 4 --qk-rope-head-dim 4 --v-head-dim 4 --rope-interleaved"
+v3="$latent --router-score sigmoid --router-bias --bias-update-speed 0.01 --shared-experts 1 --dense-layers 1 --dense-ffn 20"
+oss="--kv-heads 1 --head-dim 12 --attention-bias --attention-sinks --router-logit-bias --expert-bias --swiglu-limit 7
+  --sliding-window 6 --layer-types sliding,full"
+small="--layers 2 --d-model 16 --heads 2 --experts 4 --expert-ffn 16 --data text.txt"
+there_and_back() {  # NAME MODEL_TYPE OPTIONS...
+  expect 0 "$train" $small $batch --steps 4 -o "$1" "${@:3}"
+  weights "$1" "$1-hf"
+  grep -q "\"model_type\": \"$2\"" "$1-hf/config.json" || fail "$1: $(grep model_type "$1-hf/config.json")"
+  expect 0 "$reshard" import "$1-hf" -o "$1-imported" --memory 64K
+  expect 0 "$train" --data text.txt $batch --init-from "$1-imported" --steps 1 --lr 0 -o "$1-started"
+  weights "$1-started" "$1-hf2"
+  same "$1-hf" "$1-hf2" "$1: there, back and a step with learning rate 0"
+}
+there_and_back v3 deepseek_v3 $v3
+grep -q e_score_correction_bias v3-hf/model.safetensors || fail "no router bias was exported"
+there_and_back oss gpt_oss $oss
 
 # Every file operation of an import and of an export fails once: nothing half done stays.
 for command in "import hf -o faulty" "export run -o faulty"; do

@@ -9,7 +9,8 @@
 namespace moe {
 namespace {
 
-RealOutput run(const ModelCase& m, const RealSetting& s) {
+RealOutput run(const ModelCase& m, RealSetting s) {
+  s.mtp_weight = m.mtp_weight;
   return RealModel(m.config, m.params, m.input.router_bias, m.balance, m.input.num_seqs, m.input.seq_len, s)
       .gradients(m.input);
 }
@@ -17,6 +18,7 @@ RealOutput run(const ModelCase& m, const RealSetting& s) {
 void expect_same(const RealOutput& got, const RealOutput& want) {
   EXPECT_EQ(got.loss, want.loss);
   EXPECT_EQ(got.total(), want.total());
+  EXPECT_EQ(got.mtp, want.mtp);
   for (const auto& [name, grad] : want.grads) EXPECT_TRUE(same_bits(std::span(got.grads.at(name)), std::span(grad))) << name;
   for (std::size_t i = 0; i < want.tallies.size(); ++i) EXPECT_EQ(got.tallies[i].counts_E, want.tallies[i].counts_E);
 }
@@ -49,6 +51,13 @@ ModelCase wide_gpt_oss_case() {
   return m;
 }
 
+ModelCase wide_mtp_case() {
+  ModelCase m = wide_mla_case(40);
+  m.config.num_mtp_layers = 2;
+  m.name = "wide_mtp", m.params = float_params(m.config, 1, 0.05);
+  return m;
+}
+
 std::vector<ModelCase> bit_cases() {
   std::vector<ModelCase> list;
   const std::vector<ModelCase> all = model_cases();
@@ -56,6 +65,7 @@ std::vector<ModelCase> bit_cases() {
   list.push_back(wide_case());
   list.push_back(wide_gpt_oss_case());
   for (const int q_rank : {0, 40}) list.push_back(wide_mla_case(q_rank));
+  list.push_back(wide_mtp_case());
   list.push_back(wide_case());
   list.back().name = "wide_capacity", list.back().balance.capacity_factor = 0.8f;
   return list;
@@ -79,7 +89,8 @@ TEST_P(ModelBits, RecomputationAndThreads) {
 TEST_P(ModelBits, EvaluationInBetweenAndASecondRun) {
   const ModelCase& m = GetParam();
   const RealOutput want = run(m, {.threads = 2});
-  RealModel model(m.config, m.params, m.input.router_bias, m.balance, m.input.num_seqs, m.input.seq_len, {.threads = 2});
+  RealModel model(m.config, m.params, m.input.router_bias, m.balance, m.input.num_seqs, m.input.seq_len,
+                  {.threads = 2, .mtp_weight = m.mtp_weight});
   const std::vector<float> before = model.logits(m.input);
   expect_same(model.gradients(m.input), want);
   const std::vector<float> after = model.logits(m.input);

@@ -17,6 +17,7 @@ struct ModelCase {
   BalanceOptions balance;
   ReferenceInput input;
   ReferenceParams params;
+  double mtp_weight = 0.7;  // where the model has modules of multi-token prediction
 };
 
 inline void PrintTo(const ModelCase& m, std::ostream* out) { *out << m.name; }  // for GoogleTest
@@ -34,7 +35,7 @@ inline ReferenceInput random_batch(const ModelConfig& c, int num_seqs, int seq_l
     in.doc_start.push_back(opens ? t % seq_len : in.doc_start.back());
   }
   if (c.router_bias)
-    for (int i = c.num_dense_layers; i < c.num_layers; ++i)
+    for (int i = c.num_dense_layers; i < (c.num_moe_layers() > 0 ? c.num_blocks() : 0); ++i)
       for (int e = 0; e < c.num_experts; ++e)
         in.router_bias["layers." + std::to_string(i) + ".router.bias"].push_back(
             static_cast<float>(static_cast<double>(bits() % 101) / 500 - 0.1));
@@ -137,10 +138,19 @@ inline ModelConfig mini_gpt_oss() {
   return c;
 }
 
+// Modules of multi-token prediction behind a random model.
+inline ModelCase random_mtp_case(std::uint64_t seed) {
+  ModelCase m = seed % 2 == 0 ? random_case(seed) : random_mla_case(seed);
+  m.config.num_mtp_layers = 1 + static_cast<int>(seed % 3);
+  return make_case("mtp" + std::to_string(seed), m.config, m.balance, m.input.num_seqs, m.input.seq_len,
+                   !m.input.doc_start.empty(), seed);
+}
+
 inline std::vector<ModelCase> model_cases() {
   std::vector<ModelCase> list;
   for (std::uint64_t seed = 1; seed <= 24; ++seed) list.push_back(random_case(seed));
   for (std::uint64_t seed = 31; seed <= 42; ++seed) list.push_back(random_mla_case(seed));
+  for (std::uint64_t seed = 51; seed <= 62; ++seed) list.push_back(random_mtp_case(seed));
   list.push_back(make_case("mini_deepseek_v3", mini_deepseek_v3(), {.seq_aux = 0.1f}, 2, 21, true));
   list.back().params = float_params(mini_deepseek_v3(), 1, 0.25);
   for (std::uint64_t seed = 51; seed <= 62; ++seed) list.push_back(random_gpt_oss_case(seed));

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "lib/model/model.h"
+#include "lib/model/mtp.h"
 #include "tests/reference.h"
 
 namespace moe {
@@ -21,13 +22,16 @@ struct RealSetting {
   DType dtype = DType::kF32;
   Recompute recompute = Recompute::kNone;
   int micro_batch = 0;  // sequences; 0: the whole batch
+  double mtp_weight = 0;
 };
 
 struct RealOutput {
   std::vector<float> logits;  // [T, V]
   double loss = 0;            // cross entropy, mean over counted tokens
   double aux = 0, seq_aux = 0, global_aux = 0, z = 0;
-  double total() const { return loss + aux + seq_aux + global_aux + z; }
+  std::vector<double> mtp;  // cross entropy of each module, mean over its counted targets
+  double mtp_weighted = 0;
+  double total() const { return loss + aux + seq_aux + global_aux + z + mtp_weighted; }
   std::map<std::string, std::vector<float>> grads;
   std::vector<RoutingTally> tallies;  // [L]
 };
@@ -56,10 +60,16 @@ class RealModel {
   RealOutput gradients(const ReferenceInput& in) {
     RealOutput out;
     pass_.reset_tallies();
+    set_mtp_scale(in);
+    out.mtp.resize(mtp_scale_.size());
     const auto T = static_cast<std::size_t>(pass_.shape().num_tokens());
     for (std::size_t at = 0; at < in.tokens.size(); at += T) {
       const MicroBatch batch = micro_batch(in, at, T);
       out.loss += pass_.forward(batch) * batch.loss_scale;
+      for (std::size_t k = 0; k < out.mtp.size(); ++k) {
+        out.mtp[k] += pass_.mtp_losses()[k] / std::max(1.0, mtp_counted_[k]);
+        out.mtp_weighted += pass_.mtp_losses()[k] * mtp_scale_[k];
+      }
       pass_.backward(batch);
     }
     out.tallies = pass_.tallies();
@@ -106,6 +116,16 @@ class RealModel {
   Model& model() { return model_; }
 
  private:
+  void set_mtp_scale(const ReferenceInput& in) {
+    const MicroBatch whole{.shape = {in.num_seqs, in.seq_len},
+                           .target_T = in.targets,
+                           .doc_start_T = in.doc_start.empty() ? nullptr : in.doc_start.data()};
+    mtp_scale_.clear(), mtp_counted_.clear();
+    for (int k = 0; k < pass_.num_modules(); ++k) {
+      mtp_counted_.push_back(static_cast<double>(num_mtp_targets(whole, k)));
+      mtp_scale_.push_back(setting_.mtp_weight / pass_.num_modules() / std::max(1.0, mtp_counted_.back()));
+    }
+  }
   PassOptions options(int seq_len, bool training) const {
     const int seqs = setting_.micro_batch > 0 ? setting_.micro_batch : num_seqs_;
     return {.shape = {seqs, seq_len}, .recompute = setting_.recompute, .balance = balance_, .training = training};
@@ -117,12 +137,14 @@ class RealModel {
             .target_T = std::span(in.targets).subspan(at, T),
             .doc_start_T = in.doc_start.empty() ? nullptr : in.doc_start.data() + at,
             .loss_scale = 1.0 / static_cast<double>(std::max<std::ptrdiff_t>(1, counted)),
-            .share = static_cast<float>(T) / static_cast<float>(in.tokens.size())};
+            .share = static_cast<float>(T) / static_cast<float>(in.tokens.size()),
+            .mtp_scale_D = mtp_scale_};
   }
 
   RealSetting setting_;
   BalanceOptions balance_;
   int num_seqs_;
+  std::vector<double> mtp_scale_, mtp_counted_;
   Stream stream_;
   Model model_;
   Pass pass_, eval_;

@@ -10,8 +10,9 @@
 namespace moe {
 namespace {
 
-ReferenceLoss loss_of(const BalanceOptions& b) {
-  return {.aux = b.aux, .seq_aux = b.seq_aux, .global_aux = b.global_aux, .z = b.z};
+ReferenceLoss loss_of(const ModelCase& m) {
+  const BalanceOptions& b = m.balance;
+  return {.aux = b.aux, .seq_aux = b.seq_aux, .global_aux = b.global_aux, .z = b.z, .mtp = m.mtp_weight};
 }
 
 // With one micro-batch, f of the global loss is that of this batch: count / (T K).
@@ -25,14 +26,13 @@ ReferenceInput with_global_f(const ModelCase& m) {
   return in;
 }
 
-ReferenceOutput truth_of(const ModelCase& m) {
-  return reference_run(m.config, m.params, with_global_f(m), loss_of(m.balance));
-}
+ReferenceOutput truth_of(const ModelCase& m) { return reference_run(m.config, m.params, with_global_f(m), loss_of(m)); }
 
 struct Fresh {
   RealModel model;
-  Fresh(const ModelCase& m, const RealSetting& s)
-      : model(m.config, m.params, m.input.router_bias, m.balance, m.input.num_seqs, m.input.seq_len, s) {}
+  Fresh(const ModelCase& m, RealSetting s)
+      : model(m.config, m.params, m.input.router_bias, m.balance, m.input.num_seqs, m.input.seq_len,
+              (s.mtp_weight = m.mtp_weight, s)) {}
 };
 
 void expect_near(double got, double want, double tolerance, const char* what) {
@@ -59,6 +59,9 @@ TEST_P(ModelAgainstReference, LogitsLossesGradientsCounts) {
     expect_near(got.seq_aux, want.terms.seq_aux, 5e-6, "seq_aux");
     expect_near(got.global_aux, want.terms.global_aux, 5e-6, "global_aux");
     expect_near(got.z, want.terms.z, 5e-6, "z");
+    expect_near(got.mtp_weighted, want.terms.mtp_weighted, 5e-6, "mtp");
+    ASSERT_EQ(got.mtp.size(), want.terms.mtp.size());
+    for (std::size_t k = 0; k < got.mtp.size(); ++k) expect_near(got.mtp[k], want.terms.mtp[k], 5e-6, "module");
     for (const auto& [name, grad] : want.grads) {
       const std::vector<float>& g = got.grads.at(name);
       ASSERT_EQ(g.size(), grad.size()) << name;
@@ -91,7 +94,7 @@ TEST_P(ModelAgainstReference, GradientAlongRandomDirections) {
       }
     }
     const auto total = [&](const ReferenceParams& p) {
-      return reference_forward(m.config, p, in, loss_of(m.balance)).terms.total();
+      return reference_forward(m.config, p, in, loss_of(m)).terms.total();
     };
     if (reference_forward(m.config, up, in).experts != reference_forward(m.config, down, in).experts) continue;  // a jump
     const double slope = (total(up) - total(down)) / (2 * h);

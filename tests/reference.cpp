@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "tests/reference_attention.h"
+#include "tests/reference_mtp.h"
 #include "tests/reference_ops.h"
 #include "tests/reference_router.h"
 
@@ -194,10 +195,70 @@ Residual forward(const Pass& p, ReferenceOutput& out) {
   return stream;
 }
 
-void backward(const Pass& p, const Residual& stream, const Matrix& dlogits) {
+// ---- multi-token prediction -----------------------------------------------------------------------------------
+
+// What a module saw on its way: h^k, the residual stream of its block, h^(k+1).
+struct Module {
+  int layer;
+  MtpInput in;
+  std::vector<std::int32_t> targets;
+  Matrix h, x0, x1, x2, next;
+};
+
+Module run_module(const Pass& p, int k, const Matrix& h, ReferenceOutput& out) {
+  const int layer = p.c.num_layers + k;
+  Module m{layer,
+           {p.c, p.in, k, [&p, layer](const std::string& n) { return p.weight(layer, n); }, p.weight("embedding.weight")},
+           mtp_targets(p.in, k),
+           h,
+           {},
+           {},
+           {},
+           {}};
+  m.x2 = m.x1 = m.x0 = mtp_join(m.in, h);
+  m.x1 += attention_part(p, layer, m.x0);
+  m.x2 = m.x1;
+  m.x2 += ffn_part(p, layer, m.x1, out);
+  m.next = rmsnorm(m.x2, p.weight(layer, "mtp.norm.weight"), 1, p.c.norm_eps);
+  const Matrix logits = linear(m.next, p.weight(p.head_name()), p.c.vocab_size);
+  out.mtp_logits.push_back(logits.v);
+  out.terms.mtp.push_back(cross_entropy(logits, m.targets));
+  out.terms.mtp_weighted += p.loss.mtp / p.c.num_mtp_layers * out.terms.mtp.back();
+  return m;
+}
+
+std::vector<Module> run_modules(const Pass& p, const Residual& stream, ReferenceOutput& out) {
+  std::vector<Module> modules;
+  Matrix h = rmsnorm(stream.back(), p.weight("final_norm.weight"), 1, p.c.norm_eps);
+  for (int k = 0; k < p.c.num_mtp_layers; ++k) {
+    modules.push_back(run_module(p, k, h, out));
+    h = modules.back().next;
+  }
+  return modules;
+}
+
+// dnext: of h^(k+1) through the module behind. Returns dh^k.
+Matrix module_backward(const Pass& p, const Module& m, const Matrix& dnext) {
+  const Matrix logits = linear(m.next, p.weight(p.head_name()), p.c.vocab_size);
+  Matrix dlogits = cross_entropy_backward(logits, m.targets);
+  for (double& d : dlogits.v) d *= p.loss.mtp / p.c.num_mtp_layers;
+  Matrix d = linear_backward(dlogits, m.next, p.weight(p.head_name()));
+  d += dnext;
+  Matrix dx = rmsnorm_backward(d, m.x2, p.weight(m.layer, "mtp.norm.weight"), 1, p.c.norm_eps);
+  dx += ffn_part_backward(p, m.layer, dx, m.x1);
+  dx += attention_part_backward(p, m.layer, dx, m.x0);
+  return mtp_join_backward(m.in, dx, m.h);
+}
+
+// ---- backwards ------------------------------------------------------------------------------------------------
+
+void backward(const Pass& p, const Residual& stream, const std::vector<Module>& modules, const Matrix& dlogits) {
   const Weight norm = p.weight("final_norm.weight");
   const Matrix h = rmsnorm(stream.back(), norm, 1, p.c.norm_eps);
-  Matrix dx = rmsnorm_backward(linear_backward(dlogits, h, p.weight(p.head_name())), stream.back(), norm, 1, p.c.norm_eps);
+  Matrix dh(h.rows, h.cols);
+  for (auto m = modules.rbegin(); m != modules.rend(); ++m) dh = module_backward(p, *m, dh);
+  dh += linear_backward(dlogits, h, p.weight(p.head_name()));
+  Matrix dx = rmsnorm_backward(dh, stream.back(), norm, 1, p.c.norm_eps);
   for (int layer = p.c.num_layers - 1; layer >= 0; --layer) {
     const auto at = static_cast<std::size_t>(2 * layer);
     dx += ffn_part_backward(p, layer, dx, stream[at + 1]);
@@ -230,7 +291,7 @@ ReferenceOutput reference_forward(const ModelConfig& config, const ReferencePara
   const Pass p{config, params, in, loss};
   check_sizes(p);
   ReferenceOutput out;
-  forward(p, out);
+  run_modules(p, forward(p, out), out);
   out.terms.cross_entropy = cross_entropy(logits_of(p, out), in.targets);
   return out;
 }
@@ -242,8 +303,9 @@ ReferenceOutput reference_run(const ModelConfig& config, const ReferenceParams& 
   const Pass p{config, params, in, loss, &out.grads};
   check_sizes(p);
   const Residual stream = forward(p, out);
+  const std::vector<Module> modules = run_modules(p, stream, out);
   out.terms.cross_entropy = cross_entropy(logits_of(p, out), in.targets);
-  backward(p, stream, cross_entropy_backward(logits_of(p, out), in.targets));
+  backward(p, stream, modules, cross_entropy_backward(logits_of(p, out), in.targets));
   return out;
 }
 

@@ -23,6 +23,10 @@
 //     ceil(K / num_nodes_kept) largest selection scores that are not -infinity; experts outside the num_nodes_kept best
 //     nodes have selection score -infinity.
 //   * Cross entropy is the mean over counted tokens (target >= 0) of all sequences; 0 if none counts.
+//   * Module k of multi-token prediction (block L + k) gets h^k_i, h^0 being what the head gets, and token i+k+1: see
+//     reference_mtp.h. Its output, normed by its own norm, is h^(k+1), and goes through the model's head. Its cross entropy
+//     is the mean over its own counted targets; each has the coefficient mtp / number of modules. Its block counts as the
+//     others.
 //   * total = cross entropy + sum over MoE layers (not a mean) of the four balance terms; each term below holds its
 //     coefficient already:
 //       aux         aux * E * sum_i f_i P_i, f_i = count_i / (T K) of the actual selection (bias, groups and nodes included)
@@ -49,6 +53,7 @@ using ReferenceParams = std::map<std::string, std::vector<double>>;
 
 struct ReferenceLoss {
   double aux = 0, seq_aux = 0, global_aux = 0, z = 0;  // coefficients
+  double mtp = 0;                                      // weight of multi-token prediction
 };
 
 // T = num_seqs * seq_len tokens.
@@ -60,7 +65,7 @@ struct ReferenceInput {
       doc_start;  // [T], index inside the sequence of the first token of the document; empty: 0 everywhere
   // "layers.{i}.router.bias" -> [E]; a layer that is absent has no bias.
   ReferenceParams router_bias;
-  // [L][E], used where ReferenceLoss::global_aux is not 0; entries of dense layers are not read.
+  // [blocks][E], used where ReferenceLoss::global_aux is not 0; entries of dense layers are not read.
   std::vector<std::vector<double>> global_f;
   std::vector<std::int32_t> expert2node;  // [E], the same in every layer; empty: no node limit
   int num_nodes_kept = 1;
@@ -68,13 +73,16 @@ struct ReferenceInput {
 
 struct ReferenceTerms {
   double cross_entropy = 0, aux = 0, seq_aux = 0, global_aux = 0, z = 0;
-  double total() const { return cross_entropy + aux + seq_aux + global_aux + z; }
+  std::vector<double> mtp{};  // cross entropy of each module of multi-token prediction, without its coefficient
+  double mtp_weighted = 0;    // all of them, with it
+  double total() const { return cross_entropy + aux + seq_aux + global_aux + z + mtp_weighted; }
 };
 
 struct ReferenceOutput {
   std::vector<double> logits;  // [T, V]
   ReferenceTerms terms;
   ReferenceParams grads;                           // d total / d parameter; empty after reference_forward
+  std::vector<std::vector<double>> mtp_logits;     // of each module, [T, V]
   std::vector<std::vector<std::int64_t>> counts;   // [L][E] rows routed to each expert; empty vector for a dense layer
   std::vector<std::vector<std::int32_t>> experts;  // [L][T*K] chosen experts in order of falling selection score
   std::vector<std::vector<double>> gates;          // [L][T*K]

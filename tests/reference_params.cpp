@@ -70,10 +70,16 @@ std::int64_t ReferenceShape::size() const {
 
 std::vector<ReferenceShape> reference_shapes(const ModelConfig& c) {
   std::vector<ReferenceShape> list = {{"embedding.weight", {c.vocab_size, c.d_model}}};
-  for (int i = 0; i < c.num_layers; ++i) {
+  for (int i = 0; i < c.num_layers + c.num_mtp_layers; ++i) {
     const std::string layer = "layers." + std::to_string(i) + ".";
+    if (i >= c.num_layers) {  // a module of multi-token prediction
+      for (const char* norm : {"mtp.embedding_norm.weight", "mtp.hidden_norm.weight"})
+        list.push_back({layer + norm, {c.d_model}});
+      list.push_back({layer + "mtp.projection.weight", {c.d_model, 2 * c.d_model}});  // columns of the embedding first
+    }
     add_attention(c, layer, list);
     add_ffn(c, layer, c.is_dense_layer(i), list);
+    if (i >= c.num_layers) list.push_back({layer + "mtp.norm.weight", {c.d_model}});
   }
   list.push_back({"final_norm.weight", {c.d_model}});
   if (!c.tied_embeddings) list.push_back({"head.weight", {c.vocab_size, c.d_model}});

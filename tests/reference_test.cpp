@@ -117,6 +117,14 @@ std::vector<Case> cases() {
   list.push_back(make_case("LatentSliding", c, {}));
   list.push_back(make_case("Documents", small(), {}));
   list.back().input.doc_start = {0, 0, 2, 2, 2, 0, 1, 2, 3, 3};
+  c = small();
+  c.num_mtp_layers = 1;
+  list.push_back(make_case("OneModule", c, {.aux = 0.5, .z = 0.1, .mtp = 0.7}));
+  c = latent(5);
+  c.num_mtp_layers = 3, c.tied_embeddings = true;
+  list.push_back(make_case("ThreeModulesTied", c, {.seq_aux = 0.3, .mtp = 0.7}));
+  list.push_back(make_case("ModulesDocuments", c, {.mtp = 2}, 2, 8));
+  list.back().input.doc_start = {0, 0, 2, 2, 2, 2, 2, 2, 0, 1, 2, 2, 2, 2, 6, 6};
   return list;
 }
 

@@ -77,7 +77,11 @@ class SafetensorsWriter {
                     const std::map<std::string, std::string>& metadata);
 
   // Elements [first, first + count) of tensor `index` of those that the constructor got.
-  void write(std::size_t index, std::int64_t first, std::int64_t count, const std::byte* data);
+  void write(std::size_t index, std::int64_t first, std::int64_t count, const std::byte* data) {
+    write(index, first, 1, count, data);
+  }
+  // Elements first, first + step, first + 2 step, ...; what lies between them stays as it is.
+  void write(std::size_t index, std::int64_t first, std::int64_t step, std::int64_t count, const std::byte* data);
   void finish();  // Error(kInternal) if elements are missing; sync, close
   std::int64_t data_bytes() const { return data_bytes_; }
 
@@ -86,6 +90,7 @@ class SafetensorsWriter {
   std::vector<SafeTensor> tensors_;
   std::vector<std::int64_t> written_bytes_;  // by tensor
   std::int64_t data_begin_ = 0, data_bytes_ = 0;
+  std::vector<std::byte> between_;  // scratch
 };
 
 }  // namespace moe

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "lib/base/error.h"
@@ -55,15 +56,24 @@ SafetensorsWriter::SafetensorsWriter(const std::string& path, std::vector<SafeTe
   file_.write_at(0, std::as_bytes(std::span(&length, 1)));
   file_.write_at(8, std::as_bytes(std::span(text)));
   data_begin_ = 8 + static_cast<std::int64_t>(text.size());
+  file_.truncate(data_begin_ + data_bytes_);  // a hole until it is written
 }
 
-void SafetensorsWriter::write(std::size_t index, std::int64_t first, std::int64_t count, const std::byte* data) {
+void SafetensorsWriter::write(std::size_t index, std::int64_t first, std::int64_t step, std::int64_t count,
+                              const std::byte* data) {
   const SafeTensor& t = tensors_.at(index);
-  const auto width = static_cast<std::int64_t>(size_of(t.type));
-  if (first < 0 || count < 0 || first + count > t.bytes() / width)
+  const std::size_t width = size_of(t.type);
+  const auto bytes = [&](std::int64_t elements) { return elements * static_cast<std::int64_t>(width); };
+  const std::int64_t span = count == 0 ? 0 : (count - 1) * step + 1;
+  if (first < 0 || count < 0 || step < 1 || first + span > t.bytes() / bytes(1))
     throw Error(Exit::kInternal, file_.path() + ": tensor " + t.name + ": given elements that it does not have");
-  file_.write_at(data_begin_ + t.begin_bytes + first * width, {data, static_cast<std::size_t>(count * width)});
-  written_bytes_[index] += count * width;
+  const std::int64_t at = data_begin_ + t.begin_bytes + bytes(first);
+  written_bytes_[index] += bytes(count);
+  if (step == 1) return file_.write_at(at, {data, static_cast<std::size_t>(bytes(count))});
+  between_.resize(static_cast<std::size_t>(bytes(span)));
+  file_.read_at(at, between_);
+  for (std::int64_t i = 0; i < count; ++i) std::memcpy(between_.data() + bytes(i * step), data + bytes(i), width);
+  file_.write_at(at, between_);
 }
 
 void SafetensorsWriter::finish() {

@@ -52,6 +52,9 @@ struct MicroBatch {
   bool with_gradient = true;
   bool tally = true;         // count this forward (false for evaluation and recomputation)
   bool last_of_step = true;  // the gradients are complete after it
+  // Of each module of multi-token prediction: factor of its summed cross-entropy in the total loss, weight / (modules x its
+  // counted targets of the global batch). Empty: 0.
+  std::span<const double> mtp_scale_D{};
 };
 
 struct BlockContext {

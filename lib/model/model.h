@@ -55,9 +55,15 @@ struct PassOptions {
   Recompute recompute = Recompute::kNone;
   BalanceOptions balance;
   bool training = true;
+  int num_modules = -1;  // of multi-token prediction, that run at most; -1: all of the model in training, else none
 };
 
 struct Track;
+
+// Positions at which the first module's greedy token was the model's own, one position on.
+struct SecondTokens {
+  std::int64_t num_judged = 0, num_accepted = 0;
+};
 
 // A micro-batch goes through in one track, or in two halves in turn: while one computes, rows of the other are on their way
 // (DeepSeek-V3 report 3.2.1, without the pipeline). Halving needs other ranks' experts, overlap and two sequences.
@@ -79,7 +85,13 @@ class Pass {
   // After a forward without gradient: logits [T, V] (f32), of the first track.
   Mat logits() const;
   std::span<const float> losses() const;  // [T] of the same: each token's cross-entropy, 0 where it is not counted
-  std::vector<RoutingTally>& tallies() { return tallies_; }  // one per layer; dense layers count nothing
+  int num_modules() const { return num_modules_; }
+  // Of the last forward, modules of multi-token prediction one after the other: sum of the cross-entropy over their counted
+  // targets here. forward() also adds their parameter gradients through the head.
+  const std::vector<double>& mtp_losses() const { return mtp_losses_; }
+  // After a forward without gradient and with a module: over the module's counted targets.
+  SecondTokens second_tokens() const;
+  std::vector<RoutingTally>& tallies() { return tallies_; }  // one per block; dense ones count nothing
   void reset_tallies();
   // Seconds that this rank computed in the segments of kBlockSegments, all blocks, forward and backward, since
   // reset_tallies(); of dispatch and combine only what this thread did itself (the lane keeps its own times).
@@ -91,22 +103,36 @@ class Pass {
   void run(Track& track, int layer, std::size_t segment, Part part);
   void communicate(Track& track, int layer, std::size_t segment, Part part);
   void await(Track& track);
+  void forward_block(const MicroBatch& batch, int layer, int next_unit);
   void forward_pre(int layer);
   void forward_experts(int layer);
   void backward_layer(int layer, bool last_of_step);
   void reduce_counts(int layer);
-  double head_forward();
-  void head_backward(bool last_of_step);
+  void use_head();
+  void release_head();
+  void begin_head_gradients();
+  void normalise(Track& track);
+  void head_backward(Track& track, Mat n_TD, Mat dn_TD);
+  double ends_forward();
+  void ends_backward(bool last_of_step);
   void embedding_backward(bool last_of_step);
+  // pass_mtp.cpp
+  int module_of(int layer) const { return layer - model_.config().num_layers; }  // < 0: none
+  void forward_modules(const MicroBatch& batch);
+  double module_loss(Track& track, int module);
+  void join_backward(Track& track, int module);
+  void backward_modules(bool last_of_step);
 
   Model& model_;
   PassOptions options_;
   Env env_;
+  int num_modules_;
   std::unique_ptr<Arena> arena_;
   std::vector<BlockParams> block_params_;
   std::vector<std::unique_ptr<Track>> tracks_;
   RopeTables rope_;
   std::vector<RoutingTally> tallies_;
+  std::vector<double> mtp_losses_;
   std::array<double, 4> segment_seconds_{};
   CommLane::Ticket counts_reduced_ = 0;
   std::int64_t most_rows_ = 0;

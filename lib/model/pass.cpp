@@ -1,6 +1,6 @@
 // The order of things in a micro-batch: blocks, tracks, what is gathered and reduced when. The lane works in the order of
 // submission, and every rank submits in this order: gathers and reductions of units, exchanges of tracks. Not here: memory
-// (pass_memory.cpp, track.cpp), the segments (block.cpp).
+// (pass_memory.cpp, track.cpp), the segments (block.cpp), the modules of multi-token prediction (pass_mtp.cpp).
 #include <algorithm>
 #include <utility>
 
@@ -123,16 +123,36 @@ void Pass::reduce_counts(int layer) {
   });
 }
 
-double Pass::head_forward() {
-  const auto& [stream, k] = env_;
+void Pass::use_head() {
   Units& units = model_.units();
   units.use(units.head());
   if (model_.config().tied_embeddings) units.use(units.embedding());
+}
+
+void Pass::release_head() {
+  Units& units = model_.units();
+  units.release(units.head());
+  if (model_.config().tied_embeddings) units.release(units.embedding());
+}
+
+void Pass::begin_head_gradients() {
+  Units& units = model_.units();
+  units.begin_gradients(units.head());
+  if (model_.config().tied_embeddings) units.begin_gradients(units.embedding());
+}
+
+void Pass::normalise(Track& t) {
+  await(t);
+  env_.kernels.rmsnorm.forward(env_.stream, t.x_TD, model_.params().find("final_norm.weight").weight, 1,
+                               model_.config().norm_eps, t.n_TD, t.rstd_T.data());
+}
+
+// Behind the modules, which leave the logits' memory to the model.
+double Pass::ends_forward() {
+  const auto& [stream, k] = env_;
   double total = 0;
   for (const auto& t : tracks_) {
-    await(*t);
-    k.rmsnorm.forward(stream, t->x_TD, model_.params().find("final_norm.weight").weight, 1, model_.config().norm_eps,
-                      t->n_TD, t->rstd_T.data());
+    if (num_modules_ == 0) normalise(*t);
     k.gemm.forward(stream, t->n_TD, model_.head().weight, t->logits_TV, Store::kAssign);
     const float grad_scale = t->batch.with_gradient ? static_cast<float>(t->batch.loss_scale) : 0.0f;
     total += k.cross_entropy.forward(stream, t->logits_TV, t->batch.target_T, grad_scale, t->loss_T.data());
@@ -140,32 +160,48 @@ double Pass::head_forward() {
   return total;
 }
 
-// dx_TD (=) gradient of the head's input; the head's and the final norm's gradients +=.
-void Pass::head_backward(bool last_of_step) {
+// The track's logits are their gradient: dn (=), the head's gradient +=.
+void Pass::head_backward(Track& t, Mat n_TD, Mat dn_TD) {
+  const Param& head = model_.head();
+  env_.kernels.gemm.backward_input(env_.stream, t.logits_TV, head.weight, dn_TD, Store::kAssign);
+  env_.kernels.gemm.backward_weight(env_.stream, t.logits_TV, n_TD, head.grad);
+}
+
+// dx_TD (=) gradient of the last block's output; gradients of head, final norm and modules +=.
+void Pass::ends_backward(bool last_of_step) {
   const auto& [stream, k] = env_;
   Units& units = model_.units();
-  const bool tied = model_.config().tied_embeddings;
-  units.begin_gradients(units.head());
-  if (tied) units.begin_gradients(units.embedding());
+  begin_head_gradients();
+  for (const auto& t : tracks_) head_backward(*t, t->n_TD, t->dn_TD);
+  if (num_modules_ > 0) backward_modules(last_of_step);
   const Param& norm = model_.params().find("final_norm.weight");
-  const Param& head = model_.head();
   for (const auto& t : tracks_) {
-    k.gemm.backward_input(stream, t->logits_TV, head.weight, t->dn_TD, Store::kAssign);
     k.rmsnorm.backward_input(stream, t->dn_TD, t->x_TD, norm.weight, 1, t->rstd_T.data(), t->dx_TD, Store::kAssign);
-    k.gemm.backward_weight(stream, t->logits_TV, t->n_TD, head.grad);
     k.rmsnorm.backward_weight(stream, t->dn_TD, t->x_TD, 1, t->rstd_T.data(), norm.grad.f32());
   }
   units.reduce_gradients(units.head(), last_of_step);
-  if (tied) units.reduce_gradients(units.embedding(), false);
+  if (model_.config().tied_embeddings) units.reduce_gradients(units.embedding(), false);
 }
 
 void Pass::embedding_backward(bool last_of_step) {
   Units& units = model_.units();
   units.begin_gradients(units.embedding());
-  for (const auto& t : tracks_)
-    env_.kernels.embedding.backward_weight(env_.stream, t->batch.id_T, t->dx_TD,
-                                           model_.params().find("embedding.weight").grad);
+  const Mat grad = model_.params().find("embedding.weight").grad;
+  for (const auto& t : tracks_) {
+    env_.kernels.embedding.backward_weight(env_.stream, t->batch.id_T, t->dx_TD, grad);
+    if (num_modules_ > 0) env_.kernels.embedding.backward_weight(env_.stream, t->batch.id_T, t->mtp_work.dembedded_TD, grad);
+  }
   units.reduce_gradients(units.embedding(), last_of_step);
+}
+
+void Pass::forward_block(const MicroBatch& batch, int layer, int next_unit) {
+  const bool balance = batch.tally && (options_.balance.aux > 0 || options_.balance.global_aux > 0);
+  const bool counted = balance && !model_.config().is_dense_layer(layer);
+  if (counted) tallies_[static_cast<std::size_t>(layer)].forget_micro_batch();
+  forward_pre(layer);
+  model_.units().prefetch(next_unit);
+  forward_experts(layer);
+  if (counted) reduce_counts(layer);
 }
 
 double Pass::forward(const MicroBatch& batch) {
@@ -182,20 +218,12 @@ double Pass::forward(const MicroBatch& batch) {
     env_.kernels.embedding.forward(env_.stream, t->batch.id_T, model_.params().find("embedding.weight").weight,
                                    t->slots.front().x0_TD);
   units.release(units.embedding());
-  const bool balance = batch.tally && (options_.balance.aux > 0 || options_.balance.global_aux > 0);
   const int last = model_.config().num_layers - 1;
-  for (int i = 0; i <= last; ++i) {
-    const bool counted = balance && !model_.config().is_dense_layer(i);
-    if (counted) tallies_[static_cast<std::size_t>(i)].forget_micro_batch();
-    forward_pre(i);
-    units.prefetch(i < last ? units.dense(i + 1) : units.head());
-    forward_experts(i);
-    if (counted) reduce_counts(i);
-  }
-  const double total = head_forward();
-  if (batch.with_gradient) return total;
-  units.release(units.head());
-  if (model_.config().tied_embeddings) units.release(units.embedding());
+  for (int i = 0; i <= last; ++i) forward_block(batch, i, i < last ? units.dense(i + 1) : units.head());
+  use_head();
+  if (num_modules_ > 0) forward_modules(batch);
+  const double total = ends_forward();
+  if (!batch.with_gradient) release_head();
   return total;
 }
 
@@ -230,14 +258,16 @@ void Pass::backward_layer(int layer, bool last_of_step) {
   units.release(units.experts(layer));
   units.reduce_gradients(units.experts(layer), last_of_step);
   if (layer > 0) units.prefetch(units.experts(layer - 1));
-  // Under kFull the block below has no rows yet: they are computed again first.
-  const bool go_on = layer > 0 && options_.recompute != Recompute::kFull;
+  // Under kFull the block below has no rows yet: they are computed again first. A module's block has none below.
+  const int module = module_of(layer);
+  const bool go_on = layer > 0 && module < 0 && options_.recompute != Recompute::kFull;
   for (const auto& t : tracks_) {
     await(*t);
     run(*t, layer, kPreAt, kPre.backward_input);
     if (go_on) communicate(*t, layer - 1, kCombineAt, kCombine.backward_input);
     t->is_sent = go_on;
     run(*t, layer, kPreAt, kPre.backward_weight);
+    if (module >= 0) join_backward(*t, module);
   }
   units.release(units.dense(layer));
   units.reduce_gradients(units.dense(layer), last_of_step);
@@ -246,12 +276,11 @@ void Pass::backward_layer(int layer, bool last_of_step) {
 void Pass::backward(const MicroBatch& batch) {
   Units& units = model_.units();
   const int last = model_.config().num_layers - 1;
-  units.prefetch(units.dense(last));
-  units.prefetch(units.experts(last));
+  units.prefetch(units.dense(last + num_modules_));
+  units.prefetch(units.experts(last + num_modules_));
   model_.mesh().lane().wait(counts_reduced_);
-  head_backward(batch.last_of_step);
-  units.release(units.head());
-  if (model_.config().tied_embeddings) units.release(units.embedding());
+  ends_backward(batch.last_of_step);
+  release_head();
   for (int i = last; i >= 0; --i) backward_layer(i, batch.last_of_step);
   embedding_backward(batch.last_of_step);
 }

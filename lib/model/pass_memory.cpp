@@ -40,7 +40,7 @@ PassMemory take_memory(Arena& arena, const ModelConfig& c, DType dtype, const Pa
   PassMemory m;
   for (int i = 0; i < n; ++i) {
     const BatchShape shape = track_shape(o.shape, n, i);
-    m.tracks.push_back(take_track(arena, {c, shape, dtype, rows(shape.num_tokens())}, o));
+    m.tracks.push_back(take_track(arena, {c, shape, dtype, rows(shape.num_tokens()), num_modules(o, c)}, o));
   }
   m.rope = {arena.vector<float>(P * half), arena.vector<float>(P * half), arena.vector<std::int32_t>(o.shape.num_tokens())};
   return m;
@@ -66,7 +66,12 @@ int num_tracks(const PassOptions& pass, const MeshOptions& mesh) {
 }
 
 Pass::Pass(Model& model, const PassOptions& options, Env env)
-    : model_(model), options_(options), env_(env), tallies_(static_cast<std::size_t>(model.config().num_layers)) {
+    : model_(model),
+      options_(options),
+      env_(env),
+      num_modules_(moe::num_modules(options, model.config())),
+      tallies_(static_cast<std::size_t>(model.config().num_blocks())),
+      mtp_losses_(static_cast<std::size_t>(num_modules_)) {
   const ModelConfig& c = model.config();
   const int num_experts_here = static_cast<int>(model.params().layout().most_experts());
   const auto take = [&](Arena& arena) {
@@ -80,7 +85,7 @@ Pass::Pass(Model& model, const PassOptions& options, Env env)
   tracks_ = std::move(memory.tracks);
   rope_ = memory.rope;
   fill_rope(rope_, c, options.shape);
-  for (int i = 0; i < c.num_layers; ++i) block_params_.push_back(block_params(model.params(), i));
+  for (int i = 0; i < c.num_layers + num_modules_; ++i) block_params_.push_back(block_params(model.params(), i));
   reset_tallies();
 }
 

@@ -124,8 +124,9 @@ std::vector<BlockSlot> take_slots(Arena& arena, const SlotRoom& room, Recompute 
   if (share_all && c.num_dense_layers > 0) take.take_block(shared_dense, true);
   if (share_all && c.num_moe_layers() > 0) take.take_block(shared_moe, false);
 
-  std::vector<BlockSlot> slots(static_cast<std::size_t>(c.num_layers));
-  for (int i = 0; i < c.num_layers; ++i) {
+  const int num_own = room.num_modules > 0 ? 3 : 2;  // inputs; later blocks take turns in the last two
+  std::vector<BlockSlot> slots(static_cast<std::size_t>(room.num_blocks()));
+  for (int i = 0; i < room.num_blocks(); ++i) {
     BlockSlot& s = slots[static_cast<std::size_t>(i)];
     if (share_all) {
       s = c.is_dense_layer(i) ? shared_dense : shared_moe;
@@ -136,7 +137,7 @@ std::vector<BlockSlot> take_slots(Arena& arena, const SlotRoom& room, Recompute 
         take.take_cheap(s);
       take.take_block(s, c.is_dense_layer(i));
     }
-    s.x0_TD = training || i < 2 ? take.tokens(take.D) : slots[static_cast<std::size_t>(i - 2)].x0_TD;
+    s.x0_TD = training || i < num_own ? take.tokens(take.D) : slots[static_cast<std::size_t>(i - 2)].x0_TD;
   }
   return slots;
 }

@@ -77,10 +77,13 @@ struct SlotRoom {
   BatchShape shape;
   DType dtype;
   std::int64_t max_rows;
+  int num_modules = 0;  // of multi-token prediction, behind the last block
+
+  int num_blocks() const { return config.num_layers + num_modules; }
 };
 BlockStash take_stash(Arena& arena, const SlotRoom& room);
 BlockWork take_work(Arena& arena, const SlotRoom& room);
-// One slot per block. `training` false: all blocks share one slot (forward only).
+// One slot per block. `training` false: all blocks share one slot (forward only); the first keeps its input for modules.
 std::vector<BlockSlot> take_slots(Arena& arena, const SlotRoom& room, Recompute recompute, bool training);
 
 // The same memory, seen by a micro-batch of num_tokens <= the room's tokens.

@@ -14,6 +14,9 @@ std::unique_ptr<Track> take_track(Arena& arena, const SlotRoom& room, const Pass
   t->rstd_T = arena.vector<float>(T);
   t->loss_T = arena.vector<float>(T);
   t->routes.resize(t->slot_rooms.size());
+  const MtpRoom mtp{room.config, T, room.dtype, o.training};
+  for (int k = 0; k < room.num_modules; ++k) t->mtp_rooms.push_back(take_mtp_slot(arena, mtp));
+  if (room.num_modules > 0) t->mtp_work_room = take_mtp_work(arena, mtp);
   if (!o.training) return t;
   t->stash_room = take_stash(arena, room);
   t->dn_room = arena.matrix(room.dtype, T, D);
@@ -34,6 +37,12 @@ void put_into(Track& t, const MicroBatch& batch) {
   const auto rows = [T](Mat m) { return m.slice_rows(0, m.data ? T : 0); };
   t.x_TD = rows(t.x_room), t.n_TD = rows(t.n_room), t.logits_TV = rows(t.logits_room);
   t.dn_TD = rows(t.dn_room), t.dx_TD = rows(t.dx_room);
+  t.mtp.clear(), t.mtp_tokens.clear();
+  for (std::size_t k = 0; k < t.mtp_rooms.size(); ++k) {
+    t.mtp.push_back(fitted(t.mtp_rooms[k], T));
+    t.mtp_tokens.push_back(mtp_tokens(batch, static_cast<int>(k)));
+  }
+  t.mtp_work = fitted(t.mtp_work_room, T);
 }
 
 BatchShape track_shape(const BatchShape& shape, int num_tracks, int track) {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "lib/model/model.h"
+#include "lib/model/mtp.h"
 
 namespace moe {
 
@@ -17,6 +18,8 @@ struct Track {
   Mat x_room, n_room, dn_room, dx_room, logits_room;  // the head's input, the normed input, their gradients
   std::span<float> rstd_T, loss_T;
   std::vector<Route> routes;  // one per slot that is not shared
+  std::vector<MtpSlot> mtp_rooms;
+  MtpWork mtp_work_room;
 
   // The micro-batch that is in it now.
   MicroBatch batch;
@@ -24,14 +27,22 @@ struct Track {
   BlockStash stash;
   BlockWork work;
   Mat x_TD, n_TD, dn_TD, dx_TD, logits_TV;
-  CommLane::Ticket on_its_way = 0;  // its latest exchange
-  bool is_sent = false;             // backward: the gradients of the next block's rows are on their way already
+  std::vector<MtpTokens> mtp_tokens;  // by module
+  std::vector<MtpSlot> mtp;
+  MtpWork mtp_work;
+  std::vector<std::int32_t> greedy_T;  // without gradient: the first module's tokens where its targets count, else -1
+  CommLane::Ticket on_its_way = 0;     // its latest exchange
+  bool is_sent = false;                // backward: the gradients of the next block's rows are on their way already
 
-  // The next block's input, or the head's.
+  int num_main_blocks() const { return static_cast<int>(slots.size() - mtp.size()); }
+  // The next block's input, or that of the norm in front of the head.
   Mat block_output(int layer) const {
-    const auto next = static_cast<std::size_t>(layer) + 1;
-    return next < slots.size() ? slots[next].x0_TD : x_TD;
+    if (const int k = layer - num_main_blocks(); k >= 0) return mtp[static_cast<std::size_t>(k)].x_TD;
+    return layer + 1 < num_main_blocks() ? slots[static_cast<std::size_t>(layer) + 1].x0_TD : x_TD;
   }
+  // h^k, what module k gets, and its gradient.
+  Mat hidden(int k) const { return k == 0 ? n_TD : mtp[static_cast<std::size_t>(k) - 1].h_TD; }
+  Mat dhidden(int k) const { return k == 0 ? dn_TD : mtp[static_cast<std::size_t>(k) - 1].dh_TD; }
 };
 
 // Room of the tracks of a pass, whose rows are `max_rows` at most in each.

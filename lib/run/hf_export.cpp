@@ -2,7 +2,9 @@
 // tensor of Hugging Face goes to its place in its file. The directory appears whole or not at all.
 // Not here: import (hf_import.cpp).
 #include <algorithm>
+#include <cstring>
 #include <list>
+#include <map>
 
 #include "lib/base/byte_size.h"
 #include "lib/base/log.h"
@@ -12,9 +14,9 @@
 #include "lib/io/run_dir.h"
 #include "lib/io/safetensors_directory.h"
 #include "lib/io/verify.h"
-#include "lib/model/params.h"
 #include "lib/run/hf_checkpoint.h"
 #include "lib/run/hf_names.h"
+#include "lib/run/hf_runs.h"
 #include "lib/run/hf_stream.h"
 #include "lib/run/result.h"
 
@@ -36,12 +38,13 @@ class Export {
       : hf_(hf), common_(common), memory_(split_memory(hf.memory_bytes)), info_(open_checkpoint(hf.input)) {
     manifest_ = read_manifest(info_.path);
     model_ = model_of_state(info_.state, info_.path);
-    family_ = hf_family_of(model_, info_.path);
     choose_dtype();
-    specs_ = parameter_specs(model_);
+    drop_mtp();
     check_tensors();
-    pieces_ = hf_tensors(model_, family_, hf.layout);
-    of_param_.resize(specs_.size());
+    family_ = hf_family_of(model_, info_.path, info_.state.value("huggingface", json::object()).value("model_type", ""));
+    layout_ = family_ == HfFamily::kGptOss ? HfLayout::kFused : hf.layout;  // it has no other
+    pieces_ = hf_tensors(model_, family_, layout_);
+    of_param_.resize(params_.size());
     for (std::size_t i = 0; i < pieces_.size(); ++i) of_param_[pieces_[i].param].push_back(i);
     share_out();
   }
@@ -84,32 +87,53 @@ class Export {
     notes_.push_back("the moving average of the parameters was taken");
   }
 
+  void drop_mtp() {
+    num_layers_read_ = model_.num_blocks();
+    if (!hf_.drop_mtp || model_.num_mtp_layers == 0) return;
+    notes_.push_back("left out: " + std::to_string(model_.num_mtp_layers) + " modules of multi-token prediction");
+    num_layers_read_ = model_.num_layers;
+    model_.num_mtp_layers = 0;
+  }
+  bool is_dropped(const std::string& name) const { return ParamSpec{.name = name}.layer() >= num_layers_read_; }
+  // What is taken of a checkpoint: weights in one role, and the router biases of the selection.
+  bool is_taken(const std::string& name, const std::string& role) const {
+    return (role == role_ || role == "bias") && !is_dropped(name);
+  }
+
   // The checkpoint has exactly the parameters of its model, in the role that is taken.
   void check_tensors() {
+    params_ = hf_params(model_);
+    const auto label = [](const std::string& name, bool bias) { return bias ? name + " (role bias)" : name; };
     std::vector<HfFound> found;
     std::string left_out;
     for (const auto& t : info_.tensors) {
-      if (t.role == role_)
-        found.push_back({t.name, t.shape});
-      else if (left_out.find(t.role) == std::string::npos)
+      if (is_taken(t.name, t.role))
+        found.push_back({label(t.name, t.role == "bias"), t.shape});
+      else if (!is_dropped(t.name) && left_out.find(t.role) == std::string::npos)
         left_out += (left_out.empty() ? "" : ", ") + t.role;
     }
     std::vector<HfTensor> expected;
-    for (const ParamSpec& s : specs_) expected.push_back({s.name, s.shape, 0, {}});
+    for (const HfParam& p : params_) expected.push_back({label(p.name, p.role == "bias"), p.shape, 0, {}});
     check_hf_tensors(expected, found, info_.path);
     if (!left_out.empty()) notes_.push_back("left out: " + left_out);
   }
 
-  // Files of at most file_bytes, in the order of the model; a tensor that is larger has one to itself.
+  DType from(std::size_t param) const { return params_[param].role == "bias" ? DType::kF32 : from_; }
+  DType to(std::size_t param) const { return params_[param].role == "bias" ? DType::kF32 : to_; }
+
+  // Files of at most file_bytes, in the order of the model; a tensor that is larger has one to itself. Several pieces may
+  // be parts of one tensor.
   void share_out() {
     if (hf_.file_bytes < 1)
       throw Error(Exit::kUsage, "--file-bytes: expected at least 1, found " + std::to_string(hf_.file_bytes));
     std::int64_t left = 0;
     for (const HfTensor& piece : pieces_) {
-      const std::int64_t bytes = elements_of(piece.shape) * static_cast<std::int64_t>(size_of(to_));
+      if (target_of_.contains(piece.name)) continue;
+      const DType dtype = to(piece.param);
+      const std::int64_t bytes = elements_of(piece.shape) * static_cast<std::int64_t>(size_of(dtype));
       if (files_.empty() || bytes > left) files_.emplace_back(), left = hf_.file_bytes;
-      targets_.push_back({files_.size() - 1, files_.back().size()});
-      files_.back().push_back({piece.name, to_ == DType::kF32 ? SafeType::kF32 : SafeType::kBF16, piece.shape});
+      target_of_[piece.name] = {files_.size() - 1, files_.back().size()};
+      files_.back().push_back({piece.name, dtype == DType::kF32 ? SafeType::kF32 : SafeType::kBF16, piece.shape});
       left -= bytes;
       total_bytes_ += bytes;
     }
@@ -170,17 +194,23 @@ class Export {
       const H5Reader shard = open_shard(manifest_, i, info_.path);
       for (const ManifestTensor& t : manifest_.tensors)
         for (const ManifestSlice& s : t.slices)
-          if (t.role == role_ && s.file == i) copy_slice(shard, t, s);
+          if (s.file == i && is_taken(t.name, t.role)) copy_slice(shard, t, s);
       bar.show(static_cast<double>(i + 1) / static_cast<double>(manifest_.files.size()), hf_.output);
     }
     for (SafetensorsWriter& w : writers_) w.finish();
     writers_.clear();
   }
 
+  std::size_t param_of(const ManifestTensor& t) const {
+    const auto param = std::find_if(params_.begin(), params_.end(), [&](const HfParam& p) {
+      return p.name == t.name && (p.role == "bias") == (t.role == "bias");
+    });
+    return static_cast<std::size_t>(param - params_.begin());
+  }
+
   void copy_slice(const H5Reader& shard, const ManifestTensor& t, const ManifestSlice& s) {
-    const auto spec = std::find_if(specs_.begin(), specs_.end(), [&](const ParamSpec& p) { return p.name == t.name; });
-    const auto param = static_cast<std::size_t>(spec - specs_.begin());
-    const std::int64_t row = elements_of(s.box.extent) / s.box.extent[0] * static_cast<std::int64_t>(size_of(from_));
+    const std::size_t param = param_of(t);
+    const std::int64_t row = elements_of(s.box.extent) / s.box.extent[0] * static_cast<std::int64_t>(size_of(from(param)));
     if (4 * row > hf_.memory_bytes && row > memory_.block_bytes)
       throw Error(Exit::kUsage, "--memory: expected at least " + bytes_text(4.0 * static_cast<double>(row)) +
                                     " for tensor " + t.name + ", found " +
@@ -188,22 +218,31 @@ class Export {
     const std::string path = info_.path + "/" + manifest_.files[s.file].name;
     read_slice_in_blocks(shard, t, s, path, memory_.block_bytes, [&](const Box& block, const std::byte* elements) {
       for (const std::size_t i : of_param_[param])
-        if (boxes_meet(pieces_[i].box, block)) copy_block(i, block, elements);
+        if (boxes_meet(pieces_[i].box, block)) copy_block(pieces_[i], block, elements);
     });
   }
 
-  void copy_block(std::size_t i, const Box& block, const std::byte* elements) {
-    const Box common = intersection(pieces_[i].box, block);
+  void copy_block(const HfTensor& piece, const Box& block, const std::byte* elements) {
+    const Box common = intersection(piece.box, block);
     const std::int64_t count = elements_of(common.extent);
-    raw_.resize(static_cast<std::size_t>(count) * size_of(from_));
-    copy_common(elements, block, raw_.data(), common, size_of(from_));
-    converted_.resize(static_cast<std::size_t>(count) * size_of(to_));
-    convert_elements(from_ == DType::kF32 ? SafeType::kF32 : SafeType::kBF16, raw_.data(), count, to_, converted_.data());
-    const std::byte* at = converted_.data();
-    for_each_run(pieces_[i].box.extent, relative_to(common, pieces_[i].box.offset), [&](std::int64_t first, std::int64_t n) {
-      std::next(writers_.begin(), static_cast<std::ptrdiff_t>(targets_[i].file))->write(targets_[i].index, first, n, at);
-      at += static_cast<std::size_t>(n) * size_of(to_);
-    });
+    const DType in = from(piece.param), out = to(piece.param);
+    raw_.resize(static_cast<std::size_t>(count) * size_of(in));
+    copy_common(elements, block, raw_.data(), common, size_of(in));
+    converted_.resize(static_cast<std::size_t>(count) * size_of(out));
+    convert_elements(in == DType::kF32 ? SafeType::kF32 : SafeType::kBF16, raw_.data(), count, out, converted_.data());
+    const auto [file, index] = target_of_.at(piece.name);
+    SafetensorsWriter& writer = *std::next(writers_.begin(), static_cast<std::ptrdiff_t>(file));
+    for_each_hf_run(piece, common, [&](const HfRun& r) { write_run(writer, index, r, size_of(out)); });
+  }
+
+  void write_run(SafetensorsWriter& writer, std::size_t index, const HfRun& r, std::size_t width) {
+    const std::byte* const at = converted_.data() + static_cast<std::size_t>(r.at) * width;
+    if (r.at_step == 1) return writer.write(index, r.first, r.step, r.count, at);
+    run_.resize(static_cast<std::size_t>(r.count) * width);
+    for (std::int64_t i = 0; i < r.count; ++i)
+      std::memcpy(run_.data() + static_cast<std::size_t>(i) * width, at + static_cast<std::size_t>(i * r.at_step) * width,
+                  width);
+    writer.write(index, r.first, r.step, r.count, run_.data());
   }
 
   void write_texts(const std::string& directory) const {
@@ -212,8 +251,7 @@ class Export {
     write_text_file(directory + "/config.json", config.dump(2) + "\n");
     if (files_.size() == 1) return;
     std::map<std::string, std::string> file_of_tensor;
-    for (std::size_t i = 0; i < pieces_.size(); ++i)
-      file_of_tensor[pieces_[i].name] = safetensors_file_name(targets_[i].file, files_.size());
+    for (const auto& [name, target] : target_of_) file_of_tensor[name] = safetensors_file_name(target.file, files_.size());
     write_text_file(directory + "/" + kSafetensorsIndexName, safetensors_index_text(file_of_tensor, total_bytes_));
   }
 
@@ -228,20 +266,20 @@ class Export {
   }
 
   void tell() const {
-    const std::string how = hf_.layout == HfLayout::kFused ? "fused" : "per-expert";
+    const std::string how = layout_ == HfLayout::kFused ? "fused" : "per-expert";
     const json result = {{"input", info_.path},
                          {"output", hf_.output},
                          {"model_type", name_of(family_)},
                          {"experts_on_disk", how},
-                         {"tensors_read", specs_.size()},
-                         {"tensors_written", pieces_.size()},
+                         {"tensors_read", params_.size()},
+                         {"tensors_written", target_of_.size()},
                          {"dtype", name_of(to_)},
                          {"bytes", total_bytes_},
                          {"files", files_.size()},
                          {"digest", info_.digest},
                          {"notes", notes_}};
     std::string text = std::string(common_.dry_run ? "would export " : "exported ") + info_.path + ": " + name_of(family_) +
-                       ", " + std::to_string(pieces_.size()) + " tensors (" + how + ")\n";
+                       ", " + std::to_string(target_of_.size()) + " tensors (" + how + ")\n";
     for (const std::string& line : notes_) text += "  note     " + line + "\n";
     text += "  " + std::string(common_.dry_run ? "as       " : "wrote    ") + hf_.output + ": " + name_of(to_) + ", " +
             bytes_text(static_cast<double>(total_bytes_)) + " in " + std::to_string(files_.size()) +
@@ -256,16 +294,18 @@ class Export {
   Manifest manifest_;
   ModelConfig model_;
   HfFamily family_ = HfFamily::kMixtral;
+  HfLayout layout_ = HfLayout::kPerExpert;
+  int num_layers_read_ = 0;  // blocks that are not dropped
   std::string role_ = "weight";
   DType from_ = DType::kF32, to_ = DType::kF32;
-  std::vector<ParamSpec> specs_;
+  std::vector<HfParam> params_;
   std::vector<HfTensor> pieces_;
   std::vector<std::vector<std::size_t>> of_param_;  // pieces of each parameter
-  std::vector<Target> targets_;                     // of each piece
+  std::map<std::string, Target> target_of_;         // by name
   std::vector<std::vector<SafeTensor>> files_;
   std::list<SafetensorsWriter> writers_;
   std::vector<std::string> notes_;
-  std::vector<std::byte> raw_, converted_;
+  std::vector<std::byte> raw_, converted_, run_;
   std::int64_t total_bytes_ = 0;
 };
 

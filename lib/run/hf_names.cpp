@@ -1,11 +1,8 @@
 #include "lib/run/hf_names.h"
 
-#include <algorithm>
 #include <map>
-#include <set>
 
 #include "lib/base/error.h"
-#include "lib/base/options.h"
 #include "lib/model/params.h"
 
 namespace moe {
@@ -13,145 +10,163 @@ namespace {
 
 using Shape = std::vector<std::int64_t>;
 
+// Names that have one whole tensor on each side, behind "layers.N." and "model.layers.N.".
+const std::map<std::string, std::string>& whole_names() {
+  static const std::map<std::string, std::string> names = {{"attn_norm.weight", "input_layernorm.weight"},
+                                                           {"ffn_norm.weight", "post_attention_layernorm.weight"},
+                                                           {"attn.q_norm.weight", "self_attn.q_norm.weight"},
+                                                           {"attn.k_norm.weight", "self_attn.k_norm.weight"},
+                                                           {"attn.q.weight", "self_attn.q_proj.weight"},
+                                                           {"attn.q_a.weight", "self_attn.q_a_proj.weight"},
+                                                           {"attn.q_a_norm.weight", "self_attn.q_a_layernorm.weight"},
+                                                           {"attn.q_b.weight", "self_attn.q_b_proj.weight"},
+                                                           {"attn.kv_a.weight", "self_attn.kv_a_proj_with_mqa.weight"},
+                                                           {"attn.kv_a_norm.weight", "self_attn.kv_a_layernorm.weight"},
+                                                           {"attn.kv_b.weight", "self_attn.kv_b_proj.weight"},
+                                                           {"attn.o.weight", "self_attn.o_proj.weight"},
+                                                           {"attn.o.bias", "self_attn.o_proj.bias"},
+                                                           {"attn.sinks", "self_attn.sinks"},
+                                                           {"mlp.down.weight", "mlp.down_proj.weight"},
+                                                           {"shared.down.weight", "mlp.shared_experts.down_proj.weight"},
+                                                           {"router.bias", "mlp.router.bias"},
+                                                           {"mtp.embedding_norm.weight", "enorm.weight"},
+                                                           {"mtp.hidden_norm.weight", "hnorm.weight"},
+                                                           {"mtp.projection.weight", "eh_proj.weight"},
+                                                           {"mtp.norm.weight", "shared_head.norm.weight"}};
+  return names;
+}
+
 // Builds the list for one parameter after the other.
 class Mapper {
  public:
-  Mapper(const ModelConfig& model, HfFamily family, HfLayout layout)
-      : m_(model), fused_(layout == HfLayout::kFused), mixtral_(family == HfFamily::kMixtral) {}
-
-  void add(std::size_t index, const ParamSpec& spec) {
-    index_ = index, spec_ = &spec;
-    if (spec.name == "embedding.weight") return whole("model.embed_tokens.weight");
-    if (spec.name == "final_norm.weight") return whole("model.norm.weight");
-    if (spec.name == "head.weight") return whole("lm_head.weight");
-    const std::size_t dot = spec.name.find('.', 7);  // layers.N.part
-    const std::string layer = "model." + spec.name.substr(0, dot + 1), part = spec.name.substr(dot + 1);
-    if (part == "attn.qkv.weight") return attention(layer + "self_attn.");
-    if (part == "mlp.gate_up.weight")
-      return pair(layer + "mlp.gate_proj.weight", layer + "mlp.up_proj.weight", m_.dense_ffn);
-    if (part == "experts.gate_up.weight" || part == "experts.down.weight")
-      return experts(layer, part.starts_with("experts.d"));
-    // Mixtral is renamed where its experts are one tensor.
-    const std::string router = mixtral_ && !fused_ ? "block_sparse_moe.gate.weight" : "mlp.gate.weight";
-    const std::map<std::string, std::string> names = {{"attn_norm.weight", "input_layernorm.weight"},
-                                                      {"ffn_norm.weight", "post_attention_layernorm.weight"},
-                                                      {"attn.q_norm.weight", "self_attn.q_norm.weight"},
-                                                      {"attn.k_norm.weight", "self_attn.k_norm.weight"},
-                                                      {"attn.o.weight", "self_attn.o_proj.weight"},
-                                                      {"mlp.down.weight", "mlp.down_proj.weight"},
-                                                      {"router.weight", router}};
-    const auto name = names.find(part);
-    if (name == names.end()) throw Error(Exit::kInternal, "no name of Hugging Face for " + spec.name);
-    whole(layer + name->second);
+  Mapper(const ModelConfig& model, HfFamily family, HfLayout layout) : m_(model), family_(family), layout_(layout) {
+    if (mixtral()) block_ = layout == HfLayout::kFused ? "mlp." : "block_sparse_moe.";
   }
-  std::vector<HfTensor> take() { return std::move(list_); }
+
+  void add(std::size_t index, const HfParam& param) {
+    index_ = index, param_ = &param;
+    if (param.name == "embedding.weight") return ends("model.embed_tokens.weight", true, m_.tied_embeddings);
+    if (param.name == "final_norm.weight") return whole("model.norm.weight");
+    if (param.name == "head.weight") return ends("lm_head.weight", false, true);
+    const std::size_t dot = param.name.find('.', 7);  // layers.N.part
+    layer_ = "model." + param.name.substr(0, dot + 1);
+    add_part(param.name.substr(dot + 1));
+  }
+  std::vector<HfTensor> take() {
+    list_.insert(list_.end(), duplicates_.begin(), duplicates_.end());
+    return std::move(list_);
+  }
 
  private:
-  void whole(const std::string& name) {
-    list_.push_back({name, spec_->shape, index_, {Shape(spec_->shape.size(), 0), spec_->shape}});
+  bool mixtral() const { return family_ == HfFamily::kMixtral; }
+
+  void add_part(const std::string& part) {
+    if (param_->role == "bias") return whole(layer_ + "mlp.gate.e_score_correction_bias");
+    if (part == "attn.qkv.weight" || part == "attn.qkv.bias") return attention(part.substr(8));
+    if (part == "mlp.gate_up.weight") return pair("mlp.", m_.dense_ffn);
+    if (part == "shared.gate_up.weight") return pair("mlp.shared_experts.", m_.expert_ffn * m_.num_shared_experts);
+    if (part == "router.weight")
+      return whole(layer_ + (family_ == HfFamily::kGptOss ? "mlp.router.weight" : block_ + "gate.weight"));
+    if (part.starts_with("experts.")) return experts(part);
+    const auto name = whole_names().find(part);
+    if (name == whole_names().end()) throw Error(Exit::kInternal, "no name of Hugging Face for " + param_->name);
+    whole(layer_ + name->second);
   }
-  // Rows [begin, begin + count) of a matrix.
+
+  Box all() const { return {Shape(param_->shape.size(), 0), param_->shape}; }
+  void whole(const std::string& name) { list_.push_back({name, param_->shape, index_, all()}); }
+  // Embedding and head, which every module of multi-token prediction repeats.
+  void ends(const std::string& name, bool is_embedding, bool is_head) {
+    whole(name);
+    for (int i = m_.num_layers; i < m_.num_blocks(); ++i) {
+      const std::string layer = "model.layers." + std::to_string(i) + ".";
+      if (is_embedding) repeat(layer + "embed_tokens.weight");
+      if (is_head) repeat(layer + "shared_head.head.weight");
+    }
+  }
+  void repeat(const std::string& name) { duplicates_.push_back({name, param_->shape, index_, all(), 0, {}, true}); }
+  // Rows [begin, begin + count) of a matrix, or elements of a vector.
   void rows(const std::string& name, std::int64_t begin, std::int64_t count) {
-    const std::int64_t cols = spec_->shape[1];
-    list_.push_back({name, {count, cols}, index_, {{begin, 0}, {count, cols}}});
+    Box box = all();
+    box.offset[0] = begin, box.extent[0] = count;
+    list_.push_back({name, box.extent, index_, box});
   }
   // Rows [begin, begin + count) of expert e.
   void expert_rows(const std::string& name, std::int64_t e, std::int64_t begin, std::int64_t count) {
-    const std::int64_t cols = spec_->shape[2];
+    const std::int64_t cols = param_->shape[2];
     list_.push_back({name, {count, cols}, index_, {{e, begin, 0}, {1, count, cols}}});
   }
-  void attention(const std::string& prefix) {
+  void attention(const std::string& kind) {  // ".weight" or ".bias"
     const std::int64_t q = std::int64_t{m_.num_heads} * m_.head_dim, kv = std::int64_t{m_.num_kv_heads} * m_.head_dim;
-    rows(prefix + "q_proj.weight", 0, q);
-    rows(prefix + "k_proj.weight", q, kv);
-    rows(prefix + "v_proj.weight", q + kv, kv);
+    rows(layer_ + "self_attn.q_proj" + kind, 0, q);
+    rows(layer_ + "self_attn.k_proj" + kind, q, kv);
+    rows(layer_ + "self_attn.v_proj" + kind, q + kv, kv);
   }
-  void pair(const std::string& gate, const std::string& up, std::int64_t width) {
-    rows(gate, 0, width);
-    rows(up, width, width);
+  void pair(const std::string& prefix, std::int64_t width) {
+    rows(layer_ + prefix + "gate_proj.weight", 0, width);
+    rows(layer_ + prefix + "up_proj.weight", width, width);
   }
-  void experts(const std::string& layer, bool down) {
-    if (fused_) return whole(layer + (down ? "mlp.experts.down_proj" : "mlp.experts.gate_up_proj"));
-    const std::string prefix = layer + (mixtral_ ? "block_sparse_moe.experts." : "mlp.experts.");
-    const std::int64_t F = m_.expert_ffn, D = m_.d_model;
+
+  void experts(const std::string& part) {
+    const bool down = part.starts_with("experts.d");
+    if (family_ == HfFamily::kGptOss) return gpt_oss_experts(down, part.ends_with("bias"));
+    const std::string prefix = layer_ + block_ + "experts.";
+    if (layout_ == HfLayout::kFused) return whole(prefix + (down ? "down_proj" : "gate_up_proj"));
+    const std::int64_t F = m_.expert_ffn;
     for (std::int64_t e = 0; e < m_.num_experts; ++e) {
       const std::string expert = prefix + std::to_string(e) + ".";
       if (down) {
-        expert_rows(expert + (mixtral_ ? "w2" : "down_proj") + ".weight", e, 0, D);
+        expert_rows(expert + (mixtral() ? "w2" : "down_proj") + ".weight", e, 0, m_.d_model);
         continue;
       }
-      expert_rows(expert + (mixtral_ ? "w1" : "gate_proj") + ".weight", e, 0, F);
-      expert_rows(expert + (mixtral_ ? "w3" : "up_proj") + ".weight", e, F, F);
+      expert_rows(expert + (mixtral() ? "w1" : "gate_proj") + ".weight", e, 0, F);
+      expert_rows(expert + (mixtral() ? "w3" : "up_proj") + ".weight", e, F, F);
     }
   }
 
+  // Gate and up lie interleaved; matrices are transposed, unless they are packed.
+  void gpt_oss_experts(bool down, bool bias) {
+    const std::int64_t E = m_.num_experts, F = m_.expert_ffn, D = m_.d_model;
+    const std::string name = layer_ + "mlp.experts." + (down ? "down_proj" : "gate_up_proj") + (bias ? "_bias" : "");
+    const bool packed = layout_ == HfLayout::kPacked;
+    if (bias && down) return stepped(name, {E, D}, 0, D, 0, {D, 1, 1});
+    if (down) return packed ? whole(name) : stepped(name, {E, F, D}, 0, D, 0, {F * D, 1, D});
+    const Shape shape = bias ? Shape{E, 2 * F} : packed ? Shape{E, 2 * F, D} : Shape{E, D, 2 * F};
+    const Shape step = bias ? Shape{2 * F, 2, 1} : packed ? Shape{2 * F * D, 2 * D, 1} : Shape{D * 2 * F, 2, 2 * F};
+    stepped(name, shape, 0, F, 0, step);
+    stepped(name, shape, F, F, packed && !bias ? D : 1, step);
+  }
+  // Rows [begin, begin + count) of every expert.
+  void stepped(const std::string& name, const Shape& shape, std::int64_t begin, std::int64_t count, std::int64_t first,
+               const Shape& step) {
+    list_.push_back({name, shape, index_, {{0, begin, 0}, {m_.num_experts, count, param_->shape[2]}}, first, step});
+  }
+
   const ModelConfig& m_;
-  bool fused_, mixtral_;
+  HfFamily family_;
+  HfLayout layout_;
+  std::string block_ = "mlp.", layer_;
   std::size_t index_ = 0;
-  const ParamSpec* spec_ = nullptr;
-  std::vector<HfTensor> list_;
+  const HfParam* param_ = nullptr;
+  std::vector<HfTensor> list_, duplicates_;
 };
-
-constexpr std::size_t kMostListed = 12;
-
-std::string listed(const char* what, const std::vector<std::string>& items) {
-  if (items.empty()) return "";
-  std::string text;
-  for (std::size_t i = 0; i < std::min(items.size(), kMostListed); ++i) text += (i == 0 ? "" : ", ") + items[i];
-  if (items.size() > kMostListed) text += " and " + std::to_string(items.size() - kMostListed) + " more";
-  return "; " + std::string(what) + " (" + std::to_string(items.size()) + "): " + text;
-}
-
-// The nearest of the names that nothing expects, for the few that will be read.
-std::string with_nearest(const std::string& name, const std::vector<std::string>& unexpected, std::size_t position) {
-  if (position >= kMostListed || unexpected.size() > 1000) return name;
-  const std::string near = nearest_name(name, unexpected);
-  return near.empty() ? name : name + " (nearest: " + near + ")";
-}
 
 }  // namespace
 
+std::vector<HfParam> hf_params(const ModelConfig& model) {
+  std::vector<HfParam> list;
+  for (const ParamSpec& spec : parameter_specs(model)) list.push_back({spec.name, "weight", spec.shape});
+  for (int i = 0; model.router_bias && i < model.num_blocks(); ++i)
+    if (!model.is_dense_layer(i))
+      list.push_back({"layers." + std::to_string(i) + ".router.bias", "bias", {model.num_experts}});
+  return list;
+}
+
 std::vector<HfTensor> hf_tensors(const ModelConfig& model, HfFamily family, HfLayout layout) {
   Mapper mapper(model, family, layout);
-  const std::vector<ParamSpec> specs = parameter_specs(model);
-  for (std::size_t i = 0; i < specs.size(); ++i) mapper.add(i, specs[i]);
+  const std::vector<HfParam> params = hf_params(model);
+  for (std::size_t i = 0; i < params.size(); ++i) mapper.add(i, params[i]);
   return mapper.take();
-}
-
-HfLayout hf_layout_of(const std::vector<std::string>& names, const std::string& path) {
-  std::string fused, single;
-  for (const std::string& name : names) {
-    const std::size_t at = name.find(".experts.");
-    if (at == std::string::npos) continue;
-    const char next = name.size() > at + 9 ? name[at + 9] : '\0';
-    (next >= '0' && next <= '9' ? single : fused) = name;
-  }
-  if (!fused.empty() && !single.empty())
-    throw Error(Exit::kBadInput, path + ": expected experts in one layout, found both: " + fused + " and " + single,
-                "two versions of a model lie in one directory");
-  return fused.empty() ? HfLayout::kPerExpert : HfLayout::kFused;
-}
-
-void check_hf_tensors(const std::vector<HfTensor>& expected, const std::vector<HfFound>& found, const std::string& path) {
-  std::map<std::string, const HfFound*> there;
-  for (const HfFound& f : found) there[f.name] = &f;
-  std::set<std::string> wanted;
-  for (const HfTensor& t : expected) wanted.insert(t.name);
-  std::vector<std::string> missing, unexpected, different;
-  for (const HfFound& f : found)
-    if (!wanted.contains(f.name)) unexpected.push_back(f.name);
-  for (const HfTensor& t : expected) {
-    const auto it = there.find(t.name);
-    if (it == there.end())
-      missing.push_back(with_nearest(t.name, unexpected, missing.size()));
-    else if (it->second->shape != t.shape)
-      different.push_back(t.name + " expected [" + joined(t.shape) + "], found [" + joined(it->second->shape) + "]");
-  }
-  if (missing.empty() && unexpected.empty() && different.empty()) return;
-  throw Error(Exit::kBadInput,
-              path + ": expected exactly the tensors of config.json" + listed("missing", missing) +
-                  listed("unexpected", unexpected) + listed("different", different),
-              "the files are of another model, or of one that this version does not know");
 }
 
 }  // namespace moe

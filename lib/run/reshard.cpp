@@ -47,10 +47,11 @@ void add_verify_options(Options& o, ReshardOptions& r) {
 }
 
 void add_export_options(Options& o, ReshardOptions& r) {
-  o.group("Export");
+  o.group("Import and export");
   o.add("experts-on-disk", r.hf.layout, "a tensor for each expert and matrix, or one for all experts",
         {"per-expert", "fused"});
   o.add("file-bytes", r.hf.file_bytes, "most bytes of one safetensors file");
+  o.add("ignore-key", r.hf.ignore_keys, "import: pass over this key of config.json, whatever it asks for").value = "KEY";
 }
 
 using Paths = std::vector<std::string>;
@@ -86,6 +87,7 @@ Exit convert(ReshardOptions& r, const std::string& command, const Paths& paths, 
   r.hf.memory_bytes = r.layout.memory_bytes;
   r.hf.dtype = r.layout.dtype;
   r.hf.weights = r.layout.weights;
+  r.hf.drop_mtp = r.layout.drop_mtp;
   return command == "import" ? import_hf(r.hf, r.common, invocation) : export_hf(r.hf, r.common, invocation);
 }
 

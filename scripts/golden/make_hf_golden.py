@@ -11,7 +11,7 @@ read the files; nobody needs Python.
 Each case is a directory NAME with config.json and safetensors files, and NAME.expected.safetensors with
     tokens I64 [T]        one sequence
     logits F64 [T, V]
-Not here: gradients and training (make_golden.py).
+Not here: DeepSeek's families and gpt-oss (make_hf_families_golden.py), gradients and training (make_golden.py).
 """
 import json
 import pathlib
@@ -55,7 +55,8 @@ def rounded(values, dtype):
 def stored(values, dtype):
     if dtype == "BF16":
         return (values.astype(np.float32).view(np.uint32) >> 16).astype("<u2").tobytes()
-    return values.astype({"F16": "<f2", "F32": "<f4", "F64": "<f8", "I64": "<i8"}[dtype]).tobytes()
+    types = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "I64": "<i8", "U8": "u1", "F8_E4M3": "u1"}  # the last: as codes
+    return values.astype(types[dtype]).tobytes()
 
 
 def write_safetensors(path, tensors):
@@ -267,4 +268,5 @@ def main():
         write_case(directory, name)
 
 
-main()
+if __name__ == "__main__":
+    main()
