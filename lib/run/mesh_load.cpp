@@ -257,8 +257,8 @@ void load_on_mesh(Model& model, const Manifest& m, const std::string& path) {
   model.units().weights_changed();
 }
 
-void load_weights_on_mesh(Model& model, const CheckpointInfo& info) {
-  model.mesh().world().agree([&] { load_weights(model, info); });
+void load_weights_on_mesh(Model& model, const CheckpointInfo& info, bool drops_modules) {
+  model.mesh().world().agree([&] { load_weights(model, info, drops_modules); });
   model.units().weights_changed();
 }
 

@@ -104,7 +104,8 @@ RunSummary summarize(const TrainOptions& o, const MeshOptions& mesh, std::int64_
   s.steps = steps;
   s.data_tokens = data_tokens;
   s.samples_per_epoch = samples_per_epoch;
-  s.checkpoint_bytes = static_cast<double>(s.params.total) * static_cast<double>(bytes_saved_per_parameter(o.dtype));
+  s.checkpoint_bytes =
+      static_cast<double>(s.params.total + s.params.mtp) * static_cast<double>(bytes_saved_per_parameter(o.dtype));
   return s;
 }
 
@@ -147,6 +148,11 @@ std::string summary_box(const TrainOptions& o, const RunSummary& s, const std::s
                      static_cast<long long>(s.tokens_per_step), s.micro_batch, s.mesh.size() > 1 ? " on a rank" : "")}};
   if (c.num_dense_layers > 0)
     rows.insert(rows.begin() + 3, {"dense", text("first %d blocks, width %d", c.num_dense_layers, c.dense_ffn)});
+  if (c.num_mtp_layers > 0)
+    rows.insert(std::find_if(rows.begin(), rows.end(), [](const auto& row) { return row.first == "FLOP/token"; }),
+                {"prediction", text("%d module%s of %s parameters together, ", c.num_mtp_layers,
+                                    c.num_mtp_layers > 1 ? "s" : "", grouped(s.params.mtp).c_str()) +
+                                   grouped(s.params.mtp_active) + " active; embedding and head are the model's"});
   if (s.data_tokens > 0)
     rows.push_back({"data", grouped(s.data_tokens) + " tokens, " + grouped(s.samples_per_epoch) + " sequences an epoch"});
   rows.push_back({"run", s.steps > 0 ? grouped(s.steps) + " steps = " +
@@ -160,6 +166,8 @@ nlohmann::json summary_json(const RunSummary& s) {
   return {{"params_total", s.params.total},
           {"params_active", s.params.active},
           {"params_active_no_embedding", s.params.active_no_embedding},
+          {"params_mtp", s.params.mtp},
+          {"params_mtp_active", s.params.mtp_active},
           {"flop_per_token", s.flop_per_token},
           {"flop_per_token_full_attention", s.flop_per_token_full_attention},
           {"memory_bytes", s.memory.total()},

@@ -164,7 +164,8 @@ class TrainRun {
 
  private:
   TrainReport report() const {
-    return {summary_, counters_, base_, last_.layers, evaluation_, steps_here_, steps_seconds_, checkpoint_, picture_};
+    return {summary_,    counters_,   base_,          last_.layers, last_.mtp_loss,
+            evaluation_, steps_here_, steps_seconds_, checkpoint_,  picture_};
   }
 
   void open_inputs() {
@@ -296,18 +297,23 @@ class TrainRun {
   void evaluate_now(std::int64_t max_tokens) {
     if (!eval_) return;
     if (!eval_pass_)
-      eval_pass_ =
-          std::make_unique<Pass>(model(), PassOptions{.shape = {summary_.micro_batch, o_.seq}, .training = false}, env_);
+      eval_pass_ = std::make_unique<Pass>(
+          model(), PassOptions{.shape = {summary_.micro_batch, o_.seq}, .training = false, .num_modules = 1}, env_);
     evaluation_ = evaluate(*eval_pass_, world_, *eval_, o_.document_mask, max_tokens);
-    char text[120];
-    std::snprintf(text, sizeof text, "eval  step %lld  loss %.4f  over %lld tokens  %.1f s",
+    const SecondTokens& second = evaluation_->second_tokens;
+    char text[160], accepted[48] = "";
+    if (second.num_judged > 0)
+      std::snprintf(accepted, sizeof accepted, "  second tokens accepted %.1f %%", 100 * second.acceptance());
+    std::snprintf(text, sizeof text, "eval  step %lld  loss %.4f  over %lld tokens%s  %.1f s",
                   static_cast<long long>(counters_.step), evaluation_->loss, static_cast<long long>(evaluation_->num_tokens),
-                  evaluation_->seconds);
+                  accepted, evaluation_->seconds);
     log_info(text);
-    output_->write_event({{"step", counters_.step},
+    nlohmann::json row = {{"step", counters_.step},
                           {"eval_loss", evaluation_->loss},
                           {"eval_tokens", evaluation_->num_tokens},
-                          {"seconds", seconds()}});
+                          {"seconds", seconds()}};
+    if (second.num_judged > 0) row["second_token_acceptance"] = second.acceptance();
+    output_->write_event(row);
   }
 
   // Counters of the state as it is now.

@@ -31,10 +31,12 @@ void add_batch_options(Options& o, TrainOptions& t) {
 
 void add_placement_options(Options& o, TrainOptions& t) {
   o.group("Placement while training");
-  o.add("replan-every", t.replan_every,
-        "steps between looks at the routing since the last one; where other places bring 1 % or more experts move there, with "
-        "masters and moments; 0 never looks");
-  o.add("objective", t.objective, "of these plans: even rows per rank, or few rows that cross nodes", {"balance", "traffic"});
+  o.add(
+      "replan-every", t.replan_every,
+      "steps between looks at the routing since the last one; where other places bring 1 % or more experts move there, with "
+      "masters and moments; 0 never looks");
+  o.add("objective", t.objective, "of these plans: even rows per rank, or few rows that cross nodes",
+        {"balance", "traffic"});
   o.add("replicas", t.replicas, "copies of experts, beyond one of each, that these plans may make in a layer");
 }
 
@@ -52,6 +54,7 @@ void add_training_options(Options& o, TrainOptions& t) {
   o.add("beta2", t.beta2, "AdamW decay of the second moment");
   o.add("adam-eps", t.adam_eps, "AdamW epsilon");
   o.add("grad-clip", t.grad_clip, "largest global gradient norm; 0 does not clip");
+  o.add("mtp-weight", t.mtp_weight, "factor of the mean loss of the --mtp-depth modules in the total loss");
   o.add("dtype", t.dtype, "weights and activations; masters, gradients and moments are fp32", {"fp32", "bf16"});
   o.add("recompute", t.recompute, "what backward computes again: nothing, norms and SwiGLU, whole blocks",
         {"none", "light", "full"});

@@ -4,10 +4,10 @@
 #include <optional>
 
 #include "lib/base/common_options.h"
-#include "lib/place/solve.h"
 #include "lib/io/checkpoint.h"
 #include "lib/model/config.h"
 #include "lib/model/slot.h"
+#include "lib/place/solve.h"
 #include "lib/run/mesh_options.h"
 
 namespace moe {
@@ -41,6 +41,7 @@ struct TrainOptions {
   float decay_fraction = 0.2f;
   float weight_decay = 0.1f, beta1 = 0.9f, beta2 = 0.95f, adam_eps = 1e-8f;
   float grad_clip = 1;
+  float mtp_weight = 0.3f;  // of the modules of multi-token prediction, all together
   DType dtype = DType::kF32;
   Recompute recompute = Recompute::kNone;
   NonFinite nonfinite = NonFinite::kSkip;

@@ -17,6 +17,7 @@ struct TrainReport {
   RunCounters counters;
   RateBase base;
   std::vector<LayerResult> last_layers;
+  std::vector<double> last_mtp_loss;  // by module
   std::optional<Evaluation> evaluation;
   std::int64_t steps_here = 0;  // of this call, resumed steps not counted
   double steps_seconds = 0;     // of those

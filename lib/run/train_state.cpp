@@ -88,7 +88,7 @@ std::vector<TensorSlice> state_slices(Model& model, bool with_optimizer, bool ow
   return list;
 }
 
-void load_weights(Model& model, const CheckpointInfo& info) {
+void load_weights(Model& model, const CheckpointInfo& info, bool drops_modules) {
   const auto with_role = [&](const char* role) {
     return std::find_if(info.tensors.begin(), info.tensors.end(), [&](const auto& t) { return t.role == role; });
   };
@@ -106,6 +106,10 @@ void load_weights(Model& model, const CheckpointInfo& info) {
     add_slices(p, shard_boxes(model.params(), p), role, from, from == to ? target(p) : read.back().data(), list);
   }
   add_bias_slices(model, true, list);
+  for (const CheckpointInfo::Tensor& t : info.tensors)
+    if (drops_modules && ParamSpec{.name = t.name}.layer() >= model.config().num_blocks())
+      list.push_back({t.name, t.role, t.dtype, t.shape, std::vector<std::int64_t>(t.shape.size()),
+                      std::vector<std::int64_t>(t.shape.size()), nullptr});
   std::vector<std::string> ignored = {"m", "v", "counter", has_master ? "weight" : "master"};
   if (with_role("bias") == info.tensors.end()) ignored.push_back("bias");
   load_checkpoint(info, list, ignored);

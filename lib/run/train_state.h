@@ -21,8 +21,9 @@ std::vector<TensorSlice> state_slices(Model& model, bool with_optimizer, bool ow
 
 // Weights and router biases alone, whatever their dtype in the checkpoint: masters where it has them, else weights; masters
 // and weights of the model are set from them (a model that is not trained has weights alone). Router biases that the
-// checkpoint does not have stay as they are.
-void load_weights(Model& model, const CheckpointInfo& info);
+// checkpoint does not have stay as they are. `drops_modules`: the checkpoint may have modules of multi-token prediction that
+// the model does not.
+void load_weights(Model& model, const CheckpointInfo& info, bool drops_modules = false);
 
 struct RunCounters {
   std::int64_t step = 0, updates = 0, consumed_samples = 0;

@@ -26,6 +26,7 @@ struct LayerResult {
 struct StepResult {
   std::int64_t step = 0;
   double loss = 0;                                     // cross-entropy, nats per counted token of the global batch
+  std::vector<double> mtp_loss;                        // the same of each module of multi-token prediction
   double aux = 0, seq_aux = 0, global_aux = 0, z = 0;  // balance losses, summed over layers
   double grad_norm = 0, lr = 0;
   double seconds = 0, data_seconds = 0, forward_seconds = 0, backward_seconds = 0, optimizer_seconds = 0;
@@ -64,6 +65,7 @@ class Trainer {
   std::int64_t steps_done = 0;        // calls of step() that count, skipped ones included
   std::int64_t updates_done = 0;      // AdamW updates: the exponent of its bias correction
   std::int64_t consumed_samples = 0;  // the next sample of the data order
+  float mtp_weight;                   // of the next step; at first that of the options
   const DataOrder& order() const { return order_; }
   const BatchCut& cut() const { return batch_.cut(); }
   RoutingTally& tally(int layer) { return pass_.tallies()[static_cast<std::size_t>(layer)]; }  // of this rank's last step
@@ -83,7 +85,9 @@ class Trainer {
   DataOrder order_;
   Pass pass_;
   GlobalBatch batch_;
-  std::int64_t counted_tokens_ = 0;  // of all ranks
+  std::int64_t counted_tokens_ = 0;           // of all ranks
+  std::vector<std::int64_t> mtp_counted_;     // by module
+  std::vector<double> mtp_scale_, mtp_sums_;  // factors of the summed losses; sums of this rank
   std::vector<std::int64_t> coactivation_LEE_;
 };
 
