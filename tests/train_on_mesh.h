@@ -68,7 +68,7 @@ struct MeshRank {
     model.initialize(o.common.seed);
   }
   Evaluation evaluate_all(int num_seqs) {
-    Pass pass(model, {.shape = {num_seqs, options.seq}, .training = false}, env);
+    Pass pass(model, {.shape = {num_seqs, options.seq}, .training = false, .num_modules = 1}, env);
     return evaluate(pass, world, data, options.document_mask, 0);
   }
   std::vector<float> bias() {
