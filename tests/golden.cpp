@@ -151,7 +151,8 @@ ModelConfig Golden::config() const {
     ++num_taken;
     return found->second;
   };
-  const ModelConfig c = fill(take, settings.contains("model.attention"), settings.contains("model.swiglu_limit"));
+  ModelConfig c = fill(take, settings.contains("model.attention"), settings.contains("model.swiglu_limit"));
+  if (settings.contains("model.num_mtp_layers")) c.num_mtp_layers = std::stoi(take("num_mtp_layers"));
   const auto num_given = static_cast<std::size_t>(
       std::count_if(settings.begin(), settings.end(), [](const auto& s) { return s.first.starts_with("model."); }));
   if (num_given != num_taken)

@@ -35,7 +35,10 @@ ReferenceInput input_of(const Golden& g, int step) {
 }
 
 ReferenceLoss loss_of(const Golden& g) {
-  return {.aux = g.number("loss.aux"), .seq_aux = g.number("loss.seq_aux"), .z = g.number("loss.z")};
+  return {.aux = g.number("loss.aux"),
+          .seq_aux = g.number("loss.seq_aux"),
+          .z = g.number("loss.z"),
+          .mtp = g.settings.contains("loss.mtp") ? g.number("loss.mtp") : 0};
 }
 
 ReferenceTraining training_of(const Golden& g) {
@@ -78,10 +81,13 @@ TEST_P(GoldenReference, LogitsLossesGradientsAndCounts) {
   EXPECT_TRUE(agrees({out.terms.seq_aux}, golden_, "loss/seq_aux"));
   EXPECT_TRUE(agrees({out.terms.z}, golden_, "loss/z"));
   EXPECT_TRUE(agrees({out.terms.total()}, golden_, "loss/total"));
+  ASSERT_EQ(out.terms.mtp.size(), static_cast<std::size_t>(config_.num_mtp_layers));
+  for (std::size_t k = 0; k < out.terms.mtp.size(); ++k)
+    EXPECT_TRUE(agrees({out.terms.mtp[k]}, golden_, "loss/mtp." + std::to_string(k)));
   const auto grads = golden_.all("grad/");
   EXPECT_EQ(grads.size(), out.grads.size());
   for (const auto& [name, grad] : out.grads) EXPECT_TRUE(agrees(grad, golden_, "grad/" + name)) << name;
-  for (int layer = config_.num_dense_layers; layer < config_.num_layers; ++layer) {
+  for (int layer = config_.num_dense_layers; layer < config_.num_blocks(); ++layer) {
     const std::vector<std::int64_t>& counts = out.counts[static_cast<std::size_t>(layer)];
     EXPECT_EQ(std::vector<std::int32_t>(counts.begin(), counts.end()), golden_.ints("counts/" + std::to_string(layer)));
   }
@@ -102,7 +108,7 @@ TEST_P(GoldenReference, TenStepsOfTraining) {
   EXPECT_TRUE(agrees(loss, golden_, "step/loss"));
   EXPECT_TRUE(agrees(cross_entropy, golden_, "step/cross_entropy"));
   EXPECT_TRUE(agrees(grad_norm, golden_, "step/grad_norm"));
-  EXPECT_EQ(bias.size(), config_.router_bias ? config_.num_layers - config_.num_dense_layers : 0);
+  EXPECT_EQ(bias.size(), config_.router_bias ? config_.num_moe_layers() : 0);
   for (const auto& [name, b] : bias) EXPECT_TRUE(agrees(b, golden_, "step/router_bias/" + name)) << name;
 }
 
@@ -112,7 +118,7 @@ INSTANTIATE_TEST_SUITE_P(Files, GoldenReference, ::testing::ValuesIn(golden_name
 TEST(GoldenFiles, EveryKindIsThere) {
   EXPECT_EQ(golden_names(kDirectory),
             (std::vector<std::string>{"deepseek_v2", "deepseek_v3", "documents", "gpt_oss", "latent_v2", "latent_v3",
-                                      "losses", "mixtral", "olmoe", "qwen3", "tied"}));
+                                      "losses", "mixtral", "mtp", "mtp_documents", "olmoe", "qwen3", "tied"}));
 }
 
 // ---- the reader refuses -----------------------------------------------------------------------------------------

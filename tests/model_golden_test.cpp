@@ -41,7 +41,8 @@ template <class T>
 
 class GoldenModel : public ::testing::TestWithParam<std::string> {
  protected:
-  RealModel model(const RealSetting& setting) const {
+  RealModel model(RealSetting setting) const {
+    if (golden_.settings.contains("loss.mtp")) setting.mtp_weight = golden_.number("loss.mtp");
     return {golden_.config(),
             params_of(golden_, "weight/"),
             params_of(golden_, "router_bias/"),
@@ -71,6 +72,9 @@ TEST_P(GoldenModel, LogitsLossesGradientsAndCounts) {
     EXPECT_TRUE(agrees<double>({out.seq_aux}, golden_, "loss/seq_aux", kStepTolerance));
     EXPECT_TRUE(agrees<double>({out.z}, golden_, "loss/z", kStepTolerance));
     EXPECT_TRUE(agrees<double>({out.total()}, golden_, "loss/total", kStepTolerance));
+    ASSERT_EQ(out.mtp.size(), static_cast<std::size_t>(golden_.config().num_mtp_layers));
+    for (std::size_t k = 0; k < out.mtp.size(); ++k)
+      EXPECT_TRUE(agrees<double>({out.mtp[k]}, golden_, "loss/mtp." + std::to_string(k), kStepTolerance));
     EXPECT_EQ(out.grads.size(), golden_.all("grad/").size());
     for (const auto& [name, grad] : out.grads) EXPECT_TRUE(agrees(grad, golden_, "grad/" + name, kGradTolerance)) << name;
     for (const int layer : m.model().moe_layers()) {

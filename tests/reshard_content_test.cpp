@@ -238,13 +238,19 @@ TEST_F(ReshardContentTest, DtypesKeepMastersAndRoundWeights) {
 }
 
 TEST_F(ReshardContentTest, ModulesOfMultiTokenPredictionAreDropped) {
-  SmallRun a({}, 1);
-  const auto norm = a.values[{"final_norm.weight", "weight"}];
-  a.values[{"mtp.0.norm.weight", "weight"}] = norm;
-  a.shapes[{"mtp.0.norm.weight", "weight"}] = {6};
-  const State got = reshard({.input = a.save(dir_ + "/a"), .drop_mtp = true});
-  a.values.erase({"mtp.0.norm.weight", "weight"});
-  EXPECT_EQ(got, a.values);
+  std::vector<std::pair<std::string, std::string>> set = kBias;
+  set.emplace_back("mtp-depth", "1");
+  SmallRun a(set, 1);
+  const Key bias{"layers.2.router.bias", "bias"};  // the module is behind the two blocks of the model
+  a.values[bias] = {1, 2, 3, 4, 5}, a.shapes[bias] = {5};
+  State want = a.values;
+  EXPECT_GT(std::erase_if(want, [](const auto& t) { return t.first.first.starts_with("layers.2."); }), 30u);
+  nlohmann::json state;
+  EXPECT_EQ(reshard({.input = a.save(dir_ + "/a"), .drop_mtp = true}, &state), want);
+  EXPECT_EQ(state["options"]["mtp-depth"], "0");
+  SmallRun without(kBias, 1);
+  std::string m;
+  EXPECT_EQ(code_of([&] { reshard({.input = without.save(dir_ + "/b"), .drop_mtp = true}); }, m), Exit::kUsage);
 }
 
 TEST_F(ReshardContentTest, ListsOfExperts) {

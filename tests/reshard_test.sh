@@ -98,7 +98,7 @@ expect 0 "$reshard" half -o frozen --drop-optimizer
 expect 0 "$reshard" a -o weights-a --weights-only
 [ "$(roles weights-a)" = "bias weight " ] || fail "weights-only with biases: $(roles weights-a)"
 expect 2 "$reshard" a -o none --drop-mtp
-says "expected tensors named mtp" err
+says "expected modules of multi-token prediction" err
 
 # The mean of a checkpoint and itself is itself.
 expect 0 "$reshard" a -o mean --average toep4

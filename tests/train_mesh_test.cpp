@@ -165,6 +165,27 @@ TrainCase same_micro_batches_case() {
   return t;
 }
 
+// Modules of multi-token prediction, whose blocks have experts, a bias that moves and balance losses as the others; tied.
+TrainCase mtp_case() {
+  TrainCase t{"multi-token prediction", base_options(), {}};
+  ModelConfig& c = t.options.model;
+  c.num_layers = 1, c.num_mtp_layers = 2, c.tied_embeddings = true, c.router_score = Score::kSigmoid, c.router_bias = true;
+  t.options.balance = {.aux = 0.02f, .seq_aux = 0.02f, .bias_update_speed = 0.01f};
+  t.options.batch = 8, t.options.document_mask = true, t.options.mtp_weight = 0.6f;
+  t.meshes = {on(1, 2, 1, 3), on(1, 1, 4, 1), on(2, 2, 1, 2), on(1, 2, 2, 3, {0, 0, 1, 1}),
+              on(2, 1, 2, 2, {}, kFlat, false)};
+  return t;
+}
+// The same with a head of its own, blocks computed again, several micro-batches.
+TrainCase untied_mtp_case() {
+  TrainCase t = mtp_case();
+  t.name = "multi-token prediction untied", t.together = 4;
+  t.options.model.tied_embeddings = false, t.options.model.num_mtp_layers = 1, t.options.recompute = Recompute::kFull;
+  t.options.balance = {.seq_aux = 0.02f, .bias_update_speed = 0.01f};
+  t.meshes = {on(1, 2, 2, 3), on(1, 4, 1, 2), on(2, 1, 2, 1)};
+  return t;
+}
+
 class TrainMesh : public ::testing::TestWithParam<TrainCase> {};
 
 bool relative(double got, double want, double tolerance) { return std::fabs(got - want) <= tolerance * std::fabs(want); }
@@ -186,6 +207,9 @@ void expect_same_step(const StepResult& got, const StepResult& want) {
   EXPECT_PRED3(relative, got.seq_aux, want.seq_aux, 1e-4) << "seq-aux";
   EXPECT_PRED3(relative, got.global_aux, want.global_aux, 1e-4) << "global-aux";
   EXPECT_PRED3(relative, got.z, want.z, 1e-4) << "z";
+  ASSERT_EQ(got.mtp_loss.size(), want.mtp_loss.size());
+  for (std::size_t k = 0; k < want.mtp_loss.size(); ++k)
+    EXPECT_PRED3(relative, got.mtp_loss[k], want.mtp_loss[k], 1e-5) << "module " << k;
   ASSERT_EQ(got.layers.size(), want.layers.size());
   for (std::size_t i = 0; i < want.layers.size(); ++i) {
     EXPECT_EQ(got.layers[i].counts_E, want.layers[i].counts_E) << "layer " << want.layers[i].layer;
@@ -238,6 +262,10 @@ bool expect_same_run(const TrainedModel& got, const TrainedModel& want) {
   EXPECT_EQ(got.coactivation, want.coactivation);
   EXPECT_EQ(got.evaluation.num_tokens, want.evaluation.num_tokens);
   EXPECT_PRED3(relative, got.evaluation.loss, want.evaluation.loss, 1e-5) << "evaluation";
+  EXPECT_EQ(got.evaluation.second_tokens.num_judged, want.evaluation.second_tokens.num_judged);
+  EXPECT_NEAR(static_cast<double>(got.evaluation.second_tokens.num_accepted),
+              static_cast<double>(want.evaluation.second_tokens.num_accepted), 2)
+      << "two tokens as good as each other";
   return true;
 }
 
@@ -258,7 +286,7 @@ TEST_P(TrainMesh, IsOneProcess) {
 INSTANTIATE_TEST_SUITE_P(Cases, TrainMesh,
                          ::testing::Values(softmax_case(), sigmoid_case(), group_case(), few_case(), latent_case(),
                                            gpt_oss_case(Recompute::kLight), gpt_oss_case(Recompute::kFull),
-                                           micro_batch_case(), same_micro_batches_case()),
+                                           mtp_case(), untied_mtp_case(), micro_batch_case(), same_micro_batches_case()),
                          [](const auto& i) {
                            std::string name = i.param.name;
                            for (char& c : name)

@@ -69,7 +69,7 @@ struct MeshRank {
     model.params().start_ema();
   }
   Evaluation evaluate_all(int num_seqs) {
-    Pass pass(model, {.shape = {num_seqs, options.seq}, .training = false}, env);
+    Pass pass(model, {.shape = {num_seqs, options.seq}, .training = false, .num_modules = 1}, env);
     return evaluate(pass, world, data, options.document_mask, 0);
   }
   std::vector<float> bias() {

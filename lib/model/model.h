@@ -63,6 +63,7 @@ struct Track;
 // Positions at which the first module's greedy token was the model's own, one position on.
 struct SecondTokens {
   std::int64_t num_judged = 0, num_accepted = 0;
+  double acceptance() const { return static_cast<double>(num_accepted) / static_cast<double>(num_judged); }
 };
 
 // A micro-batch goes through in one track, or in two halves in turn: while one computes, rows of the other are on their way

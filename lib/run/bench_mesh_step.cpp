@@ -117,7 +117,8 @@ class MeshStepRun {
             .id_T = id_T_,
             .target_T = target_T_,
             .loss_scale = 1 / static_cast<double>(o_.batch_shape().num_tokens()),
-            .share = static_cast<float>(range_.count) / static_cast<float>(o_.batch)};
+            .share = static_cast<float>(range_.count) / static_cast<float>(o_.batch),
+            .mtp_scale_D = mtp_scale_};
   }
 
   // What Trainer::step does, on random tokens and without clipping.
@@ -285,6 +286,8 @@ class MeshStepRun {
   Pass pass_;
   BatchCut::Range range_;
   std::vector<std::int32_t> id_T_, target_T_;
+  std::vector<double> mtp_scale_ = std::vector<double>(static_cast<std::size_t>(pass_.num_modules()),
+                                                       0.3 / static_cast<double>(o_.batch_shape().num_tokens()));
   std::vector<AdamWTensor> tensors_;
   std::int64_t num_steps_ = 0;
   double first_loss_ = 0, waited_ = 0;

@@ -89,7 +89,9 @@ class StepRun {
     pass_.reset_tallies();
     stream_.take_times();
     const double T = static_cast<double>(id_T_.size());
-    const MicroBatch batch{.shape = pass_.shape(), .id_T = id_T_, .target_T = target_T_, .loss_scale = 1 / T};
+    const std::vector<double> mtp_scale(static_cast<std::size_t>(pass_.num_modules()), 0.3 / T);
+    const MicroBatch batch{
+        .shape = pass_.shape(), .id_T = id_T_, .target_T = target_T_, .loss_scale = 1 / T, .mtp_scale_D = mtp_scale};
     StepSample sample;
     Stopwatch whole, phase;
     stream_.set_phase(StepPhase::kForward);

@@ -1,5 +1,6 @@
 #include "lib/run/eval.h"
 
+#include <climits>
 #include <map>
 
 #include "lib/base/log.h"
@@ -37,25 +38,28 @@ constexpr const char *kScaling = "scaling", *kCurves = "curves";  // those witho
 
 struct Command {
   std::size_t num_models;
+  int num_modules;  // of multi-token prediction, that it uses at most
   Exit (*run)(const Call&);
 };
 const std::map<std::string, Command>& commands() {
   static const std::map<std::string, Command> all = {
       {"perplexity",
-       {1, [](const Call& c) { return eval_perplexity(c.models[0], c.o.data, c.o.model, c.o.common, c.world, c.env); }}},
+       {1, kPerplexityModules,
+        [](const Call& c) { return eval_perplexity(c.models[0], c.o.data, c.o.model, c.o.common, c.world, c.env); }}},
       {"compare",
-       {2,
+       {2, 0,
         [](const Call& c) {
           return eval_compare(c.models[0], c.models[1], c.o.data, c.o.model, c.o.common, c.world, c.env);
         }}},
       {"routing",
-       {1,
+       {1, INT_MAX,
         [](const Call& c) {
           return eval_routing(c.models[0], c.o.output, c.o.data, c.o.model, c.o.common, c.invocation, c.world, c.env);
         }}},
       {"generate",
-       {1, [](const Call& c) { return eval_generate(c.models[0], c.o.generate, c.o.model, c.o.common, c.world, c.env); }}},
-      {"tasks", {1, tasks}},
+       {1, 0,
+        [](const Call& c) { return eval_generate(c.models[0], c.o.generate, c.o.model, c.o.common, c.world, c.env); }}},
+      {"tasks", {1, 0, tasks}},
   };
   return all;
 }
@@ -99,9 +103,9 @@ void share_options(EvalOptions& e) {
   e.generate.strict = e.tasks.strict;
 }
 
-Exit say_what_would_be_done(const EvalOptions& e, const Words& models, World& world) {
+Exit say_what_would_be_done(const EvalOptions& e, const Words& models, World& world, int num_modules) {
   std::string text;
-  for (const std::string& path : models) text += EvalModel::describe(path, e.model, world);
+  for (const std::string& path : models) text += EvalModel::describe(path, e.model, world, num_modules);
   if (world.rank() == 0) print_result(e.common, {{"dry_run", true}, {"models", models}}, text);
   return Exit::kOk;
 }
@@ -152,7 +156,7 @@ Exit run_eval(EvalOptions& e, const Invocation& invocation, World& world) {
   });
   share_options(e);
   if (!world.alone()) world.start_watchdog(e.model.ranks.watchdog);
-  if (e.common.dry_run) return say_what_would_be_done(e, models, world);
+  if (e.common.dry_run) return say_what_would_be_done(e, models, world, command->num_modules);
   Stream stream(e.common.threads);
   return command->run({e, models, invocation, world, {stream, cpu_kernels()}});
 }

@@ -64,6 +64,12 @@ MeshOptions mesh_for(const EvalModelOptions& o, const CheckpointInfo& info, cons
   return choose_mesh(ranks, world, config, dry_run);
 }
 
+// The modules of multi-token prediction from most_modules on.
+void drop_modules(ModelConfig& config, Placement& plan, int most_modules) {
+  config.num_mtp_layers = std::min(config.num_mtp_layers, most_modules);
+  plan = plan_of_blocks(std::move(plan), config.num_blocks());
+}
+
 const char* name(DType dtype) { return dtype == DType::kBF16 ? "bf16" : "fp32"; }
 
 }  // namespace
@@ -90,7 +96,7 @@ void check_eval_model_options(const Options& o, const EvalModelOptions& m) {
   check_rank_options(o, m.ranks);
 }
 
-EvalModel::EvalModel(const std::string& path, const EvalModelOptions& o, World& world, Env env)
+EvalModel::EvalModel(const std::string& path, const EvalModelOptions& o, World& world, Env env, int most_modules)
     : world_(world),
       env_(env),
       info_(find_on_mesh(world, path)),
@@ -102,25 +108,27 @@ EvalModel::EvalModel(const std::string& path, const EvalModelOptions& o, World& 
   world.agree([&] {
     config_ = config_of(info_);
     mesh = mesh_for(o, info_, config_, world, false);
+    drop_modules(config_, mesh.plan, most_modules);
   });
   const std::string trained_mask = trained_with(info_.state, "document-mask");
   document_mask_ = o.document_mask == MaskChoice::kAuto ? trained_mask == "true" : o.document_mask == MaskChoice::kOn;
   mesh_ = std::make_unique<MeshContext>(world, mesh, config_.num_experts, env.kernels);
   mesh_->check_node_limit(config_);
   model_ = std::make_unique<Model>(config_, dtype_of(o, info_.state), false, *mesh_);
-  load_weights_on_mesh(*model_, info_, weights_);
+  load_weights_on_mesh(*model_, info_, weights_, true);
   log_info("loaded " + std::string(weights_ == WeightsFrom::kEma ? "the moving average of " : "") + info_.path +
            " (digest " + info_.digest + ") on " + mesh_text(mesh.shape) + " in " + short_float(watch.seconds()) + " s");
 }
 
-std::string EvalModel::describe(const std::string& path, const EvalModelOptions& o, World& world) {
+std::string EvalModel::describe(const std::string& path, const EvalModelOptions& o, World& world, int most_modules) {
   const CheckpointInfo info = find_on_mesh(world, path);
   std::string text;
   world.agree([&] {
-    const ModelConfig config = config_of(info);
-    const MeshOptions mesh = mesh_for(o, info, config, world, true);
+    ModelConfig config = config_of(info);
+    MeshOptions mesh = mesh_for(o, info, config, world, true);
+    drop_modules(config, mesh.plan, most_modules);
     const int seq = seq_of(o, info.state), batch = o.batch > 0 ? o.batch : windows_at_a_time(1 << 30, seq, 1);
-    const PassOptions pass{.shape = {batch, seq}, .training = false};
+    const PassOptions pass{.shape = {batch, seq}, .training = false, .num_modules = most_modules};
     const DType dtype = dtype_of(o, info.state);
     const auto bytes = [&](const MeshPlace& place) {
       return static_cast<double>(predict_memory(config, dtype, pass, mesh, place).total());
@@ -135,7 +143,7 @@ std::string EvalModel::describe(const std::string& path, const EvalModelOptions&
 
 PassOptions EvalModel::pass_options(std::int64_t num_windows, int seq_len) const {
   const int batch = batch_ > 0 ? batch_ : windows_at_a_time(num_windows, seq_len, world_.size());
-  return {.shape = {batch, seq_len}, .training = false};
+  return {.shape = {batch, seq_len}, .training = false, .num_modules = config_.num_mtp_layers};
 }
 
 std::unique_ptr<Tokenizer> EvalModel::tokenizer() const {

@@ -28,10 +28,11 @@ void check_eval_model_options(const Options& options, const EvalModelOptions& mo
 
 class EvalModel {
  public:
-  // path: a checkpoint, or a run directory, whose latest is taken. Error 66, 65; 2 for a mesh or plan that does not fit.
-  EvalModel(const std::string& path, const EvalModelOptions& options, World& world, Env env);
+  // path: a checkpoint, or a run directory, whose latest is taken. Error 66, 65; 2 for a mesh or plan that does not fit. Of
+  // the modules of multi-token prediction the first most_modules are loaded; the others take no memory.
+  EvalModel(const std::string& path, const EvalModelOptions& options, World& world, Env env, int most_modules = 0);
   // Model, mesh and memory as they would be; nothing is loaded. For --dry-run.
-  static std::string describe(const std::string& path, const EvalModelOptions& options, World& world);
+  static std::string describe(const std::string& path, const EvalModelOptions& options, World& world, int most_modules);
 
   Model& model() { return *model_; }
   World& world() const { return world_; }

@@ -53,6 +53,10 @@ nlohmann::json perplexity_json(const Perplexity& p) {
     j["bits_per_byte"] = p.nats_per_byte() / std::log(2.0);
     j["byte_perplexity"] = std::exp(p.nats_per_byte());
   }
+  if (p.losses.second_tokens.num_judged > 0) {
+    j["second_token_acceptance"] = p.losses.second_tokens.acceptance();
+    j["second_tokens"] = p.losses.second_tokens.num_judged;
+  }
   if (p.size.words_per_token > 0) j["word_perplexity"] = number_or_null(std::exp(p.nats_per_word()));
   return j;
 }
@@ -73,6 +77,8 @@ std::string table_of(const Perplexity& p) {
   }
   if (p.size.words_per_token > 0)
     row("word perplexity", std::exp(p.nats_per_word()), std::exp(p.nats_per_word()) / p.size.words_per_token);
+  if (p.losses.second_tokens.num_judged > 0)
+    table.add({"second-token acceptance", format_text("%.4f", p.losses.second_tokens.acceptance()), "-"});
   return table.text();
 }
 
@@ -93,7 +99,7 @@ WindowLosses window_losses(EvalModel& model, const TokenSource& data, const Roll
   const Stopwatch watch;
   const auto n = static_cast<std::size_t>(windows.size());
   const auto S = static_cast<std::size_t>(model.seq());
-  std::vector<double> sums(2 * n);  // loss, tokens of each window; this rank's
+  std::vector<double> sums(2 * n + 2);  // loss, tokens of each window; second tokens judged, accepted; this rank's
   Pass pass(model.model(), model.pass_options(windows.size(), model.seq()), model.env());
   run_windows(
       pass, model.world(), {windows.size(), model.document_mask()},
@@ -105,11 +111,15 @@ WindowLosses window_losses(EvalModel& model, const TokenSource& data, const Roll
           sums[window] += static_cast<double>(pass.losses()[i]);
           ++sums[n + window];
         }
+        const SecondTokens second = pass.second_tokens();
+        sums[2 * n] += static_cast<double>(second.num_judged);
+        sums[2 * n + 1] += static_cast<double>(second.num_accepted);
       });
   if (!model.world().alone()) sum_over_ranks(model.world(), std::span<double>(sums));
   WindowLosses losses{{sums.begin(), sums.begin() + static_cast<std::ptrdiff_t>(n)},
-                      {sums.begin() + static_cast<std::ptrdiff_t>(n), sums.end()},
-                      watch.seconds()};
+                      {sums.begin() + static_cast<std::ptrdiff_t>(n), sums.begin() + static_cast<std::ptrdiff_t>(2 * n)},
+                      watch.seconds(),
+                      {static_cast<std::int64_t>(sums[2 * n]), static_cast<std::int64_t>(sums[2 * n + 1])}};
   if (!std::isfinite(losses.loss()))
     throw AgreedError(Exit::kNumeric, model.info().path + ": the loss is not finite", "moe-reshard verify looks for damage",
                       0);
@@ -193,7 +203,7 @@ std::string protocol_text(const RollingWindows& windows, const EvalDataOptions& 
 
 Exit eval_perplexity(const std::string& path, const EvalDataOptions& options, const EvalModelOptions& model_options,
                      const CommonOptions& common, World& world, Env env) {
-  EvalModel model(path, model_options, world, env);
+  EvalModel model(path, model_options, world, env, kPerplexityModules);
   const TokenSource data = open_eval_data(options, model);
   const RollingWindows windows = eval_windows(data, options, model);
   Perplexity result{window_losses(model, data, windows), {}};

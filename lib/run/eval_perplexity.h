@@ -21,6 +21,7 @@ struct EvalDataOptions {
 struct WindowLosses {
   std::vector<double> loss_W, tokens_W;  // nats and scored tokens of each window
   double seconds = 0;
+  SecondTokens second_tokens{};  // of all windows, if the model has a module of multi-token prediction
   double loss() const;
   double tokens() const;
   double mean() const { return loss() / tokens(); }  // nats per token
@@ -38,6 +39,7 @@ struct TextSize {
 };
 TextSize text_size(const TokenSource& data);
 
+inline constexpr int kPerplexityModules = 1;  // that it uses: the first one's acceptance
 Exit eval_perplexity(const std::string& path, const EvalDataOptions& options, const EvalModelOptions& model,
                      const CommonOptions& common, World& world, Env env);
 // Exit code 0 whatever the difference is.

@@ -1,6 +1,7 @@
 #include "lib/run/eval_routing.h"
 
 #include <algorithm>
+#include <climits>
 #include <cmath>
 #include <functional>
 #include <numeric>
@@ -194,7 +195,7 @@ Exit eval_routing(const std::string& path, const std::string& output, const Eval
   world.agree([&] {
     if (world.rank() == 0 && !output.empty()) out.emplace(output, common.force);
   });
-  EvalModel model(path, model_options, world, env);
+  EvalModel model(path, model_options, world, env, INT_MAX);  // plans are for all of them
   const std::vector<TokenSource> data = open_data(options, model);
   std::vector<DataRouting> sets;
   for (const TokenSource& source : data) sets.push_back(route_data(model, source, options.max_tokens));

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "lib/model/mtp.h"
+
 namespace moe {
 
 int BatchCut::micro_batch_per_rank() const {
@@ -41,6 +43,12 @@ void GlobalBatch::load(const DataOrder& order, std::int64_t first_sample) {
       order.fill(first_sample + cut_.range(i).first + s, std::span(id_BT_).subspan(at, S),
                  std::span(target_BT_).subspan(at, S), std::span(doc_start_BT_).subspan(at, S));
   num_counted_ = std::count_if(target_BT_.begin(), target_BT_.end(), [](std::int32_t t) { return t >= 0; });
+}
+
+std::int64_t GlobalBatch::num_mtp_counted(int module) const {
+  std::int64_t counted = 0;
+  for (int i = 0; i < cut_.num_micro_batches(); ++i) counted += num_mtp_targets(micro_batch(i, 1), module);
+  return counted;
 }
 
 MicroBatch GlobalBatch::micro_batch(int i, double loss_scale) const {

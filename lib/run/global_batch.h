@@ -32,6 +32,7 @@ class GlobalBatch {
 
   void load(const DataOrder& order, std::int64_t first_sample);
   std::int64_t num_counted() const { return num_counted_; }  // targets here that count
+  std::int64_t num_mtp_counted(int module) const;            // the same of a module of multi-token prediction
   // loss_scale: 1 / counted tokens of the global batch.
   MicroBatch micro_batch(int i, double loss_scale) const;
   const BatchCut& cut() const { return cut_; }

@@ -7,6 +7,7 @@
 #include "lib/run/result.h"
 #include "lib/run/target_layout.h"
 #include "lib/run/text_table.h"
+#include "lib/tensor/param.h"
 
 namespace moe {
 namespace {
@@ -46,6 +47,19 @@ std::string data_text(const json& state) {
     text += " x " + std::to_string(seq) + " tokens = " + short_float(tokens / static_cast<double>(all)) + " passes over " +
             thousands(all) + " tokens";
   return text + ", fingerprint " + text_at(data, "fingerprint");
+}
+
+// Modules of multi-token prediction are the blocks behind the model's own; "" without.
+std::string modules_text(const Manifest& m) {
+  const json options = object_at(m.state, "options");
+  const int depth = std::atoi(text_at(options, "mtp-depth").c_str()), layers = std::atoi(text_at(options, "layers").c_str());
+  if (depth <= 0) return "";
+  std::int64_t elements = 0;
+  for (const ManifestTensor& t : m.tensors)
+    if ((t.role == "weight" || t.role == "bias") && ParamSpec{.name = t.name}.layer() >= layers)
+      elements += elements_of(t.shape);
+  return std::to_string(depth) + (depth == 1 ? " module" : " modules") + " of multi-token prediction from block " +
+         std::to_string(layers) + ", " + thousands(elements) + " parameters (--drop-mtp leaves them out)";
 }
 
 // Which experts a file holds: the same in every layer, or how many if layers differ.
@@ -150,6 +164,7 @@ std::string text_of(const Opened& o, const std::string& fault, bool verbose) {
                                thousands(static_cast<std::int64_t>(m.tensors.size())) + " tensors");
   text += labelled("files", fault.empty() ? "all there, of the right sizes (verify reads them)" : fault);
   text += labelled("layout", layout_text(m));
+  if (const std::string modules = modules_text(m); !modules.empty()) text += labelled("prediction", modules);
   text += labelled("counters", members_text(m.state)) + labelled("data", data_text(m.state));
   if (const json tokenizer = object_at(m.state, "tokenizer"); !tokenizer.empty())
     text += labelled("tokenizer", text_at(tokenizer, "name"));

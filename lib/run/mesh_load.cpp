@@ -260,8 +260,8 @@ void load_on_mesh(Model& model, const Manifest& m, const std::string& path) {
   model.units().weights_changed();
 }
 
-void load_weights_on_mesh(Model& model, const CheckpointInfo& info, WeightsFrom from_role) {
-  model.mesh().world().agree([&] { load_weights(model, info, from_role); });
+void load_weights_on_mesh(Model& model, const CheckpointInfo& info, WeightsFrom from_role, bool drops_modules) {
+  model.mesh().world().agree([&] { load_weights(model, info, from_role, drops_modules); });
   model.units().weights_changed();
 }
 

@@ -17,7 +17,8 @@ Manifest manifest_on_mesh(World& world, const std::string& path);
 void load_on_mesh(Model& model, const Manifest& manifest, const std::string& path);
 
 // Weights and router biases alone (load_weights), each rank what it holds.
-void load_weights_on_mesh(Model& model, const CheckpointInfo& info, WeightsFrom from_role = WeightsFrom::kWeights);
+void load_weights_on_mesh(Model& model, const CheckpointInfo& info, WeightsFrom from_role = WeightsFrom::kWeights,
+                          bool drops_modules = false);
 
 // One rank's wish for a box of a tensor of the manifest.
 struct TensorWish {

@@ -68,6 +68,11 @@ Placement plan_of_state(const nlohmann::json& state) {
   return state.is_object() && state.contains("layout") ? plan_of_layout(state.at("layout")) : Placement{};
 }
 
+Placement plan_of_blocks(Placement plan, int num_blocks) {
+  while (!plan.layers.empty() && plan.layers.back() >= num_blocks) plan.layers.pop_back(), plan.placed.pop_back();
+  return plan;
+}
+
 std::string plan_text(const Placement& plan) {
   int copies = 0;
   for (const LayerPlacement& layer : plan.placed) copies += layer.num_slots() - plan.num_experts;

@@ -27,6 +27,8 @@ std::string plan_fact(const Placement& plan);
 nlohmann::json plan_json(const Placement& plan);
 Placement plan_of_layout(const nlohmann::json& layout);
 Placement plan_of_state(const nlohmann::json& state);  // of its layout
+// The plan of a model whose blocks from `num_blocks` on are dropped.
+Placement plan_of_blocks(Placement plan, int num_blocks);
 // "plan of 61 layers, 128 copies": how messages tell of it.
 std::string plan_text(const Placement& plan);
 

@@ -43,6 +43,12 @@ nlohmann::json layer_row(const LayerResult& l, std::int64_t slots) {
           {"bias_min", l.bias_min}, {"bias_max", l.bias_max}};
 }
 
+double mean(const std::vector<double>& values) {
+  double total = 0;
+  for (const double v : values) total += v;
+  return total / static_cast<double>(values.size());
+}
+
 std::int64_t sum(const std::vector<std::int64_t>& counts) {
   std::int64_t total = 0;
   for (std::int64_t c : counts) total += c;
@@ -79,6 +85,7 @@ nlohmann::json metrics_row(const StepResult& r, const RateBase& base, double run
                         {"updated", r.updated},
                         {"seconds", run_seconds}};
   if (r.ema_seconds > 0) row["ema_ms"] = 1e3 * r.ema_seconds;
+  if (!r.mtp_loss.empty()) row["mtp_loss"] = r.mtp_loss, row["mtp_weight"] = r.mtp_weight;
   nlohmann::json layers = nlohmann::json::array();
   for (const LayerResult& l : r.layers) layers.push_back(layer_row(l, sum(l.counts_E)));
   row["layers"] = std::move(layers);
@@ -86,11 +93,12 @@ nlohmann::json metrics_row(const StepResult& r, const RateBase& base, double run
 }
 
 std::string step_line(const StepResult& r, const RateBase& base, std::int64_t last_step) {
-  char text[200];
+  char text[200], mtp[32] = "";
+  if (!r.mtp_loss.empty()) std::snprintf(mtp, sizeof mtp, "  mtp %.4f", mean(r.mtp_loss));
   const std::string of = last_step > 0 ? "/" + std::to_string(last_step) : "";
   std::snprintf(text, sizeof text,
-                "step %5lld%s  loss %.4f  grad %.2f  lr %.1e  %6.1f ms  %6.0f tok/s  %4.0f GF/s %3.0f%%  imb %.2f%s",
-                static_cast<long long>(r.step), of.c_str(), r.loss, r.grad_norm, r.lr, 1e3 * r.seconds,
+                "step %5lld%s  loss %.4f%s  grad %.2f  lr %.1e  %6.1f ms  %6.0f tok/s  %4.0f GF/s %3.0f%%  imb %.2f%s",
+                static_cast<long long>(r.step), of.c_str(), r.loss, mtp, r.grad_norm, r.lr, 1e3 * r.seconds,
                 tokens_per_second(r, base), gflops(r, base),
                 base.gemm_peak_gflops > 0 ? 100 * gflops(r, base) / base.gemm_peak_gflops : 0.0, mean_max_vio(r),
                 r.updated ? "" : "  NOT FINITE: skipped");

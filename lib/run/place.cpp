@@ -10,7 +10,8 @@ namespace {
               near.empty() ? "see --help" : "did you mean " + near + "?");
 }
 
-// One option, several commands: what solve and score are told of experts, memory and links also counts for the other commands.
+// One option, several commands: what solve and score are told of experts, memory and links also counts for the other
+// commands.
 void share_options(PlaceOptions& p) {
   p.edit.memory_per_rank = p.solve.memory_per_rank;
   p.edit.expert_bytes = p.solve.expert_bytes;

@@ -8,6 +8,7 @@
 #include "lib/base/error.h"
 #include "lib/base/text_list.h"
 #include "lib/model/params.h"
+#include "lib/run/mesh_plan.h"
 #include "lib/run/tensor_cut.h"
 #include "lib/run/train_options.h"
 #include "lib/run/train_state.h"
@@ -169,7 +170,7 @@ void upcycle(const LayoutOptions& o, ReshardContent& c) {
     for (const auto& [role, dtype] : roles)
       if (!there.contains({spec.name, role}) && !(role == "v" && is_muon && !spec.matrix_rows.empty()))
         c.tensors.push_back(upcycled(spec, role, dtype));
-  for (int layer = 0; config.router_bias && layer < config.num_layers; ++layer) {
+  for (int layer = 0; config.router_bias && layer < config.num_blocks(); ++layer) {
     const std::string name = "layers." + std::to_string(layer) + ".router.bias";
     if (!there.contains({name, "bias"}))
       c.tensors.push_back(
@@ -202,14 +203,27 @@ void change_dtype(const LayoutOptions& o, ReshardContent& c) {
   c.changes.push_back("weights in " + o.dtype);
 }
 
+// The blocks behind the model's, with what the state says of them: the option, places of experts, counts between two looks.
+void drop_mtp(ReshardContent& c) {
+  option_of(c.state, "mtp-depth", "drop-mtp");
+  const ModelConfig config = config_of(c.state);
+  const int count = config.num_mtp_layers;
+  if (count == 0)
+    refuse("drop-mtp", "expected modules of multi-token prediction, found none", "moe-reshard show tells what is there");
+  std::erase_if(c.tensors,
+                [&](const ContentTensor& t) { return ParamSpec{.name = t.target.name}.layer() >= config.num_layers; });
+  option_of(c.state, "mtp-depth", "drop-mtp") = "0";
+  if (const Placement plan = plan_of_state(c.state); !plan.layers.empty())
+    c.state["layout"]["plan"] = plan_json(plan_of_blocks(plan, config.num_layers));
+  if (c.state.contains("counts_since_look") && config.num_moe_layers() > 0)
+    for (int k = 0; k < count && !c.state["counts_since_look"].empty(); ++k)
+      c.state["counts_since_look"].erase(c.state["counts_since_look"].size() - 1);
+  c.changes.push_back("without " + std::to_string(count) + (count == 1 ? " module" : " modules") +
+                      " of multi-token prediction");
+}
+
 void drop(const LayoutOptions& o, ReshardContent& c) {
-  const auto count = c.tensors.size();
-  if (o.drop_mtp) {
-    std::erase_if(c.tensors, [](const ContentTensor& t) { return t.target.name.starts_with("mtp."); });
-    if (c.tensors.size() == count)
-      refuse("drop-mtp", "expected tensors named mtp.*, found none", "this checkpoint has no multi-token prediction");
-    c.changes.push_back("without mtp.*");
-  }
+  if (o.drop_mtp) drop_mtp(c);
   if (o.weights_only) {
     std::erase_if(c.tensors, [](const ContentTensor& t) { return t.target.role != "weight" && t.target.role != "bias"; });
     c.changes.push_back("weights only");

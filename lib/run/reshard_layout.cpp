@@ -61,10 +61,10 @@ std::vector<ReshardInput> open_inputs(const LayoutOptions& o) {
 }
 
 // The plan that the output is cut for: the one that is asked for, or the input's as long as it fits.
-Placement plan_of(const LayoutOptions& o, const Manifest& input, const std::vector<ManifestTensor>& targets) {
+Placement plan_of(const LayoutOptions& o, const ReshardContent& content, const std::vector<ManifestTensor>& targets) {
   if (o.plan == "none") return {};
   if (o.plan.empty()) {
-    const Placement before = plan_of_state(input.state);
+    const Placement before = plan_of_state(content.state);
     return is_plan_of(before, targets) && (o.ep == 0 || o.ep == before.num_ranks()) ? before : Placement{};
   }
   if (o.files > 0) throw Error(Exit::kUsage, "--files: expected 0 with --plan, found " + std::to_string(o.files));
@@ -80,7 +80,7 @@ Placement plan_of(const LayoutOptions& o, const Manifest& input, const std::vect
 
 TargetLayout target_of(const LayoutOptions& o, const Manifest& input, const ReshardContent& content) {
   const std::vector<ManifestTensor> targets = content.targets();
-  const Placement plan = plan_of(o, input, targets);
+  const Placement plan = plan_of(o, content, targets);
   if (o.files > 0) return even_layout(targets, o.files);
   const std::optional<MeshShape> before = mesh_of(input);
   if (o.ep == 0 && o.shard == 0 && o.plan.empty() && !before) {

@@ -162,12 +162,13 @@ std::string summary_box(const TrainOptions& o, const RunSummary& s, const std::s
                      static_cast<long long>(s.tokens_per_step), s.micro_batch, s.mesh.size() > 1 ? " on a rank" : "")}};
   if (c.num_dense_layers > 0)
     rows.insert(rows.begin() + 3, {"dense", text("first %d blocks, width %d", c.num_dense_layers, c.dense_ffn)});
+  if (c.num_mtp_layers > 0)
+    rows.insert(std::find_if(rows.begin(), rows.end(), [](const auto& row) { return row.first == "FLOP/token"; }),
+                {"prediction", text("%d module%s of %s parameters together, ", c.num_mtp_layers,
+                                    c.num_mtp_layers > 1 ? "s" : "", grouped(s.params.mtp).c_str()) +
+                                   grouped(s.params.mtp_active) + " active; embedding and head are the model's"});
   if (s.data_tokens > 0)
     rows.push_back({"data", grouped(s.data_tokens) + " tokens, " + grouped(s.samples_per_epoch) + " sequences an epoch"});
-  if (c.num_mtp_layers > 0)
-    rows.insert(rows.begin() + 5, {"second token", grouped(s.params.mtp) + " more in " + text("%d", c.num_mtp_layers) +
-                                                       (c.num_mtp_layers > 1 ? " modules" : " module") + ", " +
-                                                       grouped(s.params.mtp_active) + " active; embedding and head shared"});
   if (o.batch_ramp.grows())
     rows.push_back({"ramp", text("from %d sequences, by %d, within %s tokens", o.batch_ramp.from, o.batch_ramp.step,
                                  count_text(static_cast<double>(o.batch_ramp.tokens)).c_str())});

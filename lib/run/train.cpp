@@ -170,9 +170,9 @@ class TrainRun {
 
  private:
   TrainReport report() const {
-    return {summary_,    counters_,       base_,       last_.layers, tokens_of(last_, base_),
-            evaluation_, ema_evaluation_, steps_here_, tokens_here_, steps_seconds_,
-            checkpoint_, picture_};
+    return {summary_,       counters_,   base_,           last_.layers, tokens_of(last_, base_),
+            last_.mtp_loss, evaluation_, ema_evaluation_, steps_here_,  tokens_here_,
+            steps_seconds_, checkpoint_, picture_};
   }
 
   void open_inputs() {
@@ -306,18 +306,23 @@ class TrainRun {
   void evaluate_now(std::int64_t max_tokens) {
     if (!eval_) return;
     if (!eval_pass_)
-      eval_pass_ =
-          std::make_unique<Pass>(model(), PassOptions{.shape = {summary_.micro_batch, o_.seq}, .training = false}, env_);
+      eval_pass_ = std::make_unique<Pass>(
+          model(), PassOptions{.shape = {summary_.micro_batch, o_.seq}, .training = false, .num_modules = 1}, env_);
     evaluation_ = evaluate(*eval_pass_, world_, *eval_, o_.document_mask, max_tokens);
     tell_evaluation("eval ", "eval_loss", *evaluation_);
   }
 
   void tell_evaluation(const char* what, const char* key, const Evaluation& e) {
-    char text[120];
-    std::snprintf(text, sizeof text, "%s step %lld  loss %.4f  over %lld tokens  %.1f s", what,
-                  static_cast<long long>(counters_.step), e.loss, static_cast<long long>(e.num_tokens), e.seconds);
+    const SecondTokens& second = e.second_tokens;
+    char text[160], accepted[48] = "";
+    if (second.num_judged > 0)
+      std::snprintf(accepted, sizeof accepted, "  second tokens accepted %.1f %%", 100 * second.acceptance());
+    std::snprintf(text, sizeof text, "%s step %lld  loss %.4f  over %lld tokens%s  %.1f s", what,
+                  static_cast<long long>(counters_.step), e.loss, static_cast<long long>(e.num_tokens), accepted, e.seconds);
     log_info(text);
-    output_->write_event({{"step", counters_.step}, {key, e.loss}, {"eval_tokens", e.num_tokens}, {"seconds", seconds()}});
+    nlohmann::json row = {{"step", counters_.step}, {key, e.loss}, {"eval_tokens", e.num_tokens}, {"seconds", seconds()}};
+    if (second.num_judged > 0) row["second_token_acceptance"] = second.acceptance();
+    output_->write_event(row);
   }
 
   // The moving average takes the place of the parameters meanwhile. Nobody saves or trains.

@@ -77,6 +77,8 @@ void add_training_options(Options& o, TrainOptions& t) {
         "keep a moving average of the parameters with this decay, such as 0.999, in fp32 (role ema of checkpoints); 0 keeps "
         "none");
   o.add("grad-clip", t.grad_clip, "largest global gradient norm; 0 does not clip");
+  o.add("mtp-weight", t.mtp_weight,
+        "factor of the mean loss of the --mtp-depth modules in the total loss; a list changes it: 0.3,0.1@0.68");
   o.add("dtype", t.dtype, "weights and activations; masters and gradients are fp32", {"fp32", "bf16"});
   o.add("recompute", t.recompute, "what backward computes again: nothing, norms and SwiGLU, whole blocks",
         {"none", "light", "full"});
@@ -183,6 +185,7 @@ void check_run(const Options& o, const TrainOptions& t) {
   need(t.balance.global_aux >= 0, "global-aux-loss", "at least 0", o);
   need(t.balance.z >= 0, "z-loss", "at least 0", o);
   need(t.balance.bias_update_speed.least() >= 0, "bias-update-speed", "at least 0", o);
+  need(t.mtp_weight.least() >= 0, "mtp-weight", "at least 0", o);
   need(t.balance.capacity_factor >= 0, "capacity-factor", "0 (dropless) or more", o);
   need(t.balance.bias_update_speed.most() == 0 || t.model.router_bias, "bias-update-speed", "0 without --router-bias", o,
        "add --router-bias");

@@ -47,6 +47,7 @@ struct TrainOptions {
   float decay_fraction = 0.2f;
   float weight_decay = 0.1f, beta1 = 0.9f, beta2 = 0.95f, adam_eps = 1e-8f;
   float grad_clip = 1;
+  ValueSchedule mtp_weight = 0.3f;  // of the modules of multi-token prediction, all together
   DType dtype = DType::kF32;
   Optimizer optimizer = Optimizer::kAdamW;
   DType moments = DType::kF32;

@@ -19,8 +19,11 @@ nlohmann::json train_json(const TrainOptions& o, const TrainReport& t) {
     r["gemm_peak_gflops"] = t.base.gemm_peak_gflops;
     r["skipped_updates"] = t.counters.skipped;
   }
+  if (!t.last_mtp_loss.empty()) r["mtp_loss"] = t.last_mtp_loss;
   if (t.evaluation) r["eval_loss"] = t.evaluation->loss;
   if (t.ema_evaluation) r["ema_eval_loss"] = t.ema_evaluation->loss;
+  if (t.evaluation && t.evaluation->second_tokens.num_judged > 0)
+    r["second_token_acceptance"] = t.evaluation->second_tokens.acceptance();
   if (!t.checkpoint.empty()) r["checkpoint"] = t.checkpoint;
   if (!t.picture.empty()) r["picture"] = t.picture;
   for (const LayerResult& l : t.last_layers) {
@@ -38,10 +41,19 @@ std::string train_box(const TrainReport& t) {
   char text[160];
   std::snprintf(text, sizeof text, "%.4f -> %.4f nats per token", t.counters.first_loss, t.counters.last_loss);
   rows.push_back({"train loss", text});
+  for (std::size_t k = 0; k < t.last_mtp_loss.size(); ++k) {
+    std::snprintf(text, sizeof text, "%.4f, token %zu ahead", t.last_mtp_loss[k], k + 2);
+    rows.push_back({"MTP loss", text});
+  }
   if (t.evaluation) {
     std::snprintf(text, sizeof text, "%.4f over %lld tokens", t.evaluation->loss,
                   static_cast<long long>(t.evaluation->num_tokens));
     rows.push_back({"eval loss", text});
+    if (const SecondTokens& second = t.evaluation->second_tokens; second.num_judged > 0) {
+      std::snprintf(text, sizeof text, "%.1f %% of %lld, where the model's greedy token is the module's",
+                    100 * second.acceptance(), static_cast<long long>(second.num_judged));
+      rows.push_back({"second tokens", text});
+    }
   }
   if (t.ema_evaluation) {
     std::snprintf(text, sizeof text, "%.4f with the moving average of the parameters", t.ema_evaluation->loss);

@@ -18,6 +18,7 @@ struct TrainReport {
   RateBase base;
   std::vector<LayerResult> last_layers;
   std::int64_t last_tokens = 0;                          // of the last step
+  std::vector<double> last_mtp_loss;                     // by module
   std::optional<Evaluation> evaluation, ema_evaluation;  // of the parameters, of their moving average
   std::int64_t steps_here = 0;                           // of this call, resumed steps not counted
   std::int64_t tokens_here = 0;

@@ -89,7 +89,7 @@ std::vector<TensorSlice> state_slices(Model& model, bool with_optimizer, bool ow
   return list;
 }
 
-void load_weights(Model& model, const CheckpointInfo& info, WeightsFrom from_role) {
+void load_weights(Model& model, const CheckpointInfo& info, WeightsFrom from_role, bool drops_modules) {
   const auto with_role = [&](const std::string& role) {
     return std::find_if(info.tensors.begin(), info.tensors.end(), [&](const auto& t) { return t.role == role; });
   };
@@ -107,6 +107,10 @@ void load_weights(Model& model, const CheckpointInfo& info, WeightsFrom from_rol
     add_slices(p, shard_boxes(model.params(), p), role, from, from == to ? target(p) : read.back().data(), list);
   }
   add_bias_slices(model, true, list);
+  for (const CheckpointInfo::Tensor& t : info.tensors)
+    if (drops_modules && ParamSpec{.name = t.name}.layer() >= model.config().num_blocks())
+      list.push_back({t.name, t.role, t.dtype, t.shape, std::vector<std::int64_t>(t.shape.size()),
+                      std::vector<std::int64_t>(t.shape.size()), nullptr});
   if (averages && first == info.tensors.end())
     throw Error(Exit::kBadInput, info.path + ": expected a moving average of the parameters (role ema), found none",
                 "moe-train --ema keeps one");

@@ -23,9 +23,11 @@ std::vector<TensorSlice> state_slices(Model& model, bool with_optimizer, bool ow
 // Weights and router biases alone, whatever their dtype in the checkpoint: masters where it has them, else weights; masters
 // and weights of the model are set from them (a model that is not trained has weights alone). Router biases that the
 // checkpoint does not have stay as they are.
-// kEma: the moving average instead; Error(kBadInput) if there is none.
+// kEma: the moving average instead; Error(kBadInput) if there is none. `drops_modules`: the checkpoint may have modules of
+// multi-token prediction that the model does not.
 enum class WeightsFrom { kWeights, kEma };
-void load_weights(Model& model, const CheckpointInfo& info, WeightsFrom from_role = WeightsFrom::kWeights);
+void load_weights(Model& model, const CheckpointInfo& info, WeightsFrom from_role = WeightsFrom::kWeights,
+                  bool drops_modules = false);
 
 // state_slices() as a checkpoint of these tensors can fill them: it may keep the moments in another dtype, and may lack the
 // moving average or have one that is not kept here. finish(), after the slices are filled: moments in the model's dtype

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 
 #include "lib/base/stopwatch.h"
 #include "lib/comm/collectives.h"
@@ -69,20 +70,29 @@ void Trainer::load_batch(StepResult& result) {
   batch_.load(order_, consumed_samples);
   consumed_samples += result.batch;
   result.tokens = consumed_samples * options_.seq;
-  counted_tokens_ = batch_.num_counted();
+  std::vector<std::int64_t> counted = {batch_.num_counted()};
+  for (int k = 0; k < pass_.num_modules(); ++k) counted.push_back(batch_.num_mtp_counted(k));
   World& world = model_.mesh().world();
-  if (world.alone()) return;
-  world.lane().call("token count", [&] { all_reduce_sum(world.comm(), "token count", std::span(&counted_tokens_, 1)); });
+  if (!world.alone())
+    world.lane().call("token count", [&] { all_reduce_sum(world.comm(), "token count", std::span(counted)); });
+  counted_tokens_ = counted[0];
+  mtp_counted_.assign(counted.begin() + 1, counted.end());
+  mtp_scale_.clear();
+  for (const std::int64_t n : mtp_counted_)
+    mtp_scale_.push_back(result.mtp_weight / pass_.num_modules() / static_cast<double>(std::max<std::int64_t>(1, n)));
 }
 
 // Returns the sum of the loss over the counted tokens of this rank.
 double Trainer::gradients(StepResult& result) {
   pass_.reset_tallies();
+  mtp_sums_.assign(mtp_scale_.size(), 0);
   double total = 0;
   for (int i = 0; i < batch_.cut().num_micro_batches(); ++i) {
-    const MicroBatch batch = batch_.micro_batch(i, 1.0 / static_cast<double>(std::max<std::int64_t>(1, counted_tokens_)));
+    MicroBatch batch = batch_.micro_batch(i, 1.0 / static_cast<double>(std::max<std::int64_t>(1, counted_tokens_)));
+    batch.mtp_scale_D = mtp_scale_;
     Stopwatch watch;
     total += pass_.forward(batch);
+    std::transform(mtp_sums_.begin(), mtp_sums_.end(), pass_.mtp_losses().begin(), mtp_sums_.begin(), std::plus<>());
     result.forward_seconds += watch.lap();
     pass_.backward(batch);
     result.backward_seconds += watch.lap();
@@ -103,6 +113,7 @@ void Trainer::agree(StepResult& result, double loss_sum, const StepNews& news) {
     counts.insert(counts.end(), t.counts_E.begin(), t.counts_E.end());
     counts.insert(counts.end(), {t.num_tokens, t.num_dropped});
   }
+  sums.insert(sums.end(), mtp_sums_.begin(), mtp_sums_.end());
   if (!world.alone())
     world.lane().call("step totals", [&] {
       all_reduce_sum(world.comm(), "step totals", std::span(sums));
@@ -122,6 +133,8 @@ void Trainer::agree(StepResult& result, double loss_sum, const StepNews& news) {
     for (std::int64_t& c : t.counts_E) c = *count++;
     t.num_tokens = *count++, t.num_dropped = *count++;
   }
+  for (const std::int64_t n : mtp_counted_)
+    result.mtp_loss.push_back(*sum++ / static_cast<double>(std::max<std::int64_t>(1, n)));
 }
 
 void Trainer::update_parameters(const StepResult& result) {
@@ -184,7 +197,9 @@ void Trainer::collect(StepResult& result) {
 
 StepResult Trainer::step(double lr, const StepNews& news, double progress) {
   StepResult result{.step = ++steps_done, .lr = lr};
-  result.bias_update_speed = options_.balance.bias_update_speed.at(run_point(options_, result.step, progress));
+  const RunPoint now = run_point(options_, result.step, progress);
+  result.bias_update_speed = options_.balance.bias_update_speed.at(now);
+  result.mtp_weight = options_.mtp_weight.at(now);
   model_.mesh().world().watchdog().set_step(result.step);
   Stopwatch whole, part;
   load_batch(result);

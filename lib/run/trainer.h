@@ -28,11 +28,12 @@ struct LayerResult {
 struct StepResult {
   std::int64_t step = 0;
   double loss = 0;                                     // cross-entropy, nats per counted token of the global batch
+  std::vector<double> mtp_loss;                        // the same of each module of multi-token prediction
   double aux = 0, seq_aux = 0, global_aux = 0, z = 0;  // balance losses, summed over layers
   double grad_norm = 0, lr = 0;
   int batch = 0;            // sequences
   std::int64_t tokens = 0;  // trained on so far
-  double bias_update_speed = 0;
+  double bias_update_speed = 0, mtp_weight = 0;
   double seconds = 0, data_seconds = 0, forward_seconds = 0, backward_seconds = 0, optimizer_seconds = 0;
   double ema_seconds = 0;                            // of optimizer_seconds: the moving average
   double experts_seconds = 0, exchange_seconds = 0;  // of forward and backward: expert segments; dispatch and combine
@@ -92,8 +93,10 @@ class Trainer {
   DataOrder order_;
   Pass pass_;
   GlobalBatch batch_;
-  std::unique_ptr<Muon> muon_;       // with --optimizer muon
-  std::int64_t counted_tokens_ = 0;  // of all ranks
+  std::unique_ptr<Muon> muon_;                // with --optimizer muon
+  std::int64_t counted_tokens_ = 0;           // of all ranks
+  std::vector<std::int64_t> mtp_counted_;     // by module
+  std::vector<double> mtp_scale_, mtp_sums_;  // factors of the summed losses; sums of this rank
   std::vector<std::int64_t> coactivation_LEE_;
 };
 

@@ -20,7 +20,8 @@ Tensors:
 Step 0 uses the batch of the gradients; losses and norms are those before the update, biases those after it.
 A training step is torch's clip_grad_norm_ (factor min(1, bound / (norm + 1e-6))), torch's AdamW with decay of matrices
 (neither norm weights nor biases nor sinks), then bias += speed * sign(mean count - count).
-Not here: configurations with multi-token prediction.
+With multi-token prediction (model.num_mtp_layers): module k is block num_layers + k; loss/mtp.K its cross-entropy without a
+coefficient, loss/mtp all of them with the weight loss.mtp / modules.
 """
 import math
 import pathlib
@@ -42,6 +43,7 @@ COMMON = dict(
     router_score="softmax", router_renormalize=True, router_scale=1.0, num_expert_groups=1, num_groups_kept=1,
     group_score="top2sum", router_bias=False, tied_embeddings=False)
 NO_LOSS = dict(aux=0.0, seq_aux=0.0, z=0.0)
+MTP_WEIGHT = 0.3
 
 LATENT = dict(attention="mla", kv_lora_rank=6, qk_nope_head_dim=5, qk_rope_head_dim=8, v_head_dim=7, rope_interleaved=True,
               rope_factor=1.0, rope_original_length=4096, rope_beta_fast=32.0, rope_beta_slow=1.0, rope_mscale=1.0,
@@ -75,6 +77,11 @@ CONFIGS = {
     # Its layers take turns: sliding, full, sliding. The limit cuts some values of SwiGLU.
     "gpt_oss": (dict(GPT_OSS, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=6, num_experts=6, expert_ffn=9,
                      rope_theta=1000.0), dict(aux=0.02), (2, 11), True),
+    # Multi-token prediction as in DeepSeek-V3's report, 2.2, one module and two.
+    "mtp": (dict(LATENT, q_lora_rank=7, router_score="sigmoid", router_bias=True, router_scale=2.5, num_mtp_layers=1),
+            dict(seq_aux=0.01), (2, 9), False),
+    "mtp_documents": (dict(tied_embeddings=True, num_experts=5, vocab_size=23, num_mtp_layers=2), dict(aux=0.02), (2, 12),
+                      True),
     "losses": (dict(num_layers=3, num_experts=6, router_score="sigmoid", d_model=12, num_heads=2, num_kv_heads=2),
                dict(aux=0.3, seq_aux=0.2, z=0.05), (3, 6), False),
 }
@@ -385,6 +392,29 @@ class DecoderLayer(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
+def ahead(values, document, n, nothing):
+    """values[i + n], where that is in the sequence and the document of i."""
+    out = torch.full_like(values, nothing)
+    out[:, :-n] = torch.where(document[:, n:] == document[:, :-n], values[:, n:], out[:, :-n])
+    return out
+
+
+class PredictionModule(nn.Module):
+    """Layer 61 of DeepSeek-V3: enorm, hnorm, eh_proj (embedding first), a decoder layer, shared_head.norm."""
+
+    def __init__(self, c, margin):
+        super().__init__()
+        self.enorm, self.hnorm = RMSNorm(c.d_model, c.norm_eps), RMSNorm(c.d_model, c.norm_eps)
+        self.eh_proj = nn.Linear(2 * c.d_model, c.d_model, bias=False)
+        self.layer = DecoderLayer(c, c.num_layers, margin)
+        self.shared_head_norm = RMSNorm(c.d_model, c.norm_eps)
+
+    def forward(self, embed_tokens, tokens, hidden, mask):  # tokens -1: none
+        embedded = embed_tokens(tokens.clamp(min=0)) * (tokens >= 0)[..., None]
+        x = self.eh_proj(torch.cat((self.enorm(embedded), self.hnorm(hidden)), dim=-1))
+        return self.shared_head_norm(self.layer(x, mask))
+
+
 class Decoder(nn.Module):
     def __init__(self, c):
         super().__init__()
@@ -395,11 +425,16 @@ class Decoder(nn.Module):
         self.lm_head = nn.Linear(c.d_model, c.vocab_size, bias=False)
         if c.tied_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
+        self.mtp = nn.ModuleList(PredictionModule(c, self.margin) for _ in range(c.fields.get("num_mtp_layers", 0)))
+
+    def blocks(self):
+        return list(self.layers) + [module.layer for module in self.mtp]
 
     def moe_layers(self):
-        return {i: layer.mlp for i, layer in enumerate(self.layers) if isinstance(layer.mlp, SparseMoE)}
+        return {i: block.mlp for i, block in enumerate(self.blocks()) if isinstance(block.mlp, SparseMoE)}
 
     def forward(self, batch):
+        """Logits of the model and of each module."""
         tokens = batch["tokens"]
         S = tokens.shape[1]
         document = batch["document"]
@@ -407,15 +442,28 @@ class Decoder(nn.Module):
         x = self.embed_tokens(tokens)
         for layer in self.layers:
             x = layer(x, mask)
-        return self.lm_head(self.norm(x))
+        hidden = self.norm(x)
+        logits = [self.lm_head(hidden)]
+        for k, module in enumerate(self.mtp):
+            hidden = module(self.embed_tokens, ahead(tokens, document, k + 1, -1), hidden, mask)
+            logits.append(self.lm_head(hidden))
+        return logits
 
     def losses(self, batch, coefficients):
-        logits = self(batch)
+        logits, *predictions = self(batch)
         terms = dict(cross_entropy=F.cross_entropy(logits.flatten(0, 1), batch["targets"].flatten(), ignore_index=-1))
+        parts = {}
+        for k, p in enumerate(predictions):
+            targets = ahead(batch["targets"], batch["document"], k + 1, -1)
+            parts[f"mtp.{k}"] = F.cross_entropy(p.flatten(0, 1), targets.flatten(), ignore_index=-1)
+        if parts:
+            terms["mtp"] = coefficients["mtp"] / len(parts) * sum(parts.values())
         for name, factor in coefficients.items():
+            if name == "mtp":
+                continue
             terms[name] = sum((factor * moe.losses[name] for moe in self.moe_layers().values()), torch.zeros(()))
         terms["total"] = sum(terms.values())
-        return logits, terms
+        return logits, {**terms, **parts}
 
 
 def is_vector(name):
@@ -472,7 +520,11 @@ def export(model, of):
         return torch.cat((weight(mlp.gate_proj), weight(mlp.up_proj)))
 
     out = {"embedding.weight": weight(model.embed_tokens)}
-    for i, layer in enumerate(model.layers):
+    for k, module in enumerate(model.mtp):
+        at = f"layers.{model.c.num_layers + k}.mtp."
+        out[at + "embedding_norm.weight"], out[at + "hidden_norm.weight"] = weight(module.enorm), weight(module.hnorm)
+        out[at + "projection.weight"], out[at + "norm.weight"] = weight(module.eh_proj), weight(module.shared_head_norm)
+    for i, layer in enumerate(model.blocks()):
         a, m, at = layer.self_attn, layer.mlp, f"layers.{i}."
         out[at + "attn_norm.weight"] = weight(layer.input_layernorm)
         out.update({at + "attn." + name: w for name, w in attention_weights(a, weight, of).items()})
@@ -565,6 +617,8 @@ def make(name, seed):
     torch.manual_seed(seed)
     c = Config(**{**COMMON, **model_fields})
     coefficients = {key: rounded(value) for key, value in {**NO_LOSS, **loss_fields}.items()}
+    if "num_mtp_layers" in model_fields:
+        coefficients["mtp"] = rounded(MTP_WEIGHT)
     model = Decoder(c)
     initialise(model)
     batches = [random_batch(c, shape, documents) for _ in range(NUM_STEPS)]
