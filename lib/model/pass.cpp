@@ -20,6 +20,7 @@ BlockContext block_context(Model& model, const PassOptions& o, const Env& env, c
           .config = model.config(),
           .balance = o.balance,
           .params = params,
+          .layer = layer,
           .is_dense = dense,
           .recompute = o.recompute,
           .rope = {rope.cos_PR2, rope.sin_PR2, rope.pos_T.first(static_cast<std::size_t>(track.batch.shape.num_tokens()))},
@@ -127,6 +128,7 @@ double Pass::head_forward() {
   Units& units = model_.units();
   units.use(units.head());
   if (model_.config().tied_embeddings) units.use(units.embedding());
+  if (tracks_.front()->batch.cache) return head_of_runs(), 0;
   double total = 0;
   for (const auto& t : tracks_) {
     await(*t);

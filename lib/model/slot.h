@@ -75,6 +75,7 @@ struct SlotRoom {
   BatchShape shape;
   DType dtype;
   std::int64_t max_rows;
+  bool generates = false;  // over a cache
 };
 BlockStash take_stash(Arena& arena, const SlotRoom& room);
 BlockWork take_work(Arena& arena, const SlotRoom& room);
