@@ -3,7 +3,8 @@
 // Blocks of kBlock queries meet blocks of kBlock keys. Scores of a pair of blocks lie in scratch, never more. Inside the
 // pair that holds the diagonal, every tile of the micro-kernel stops at its own last useful key or starts at its own first
 // useful query, so that hardly more than half of it is computed. Pairs beyond the diagonal or outside all documents are
-// skipped.
+// skipped; of those at the edge of a window, tiles are cut alike.
+// A sink is a key without a value: the running softmax begins with it, and its gradient is -sum of P_sink delta.
 //   forward   task = (sequence, kv head, some blocks of queries): keys are packed once for all these queries
 //   backward  task = (sequence, kv head), with all its query heads: dq, dk and dv are sums in a fixed order, no atomics
 // Not here: positions (rope.cpp), the products of a pair of blocks (attention_tiles.h).
@@ -82,6 +83,9 @@ void finish_block(const Problem& p, Int s, Int h, Int i0, Int nq, const Running&
              o.slice_rows(row, nq).slice_cols(h * p.value_width, p.value_width));
 }
 
+// The first block of keys that query i may see.
+Int first_block(const Problem& p, Int i) { return std::max<Int>(0, i - p.window + 1) / kBlock * kBlock; }
+
 void forward_task(const Problem& p, const ForwardTask& task, const Mat& o, float* lse, Scratch scratch) {
   const Int blocks = task.last - task.first, count = blocks * p.group;
   float* keys = scratch.take(p.width * kBlock);
@@ -93,20 +97,20 @@ void forward_task(const Problem& p, const ForwardTask& task, const Mat& o, float
   const auto length = [&](Int n) { return std::min(kBlock, p.seq_len - begin(n)); };
   for (Int n = 0; n < count; ++n) {
     states.push_back({scratch.take(kBlock), scratch.take(kBlock), scratch.take(kBlock * p.value_pitch)});
-    std::fill(states[n].max, states[n].max + kBlock, kMinusInfinity);
-    std::fill(states[n].sum, states[n].sum + kBlock, 0.0f);
+    const Int head = task.kv * p.group + n / blocks;
+    std::fill(states[n].max, states[n].max + kBlock, p.shape.sinks_H ? p.shape.sinks_H[head] : kMinusInfinity);
+    std::fill(states[n].sum, states[n].sum + kBlock, p.shape.sinks_H ? 1.0f : 0.0f);
     std::fill(states[n].out, states[n].out + kBlock * p.value_pitch, 0.0f);
     queries.push_back(scratch.take(kBlock * p.pitch));
-    copy_rows(head_of(p.q, p, task.s, begin(n), task.kv * p.group + n / blocks, p.width, false), length(n), p.width,
-              queries[n], p.pitch);
+    copy_rows(head_of(p.q, p, task.s, begin(n), head, p.width, false), length(n), p.width, queries[n], p.pitch);
   }
   const Int end = std::min(task.last * kBlock, p.seq_len);
-  for (Int j0 = 0; j0 < end; j0 += kBlock) {
+  for (Int j0 = first_block(p, task.first * kBlock); j0 < end; j0 += kBlock) {
     const Int nk = std::min(kBlock, end - j0);
     pack_panels(head_of(p.k, p, task.s, j0, task.kv, p.width, true), 0, p.width, 0, nk, keys);
     pack_panels(head_of(p.v, p, task.s, j0, task.kv, p.value_width, false), 0, nk, 0, p.value_width, values);
     for (Int n = 0; n < count; ++n) {
-      const Pair b{begin(n), length(n), j0, nk};
+      const Pair b{begin(n), length(n), j0, nk, p.window};
       if (!any_seen(p, b, task.s)) continue;
       multiply_scores(b, queries[n], p.pitch, p.width, keys, scores);
       update_block(p, b, task.s, scores, states[n]);
@@ -143,6 +147,7 @@ struct BackwardArgs {
   CMat o, d_o;
   const float* lse;
   Mat dq, dk, dv;
+  double* dsinks;  // [num_seqs][num_heads] (=) or nullptr
 };
 
 // scores becomes P = exp(scale * score - lse), dp becomes dS = P * (dp - delta) * scale.
@@ -177,6 +182,15 @@ void fill_delta(const Problem& p, const BackwardArgs& g, Int s, Int h, float* de
   b.dtype == DType::kF32 ? fill_a(b.at<float>(0, 0)) : fill_a(b.at<BF16>(0, 0));
 }
 
+// What the sink of head h gets from sequence s: a key whose value is 0 has dp = 0.
+double sink_gradient(const Problem& p, const BackwardArgs& g, Int s, Int h, const float* delta) {
+  double total = 0;
+  const float* lse = g.lse + s * p.seq_len * p.shape.num_heads + h;
+  for (Int i = 0; i < p.seq_len; ++i)
+    total -= static_cast<double>(std::exp(p.shape.sinks_H[h] - lse[i * p.shape.num_heads])) * static_cast<double>(delta[i]);
+  return total;
+}
+
 void pack_keys(const Problem& p, Int s, Int kv, Int j0, Int nk, const KeyBlock& k) {
   pack_panels(head_of(p.k, p, s, j0, kv, p.width, true), 0, p.width, 0, nk, k.keys_by_d);
   pack_panels(head_of(p.k, p, s, j0, kv, p.width, false), 0, nk, 0, p.width, k.keys_by_row);
@@ -206,16 +220,17 @@ void backward_pair(const Problem& p, const Pair& b, Int s, const QueryBlock& q, 
   multiply_rows(b, dp, k.keys_by_row, dq, p.pitch);
 }
 
-// Not std::vector<float>: its functions would be shared with code for other processors (see simd.h).
-struct HeapFloats {
-  explicit HeapFloats(Int n) : data_(new float[static_cast<std::size_t>(n)]) {}
-  ~HeapFloats() { delete[] data_; }
-  HeapFloats(const HeapFloats&) = delete;
-  HeapFloats& operator=(const HeapFloats&) = delete;
-  float* data() const { return data_; }
+// Not std::vector: its functions would be shared with code for other processors (see simd.h).
+template <class T>
+struct Heap {
+  explicit Heap(Int n) : data_(new T[static_cast<std::size_t>(n)]) {}
+  ~Heap() { delete[] data_; }
+  Heap(const Heap&) = delete;
+  Heap& operator=(const Heap&) = delete;
+  T* data() const { return data_; }
 
  private:
-  float* data_;
+  T* data_;
 };
 
 void backward_task(const Problem& p, const BackwardArgs& g, Int s, Int kv, Scratch scratch) {
@@ -225,19 +240,24 @@ void backward_task(const Problem& p, const BackwardArgs& g, Int s, Int kv, Scrat
   const QueryBlock q{scratch.take(rows), scratch.take(rows), scratch.take(value_rows), scratch.take(value_rows)};
   float* scores = scratch.take(kBlock * kScorePitch);
   float* dp = scratch.take(kBlock * kScorePitch);
-  const HeapFloats delta(p.group * p.seq_len);
+  const Heap<float> delta(p.group * p.seq_len);
   const bool fits = scratch.has(p.group * sequence);  // else a sequence too long for scratch
-  const HeapFloats heap(fits ? 0 : p.group * sequence);
+  const Heap<float> heap(fits ? 0 : p.group * sequence);
   float* dq = fits ? scratch.take(p.group * sequence) : heap.data();
   std::fill(dq, dq + p.group * sequence, 0.0f);
   const Int first_head = kv * p.group, first_row = s * p.seq_len;
-  for (Int h = 0; h < p.group; ++h) fill_delta(p, g, s, first_head + h, delta.data() + h * p.seq_len);
+  for (Int h = 0; h < p.group; ++h) {
+    float* of_head = delta.data() + h * p.seq_len;
+    fill_delta(p, g, s, first_head + h, of_head);
+    if (g.dsinks) g.dsinks[s * p.shape.num_heads + first_head + h] = sink_gradient(p, g, s, first_head + h, of_head);
+  }
   for (Int j0 = 0; j0 < p.seq_len; j0 += kBlock) {
     const Int nk = std::min(kBlock, p.seq_len - j0);
+    const Int end = std::min(p.seq_len, j0 + nk - 1 + p.window);  // of the queries that see any of these keys
     pack_keys(p, s, kv, j0, nk, k);
     for (Int h = 0; h < p.group; ++h)
-      for (Int i0 = j0; i0 < p.seq_len; i0 += kBlock) {
-        const Pair b{i0, std::min(kBlock, p.seq_len - i0), j0, nk};
+      for (Int i0 = j0; i0 < end; i0 += kBlock) {
+        const Pair b{i0, std::min(kBlock, p.seq_len - i0), j0, nk, p.window};
         if (!any_seen(p, b, s)) continue;
         pack_queries(p, g.d_o, s, first_head + h, i0, b.nq, q);
         backward_pair(p, b, s, q, k, scores, dp, g.lse + (first_row + i0) * p.shape.num_heads + first_head + h,
@@ -260,6 +280,7 @@ void require(bool fits, const char* what) {
 
 void check(const AttentionShape& s, const CMat& q, const CMat& k, const CMat& v, const CMat& o) {
   const Int tokens = Int{s.num_seqs} * s.seq_len;
+  require(s.window >= 0, "attention: window is negative");
   require(s.num_kv_heads > 0 && s.num_heads % s.num_kv_heads == 0, "attention: num_heads is not a multiple of num_kv_heads");
   require(q.rows == tokens && k.rows == tokens && v.rows == tokens && o.rows == tokens,
           "attention: rows are not num_seqs * seq_len");
@@ -273,6 +294,15 @@ void check(const AttentionShape& s, const CMat& q, const CMat& k, const CMat& v,
           "attention: a head or a group of heads is too wide for the scratch of a thread");
 }
 
+// In the order of the sequences.
+void add_sink_gradients(const AttentionShape& s, const double* of_seq, float* dsinks_H) {
+  for (Int h = 0; h < s.num_heads; ++h) {
+    double total = 0;
+    for (Int n = 0; n < s.num_seqs; ++n) total += of_seq[n * s.num_heads + h];
+    dsinks_H[h] += static_cast<float>(total);
+  }
+}
+
 void forward(Stream& stream, const AttentionShape& s, CMat q, CMat k, CMat v, const std::int32_t* doc_start, Mat o,
              float* lse) {
   check(s, q, k, v, o);
@@ -284,15 +314,18 @@ void forward(Stream& stream, const AttentionShape& s, CMat q, CMat k, CMat v, co
 }
 
 void backward(Stream& stream, const AttentionShape& s, CMat q, CMat k, CMat v, CMat o, const float* lse,
-              const std::int32_t* doc_start, CMat d_o, Mat dq, Mat dk, Mat dv) {
+              const std::int32_t* doc_start, CMat d_o, Mat dq, Mat dk, Mat dv, float* dsinks_H) {
   check(s, q, k, v, o);
   check(s, dq, dk, dv, d_o);
+  require(!dsinks_H || s.sinks_H, "attention: a gradient of sinks, but no sinks");
   const Problem p = make_problem(s, q, k, v, doc_start);
-  const BackwardArgs g{o, d_o, lse, dq, dk, dv};
+  const Heap<double> dsinks(dsinks_H ? Int{s.num_seqs} * s.num_heads : 0);
+  const BackwardArgs g{o, d_o, lse, dq, dk, dv, dsinks_H ? dsinks.data() : nullptr};
   const Int tasks = Int{s.num_seqs} * s.num_kv_heads;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(stream.num_threads())
   for (Int i = 0; i < tasks; ++i)
     backward_task(p, g, i / s.num_kv_heads, i % s.num_kv_heads, Scratch(stream.scratch(omp_get_thread_num())));
+  if (dsinks_H) add_sink_gradients(s, dsinks.data(), dsinks_H);
 }
 
 }  // namespace

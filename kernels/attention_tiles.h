@@ -42,6 +42,7 @@ struct Problem {
   const std::int32_t* doc_start;
   Int group, seq_len, width, value_width;  // head_dim and value_dim
   Int pitch, value_pitch;                  // the same rounded up to whole panels
+  Int window;                              // query i sees key j if i - window < j <= i
 };
 
 static inline Problem make_problem(const AttentionShape& s, CMat q, CMat k, CMat v, const std::int32_t* doc_start) {
@@ -55,7 +56,8 @@ static inline Problem make_problem(const AttentionShape& s, CMat q, CMat k, CMat
           s.head_dim,
           s.value_dim,
           round_up(s.head_dim, kNR),
-          round_up(s.value_dim, kNR)};
+          round_up(s.value_dim, kNR),
+          s.window > 0 ? s.window : s.seq_len};
 }
 
 // Columns of head h and rows of block `begin` of sequence s, as an operand of the micro-kernel.
@@ -84,11 +86,13 @@ static inline void store_rows(const float* from, Int pitch, Int rows, Int width,
 
 // A pair of blocks: nq queries from i0, nk keys from j0 of a sequence (indices inside the sequence).
 struct Pair {
-  Int i0, nq, j0, nk;
-  // How many of the keys the first `rows` queries may see: the causal bound of the last of them.
+  Int i0, nq, j0, nk, window;
+  // The keys that queries [first, first + rows) may see lie in [first_key(first), keys_seen(first + rows)).
   Int keys_seen(Int rows) const { return std::clamp<Int>(i0 + rows - j0, 0, nk); }
-  // The first query that may see key `key` of the block.
+  Int first_key(Int query) const { return std::clamp<Int>(i0 + query - window + 1 - j0, 0, nk); }
+  // The queries that may see keys [first, first + n) lie in [first_query(first), queries_seen(first + n)).
   Int first_query(Int key) const { return std::clamp<Int>(j0 + key - i0, 0, nq); }
+  Int queries_seen(Int keys) const { return std::clamp<Int>(j0 + keys - 1 + window - i0, 0, nq); }
 };
 
 // The keys [begin, end) of the block that query i of the block sees.
@@ -98,7 +102,7 @@ struct Span {
 static inline Span seen_by(const Problem& p, const Pair& b, Int s, Int i) {
   const Int first = p.doc_start == nullptr ? 0 : p.doc_start[s * p.seq_len + b.i0 + i];
   const Int end = b.keys_seen(i + 1);
-  return {std::clamp<Int>(first - b.j0, 0, end), end};
+  return {std::clamp<Int>(std::max(first - b.j0, b.first_key(i)), 0, end), end};
 }
 
 // False if no query of the block sees any key of the block.
@@ -108,7 +112,7 @@ static inline bool any_seen(const Problem& p, const Pair& b, Int s) {
   return false;
 }
 
-// Rows [tiles.begin(t), ...) of C (pitch c_pitch) against the panels of B, columns [0, n) rounded up to panels; rows
+// Rows [tiles.begin(t), ...) of C (pitch c_pitch) against the panels of B, columns [n0, n) rounded out to panels; rows
 // [k0, num_k) of every panel, which has panel_k rows.
 struct TileProduct {
   const float* a;
@@ -120,10 +124,11 @@ struct TileProduct {
   Int c_pitch;
   Store store;
 };
-static inline void multiply_tile(const TileProduct& t, const EvenCut& tiles, Int tile, Int k0, Int num_k, Int n) {
+static inline void multiply_tile(const TileProduct& t, const EvenCut& tiles, Int tile, Int k0, Int num_k, Int n0, Int n) {
+  if (k0 >= num_k) return;
   const Int i = tiles.begin(tile);
   const float* a = t.layout == ALayout::kRows ? t.a + i * t.a_stride + k0 : t.a + k0 * t.a_stride + i;
-  for (Int j = 0; j < n; j += kNR) {
+  for (Int j = n0 / kNR * kNR; j < n; j += kNR) {
     float* c = t.c + i * t.c_pitch + j;
     const MicroArgs args{.a = a,
                          .a_stride = t.a_stride,
@@ -139,26 +144,35 @@ static inline void multiply_tile(const TileProduct& t, const EvenCut& tiles, Int
   }
 }
 
-// scores[q][key] (=) sum over d of a[q][d] * panels[d][key], up to the diagonal.
+// scores[q][key] (=) sum over d of a[q][d] * panels[d][key], between the window's edge and the diagonal.
 static inline void multiply_scores(const Pair& b, const float* a, Int a_stride, Int num_d, const float* panels,
                                    float* scores) {
   const TileProduct t{a, ALayout::kRows, a_stride, panels, num_d, scores, kScorePitch, Store::kAssign};
   const EvenCut tiles(b.nq, kMaxMR);
-  for (Int i = 0; i < tiles.parts; ++i) multiply_tile(t, tiles, i, 0, num_d, b.keys_seen(tiles.begin(i) + tiles.size(i)));
+  for (Int i = 0; i < tiles.parts; ++i) {
+    const Int first = tiles.begin(i);
+    multiply_tile(t, tiles, i, 0, num_d, b.first_key(first), b.keys_seen(first + tiles.size(i)));
+  }
 }
 
 // c[q][d] (+=) sum over the keys that q may see of weights[q][key] * panels[key][d].
 static inline void multiply_rows(const Pair& b, const float* weights, const float* panels, float* c, Int pitch) {
   const TileProduct t{weights, ALayout::kRows, kScorePitch, panels, b.nk, c, pitch, Store::kAdd};
   const EvenCut tiles(b.nq, kMaxMR);
-  for (Int i = 0; i < tiles.parts; ++i) multiply_tile(t, tiles, i, 0, b.keys_seen(tiles.begin(i) + tiles.size(i)), pitch);
+  for (Int i = 0; i < tiles.parts; ++i) {
+    const Int first = tiles.begin(i);
+    multiply_tile(t, tiles, i, b.first_key(first), b.keys_seen(first + tiles.size(i)), 0, pitch);
+  }
 }
 
 // c[key][d] (+=) sum over the queries that may see the key of weights[q][key] * panels[q][d].
 static inline void multiply_columns(const Pair& b, const float* weights, const float* panels, float* c, Int pitch) {
   const TileProduct t{weights, ALayout::kColumns, kScorePitch, panels, b.nq, c, pitch, Store::kAdd};
   const EvenCut tiles(b.nk, kMaxMR);
-  for (Int i = 0; i < tiles.parts; ++i) multiply_tile(t, tiles, i, b.first_query(tiles.begin(i)), b.nq, pitch);
+  for (Int i = 0; i < tiles.parts; ++i) {
+    const Int first = tiles.begin(i);
+    multiply_tile(t, tiles, i, b.first_query(first), b.queries_seen(first + tiles.size(i)), 0, pitch);
+  }
 }
 
 // v at column j, with `hidden` in the lanes outside the span. Most vectors lie inside as a whole.

@@ -8,6 +8,7 @@ namespace moe::MOE_ISA {
 
 extern const GemmKernels gemm_cpu;
 extern const GroupedGemmKernels grouped_gemm_cpu;
+extern const BiasKernels bias_cpu;
 extern const RmsNormKernels rmsnorm_cpu;
 extern const RopeKernels rope_cpu;
 extern const LatentKernels latent_cpu;

@@ -35,6 +35,18 @@ struct GroupedGemmKernels {
   void (*backward_weight)(Stream&, CMat dy_RN, CMat x_RK, std::span<const std::int64_t> psum_rows_E1, Mat dw_ENK);
 };
 
+// Biases of linear maps: b_EN holds E*N elements next to each other, as a matrix of any shape. Row r of expert e (rows
+// lie as in GroupedGemmKernels; an empty psum_rows_E1: one expert owns all) gets gate_R[r] b_e; gate_R = nullptr means 1.
+struct BiasKernels {
+  // y_RN[r] (=|+=) gate_R[r] b_e
+  void (*forward)(Stream&, CMat b_EN, std::span<const std::int64_t> psum_rows_E1, const float* gate_R, Mat y_RN,
+                  Store store);
+  // dgate_R[r] += sum over N of dy_RN[r] b_e
+  void (*backward_gate)(Stream&, CMat dy_RN, CMat b_EN, std::span<const std::int64_t> psum_rows_E1, float* dgate_R);
+  // db_e += sum over the expert's rows, in their order, of gate_R[r] dy_RN[r]          db f32
+  void (*backward_weight)(Stream&, CMat dy_RN, std::span<const std::int64_t> psum_rows_E1, const float* gate_R, Mat db_EN);
+};
+
 // Root mean square norm (Zhang & Sennrich 2019) of each of `groups` equal column groups of a row:
 // y = x * rstd * w, rstd = 1 / sqrt(mean(x^2) + eps). The width of a group is G = cols / groups and w_G serves all
 // groups: groups = 1 is the norm of the whole row, groups = H the per-head norm of queries and keys.
@@ -91,7 +103,7 @@ struct AttentionShape {
   int head_dim = 1;                // width S of queries and keys
   int value_dim = 1;               // width of values and outputs
   float scale = 1;                 // usually 1 / sqrt(head_dim)
-  int window = 0;                  // > 0: token i attends to j > i - window only
+  int window = 0;                  // > 0: token i attends to j > i - window only; tiles outside are skipped
   const float* sinks_H = nullptr;  // a logit per query head that the denominator of its softmax counts too (gpt-oss)
 };
 struct AttentionKernels {
@@ -99,9 +111,9 @@ struct AttentionKernels {
   // q [T, H*S], k [T, Hk*S], v [T, Hk*Sv], o [T, H*Sv]; rows may be strided.
   void (*forward)(Stream&, const AttentionShape&, CMat q, CMat k, CMat v, const std::int32_t* doc_start_T, Mat o,
                   float* lse_TH);
-  // dq, dk, dv (=)
+  // dq, dk, dv (=); dsinks_H += , nullptr without sinks
   void (*backward)(Stream&, const AttentionShape&, CMat q, CMat k, CMat v, CMat o, const float* lse_TH,
-                   const std::int32_t* doc_start_T, CMat d_o, Mat dq, Mat dk, Mat dv);
+                   const std::int32_t* doc_start_T, CMat d_o, Mat dq, Mat dk, Mat dv, float* dsinks_H);
 };
 
 // Attention of new tokens to the keys and values of a cache (generation). Row t of q belongs to a sequence whose position
@@ -114,11 +126,16 @@ struct CacheAttentionKernels {
 };
 
 // SwiGLU (Shazeer 2020) with the router's gate folded in: gu = [g | u] (the first F columns are the gate projection),
-// h = gate * silu(g) * u, silu(z) = z / (1 + exp(-z)). gate_R = nullptr means 1.
+// h = gate * silu(g) * u, silu(z) = z / (1 + exp(-z)). gate_R = nullptr means 1. With a limit, gpt-oss' form (arXiv
+// 2508.10925): h = gate * g' sigmoid(1.702 g') * (u' + 1), g' = min(g, limit), u' = u within -limit .. limit.
+struct SwigluShape {
+  float limit = 0;  // 0: plain
+};
 struct SwigluKernels {
-  void (*forward)(Stream&, CMat gu_R2F, const float* gate_R, Mat h_RF);
-  // dgu (=), may be gu itself; dgate_R (=) sum over F of dh * silu(g) * u, may be nullptr.
-  void (*backward_input)(Stream&, CMat dh_RF, CMat gu_R2F, const float* gate_R, Mat dgu_R2F, float* dgate_R);
+  void (*forward)(Stream&, const SwigluShape&, CMat gu_R2F, const float* gate_R, Mat h_RF);
+  // dgu (=), may be gu itself, 0 where the limit cuts; dgate_R (=) sum over F of dh * h / gate, may be nullptr.
+  void (*backward_input)(Stream&, const SwigluShape&, CMat dh_RF, CMat gu_R2F, const float* gate_R, Mat dgu_R2F,
+                         float* dgate_R);
 };
 
 // Routers. All f32. E logical experts, K chosen per token, ties to the lowest index.
@@ -227,6 +244,7 @@ struct Kernels {
   const char* isa;  // "avx512", "avx2" or "generic"
   GemmKernels gemm;
   GroupedGemmKernels grouped_gemm;
+  BiasKernels bias;
   RmsNormKernels rmsnorm;
   RopeKernels rope;
   LatentKernels latent;

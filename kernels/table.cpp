@@ -11,6 +11,7 @@ Kernels all_kernels() {
       .isa = MOE_TEXT(MOE_ISA),
       .gemm = gemm_cpu,
       .grouped_gemm = grouped_gemm_cpu,
+      .bias = bias_cpu,
       .rmsnorm = rmsnorm_cpu,
       .rope = rope_cpu,
       .latent = latent_cpu,

@@ -32,24 +32,28 @@ Matrix join_columns(const Matrix& a, const Matrix& b) {
   return both;
 }
 
-Matrix linear(const Matrix& x_MK, Weight w_NK, std::int64_t N) {
+Matrix linear(const Matrix& x_MK, Weight w_NK, std::int64_t N, Weight bias) {
   const std::int64_t K = x_MK.cols;
   Matrix y_MN(x_MK.rows, N);
   for (std::int64_t m = 0; m < x_MK.rows; ++m)
-    for (std::int64_t n = 0; n < N; ++n)
+    for (std::int64_t n = 0; n < N; ++n) {
+      if (bias.w) y_MN(m, n) = bias.w[n];
       for (std::int64_t k = 0; k < K; ++k) y_MN(m, n) += x_MK(m, k) * w_NK.w[n * K + k];
+    }
   return y_MN;
 }
 
-Matrix linear_backward(const Matrix& dy_MN, const Matrix& x_MK, Weight w_NK) {
+Matrix linear_backward(const Matrix& dy_MN, const Matrix& x_MK, Weight w_NK, Weight bias) {
   const std::int64_t K = x_MK.cols;
   Matrix dx_MK(x_MK.rows, K);
   for (std::int64_t m = 0; m < x_MK.rows; ++m)
-    for (std::int64_t n = 0; n < dy_MN.cols; ++n)
+    for (std::int64_t n = 0; n < dy_MN.cols; ++n) {
+      if (bias.dw) bias.dw[n] += dy_MN(m, n);
       for (std::int64_t k = 0; k < K; ++k) {
         dx_MK(m, k) += dy_MN(m, n) * w_NK.w[n * K + k];
         w_NK.dw[n * K + k] += dy_MN(m, n) * x_MK(m, k);
       }
+    }
   return dx_MK;
 }
 
@@ -114,7 +118,7 @@ void for_each_query(const AttentionDims& dims, std::span<const std::int32_t> doc
       }
 }
 
-// p_j = softmax over j = first .. t of scale * q_t . k_j
+// p_j = e^z_j / (e^sink + sum over i of e^z_i), z_j = scale * q_t . k_j, j = first .. t; the last one is the sink's.
 std::vector<double> attention_weights(const AttentionDims& dims, const Qkv& x, const Query& at) {
   std::vector<double> z;
   for (std::int64_t j = at.first; j <= at.t; ++j) {
@@ -122,6 +126,7 @@ std::vector<double> attention_weights(const AttentionDims& dims, const Qkv& x, c
     for (int c = 0; c < dims.head_dim; ++c) dot += x.q(at.t, at.q_col + c) * x.k(j, at.k_col + c);
     z.push_back(dot * dims.scale);
   }
+  z.push_back(dims.sinks.w ? dims.sinks.w[at.head] : -std::numeric_limits<double>::infinity());
   return softmax(z);
 }
 
@@ -138,19 +143,20 @@ Matrix attention(const AttentionDims& dims, const Qkv& x, std::span<const std::i
   return o;
 }
 
-// dp_j = do . v_j;  dz_j = scale p_j (dp_j - sum_i p_i dp_i);  dq = sum_j dz_j k_j, dk_j = dz_j q, dv_j = p_j do
+// dp_j = do . v_j, 0 of the sink;  dz_j = scale p_j (dp_j - sum_i p_i dp_i);  dq = sum_j dz_j k_j, dk_j = dz_j q, dv_j = p_j do
 Qkv attention_backward(const AttentionDims& dims, const Matrix& d_o, const Qkv& x, std::span<const std::int32_t> doc_start) {
   Qkv d{Matrix(x.q.rows, x.q.cols), Matrix(x.k.rows, x.k.cols), Matrix(x.v.rows, x.v.cols)};
   for_each_query(dims, doc_start, [&](const Query& at) {
     const std::vector<double> p = attention_weights(dims, x, at);
     std::vector<double> dp(p.size(), 0.0);
     double mean = 0;
-    for (std::size_t j = 0; j < p.size(); ++j) {
+    for (std::size_t j = 0; j + 1 < p.size(); ++j) {
       const std::int64_t row = at.first + static_cast<std::int64_t>(j);
       for (int c = 0; c < dims.value_dim; ++c) dp[j] += d_o(at.t, at.o_col + c) * x.v(row, at.v_col + c);
       mean += p[j] * dp[j];
     }
-    for (std::size_t j = 0; j < p.size(); ++j) {
+    if (dims.sinks.dw) dims.sinks.dw[at.head] -= p.back() * mean;
+    for (std::size_t j = 0; j + 1 < p.size(); ++j) {
       const std::int64_t row = at.first + static_cast<std::int64_t>(j);
       const double dz = p[j] * (dp[j] - mean) * dims.scale;
       for (int c = 0; c < dims.head_dim; ++c) {
@@ -167,31 +173,42 @@ namespace {
 
 double sigmoid(double z) { return 1 / (1 + std::exp(-z)); }
 
-Matrix gated(const Matrix& gu, std::int64_t F) {
-  Matrix h(gu.rows, F);
+// h = z sigmoid(alpha z) up of one element and its derivatives; z and up are g and u, or what the limit makes of them.
+struct Gated {
+  double h, dg, du;
+};
+Gated gated(double g, double u, double limit) {
+  const double alpha = limit > 0 ? 1.702 : 1;
+  const double z = limit > 0 ? std::min(g, limit) : g, up = limit > 0 ? std::clamp(u, -limit, limit) + 1 : u;
+  const double s = sigmoid(alpha * z);
+  const bool g_is_cut = limit > 0 && g > limit, u_is_cut = limit > 0 && std::fabs(u) > limit;
+  return {z * s * up, g_is_cut ? 0 : up * s * (1 + alpha * z * (1 - s)), u_is_cut ? 0 : z * s};
+}
+
+Matrix hidden(const Matrix& gu, const Swiglu& f) {
+  Matrix h(gu.rows, f.F);
   for (std::int64_t i = 0; i < gu.rows; ++i)
-    for (std::int64_t f = 0; f < F; ++f) h(i, f) = gu(i, f) * sigmoid(gu(i, f)) * gu(i, F + f);
+    for (std::int64_t j = 0; j < f.F; ++j) h(i, j) = gated(gu(i, j), gu(i, f.F + j), f.limit).h;
   return h;
 }
 
 }  // namespace
 
-Matrix swiglu(const Matrix& x, Weight gate_up, Weight down, std::int64_t F) {
-  return linear(gated(linear(x, gate_up, 2 * F), F), down, x.cols);
+Matrix swiglu(const Matrix& x, const Swiglu& f) {
+  return linear(hidden(linear(x, f.gate_up, 2 * f.F, f.gate_up_bias), f), f.down, x.cols, f.down_bias);
 }
 
-// silu'(g) = sigmoid(g) (1 + g (1 - sigmoid(g)))
-Matrix swiglu_backward(const Matrix& dy, const Matrix& x, Weight gate_up, Weight down, std::int64_t F) {
-  const Matrix gu = linear(x, gate_up, 2 * F);
-  const Matrix dh = linear_backward(dy, gated(gu, F), down);
+Matrix swiglu_backward(const Matrix& dy, const Matrix& x, const Swiglu& f) {
+  const Matrix gu = linear(x, f.gate_up, 2 * f.F, f.gate_up_bias);
+  const Matrix dh = linear_backward(dy, hidden(gu, f), f.down, f.down_bias);
   Matrix dgu(gu.rows, gu.cols);
   for (std::int64_t i = 0; i < gu.rows; ++i)
-    for (std::int64_t f = 0; f < F; ++f) {
-      const double g = gu(i, f), u = gu(i, F + f), s = sigmoid(g);
-      dgu(i, f) = dh(i, f) * u * s * (1 + g * (1 - s));
-      dgu(i, F + f) = dh(i, f) * g * s;
+    for (std::int64_t j = 0; j < f.F; ++j) {
+      const Gated d = gated(gu(i, j), gu(i, f.F + j), f.limit);
+      dgu(i, j) = dh(i, j) * d.dg;
+      dgu(i, f.F + j) = dh(i, j) * d.du;
     }
-  return linear_backward(dgu, x, gate_up);
+  return linear_backward(dgu, x, f.gate_up, f.gate_up_bias);
 }
 
 double log_sum_exp(std::span<const double> z) {

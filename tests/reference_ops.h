@@ -30,9 +30,9 @@ struct Weight {
   Weight at(std::int64_t offset) const { return {w + offset, dw ? dw + offset : nullptr}; }
 };
 
-// y_MN = x_MK w_NK^T
-Matrix linear(const Matrix& x_MK, Weight w_NK, std::int64_t N);
-Matrix linear_backward(const Matrix& dy_MN, const Matrix& x_MK, Weight w_NK);
+// y_MN = x_MK w_NK^T + bias_N, if there is one.
+Matrix linear(const Matrix& x_MK, Weight w_NK, std::int64_t N, Weight bias = {});
+Matrix linear_backward(const Matrix& dy_MN, const Matrix& x_MK, Weight w_NK, Weight bias = {});
 
 // y = x / sqrt(mean(x^2) + eps) * w over each of `groups` equal column groups, which share w [cols / groups].
 Matrix rmsnorm(const Matrix& x, Weight w, int groups, double eps);
@@ -42,6 +42,8 @@ Matrix rmsnorm_backward(const Matrix& dy, const Matrix& x, Weight w, int groups,
 struct AttentionDims {
   int num_seqs = 1, seq_len = 1, num_heads = 1, num_kv_heads = 1, head_dim = 1, value_dim = 1;
   double scale = 1;
+  int window = 0;  // > 0: token i sees j > i - window only
+  Weight sinks;    // [H], or none: e^sink is one more term of the denominator of a head's softmax
 };
 struct Qkv {
   Matrix q, k, v;
@@ -49,9 +51,15 @@ struct Qkv {
 Matrix attention(const AttentionDims&, const Qkv&, std::span<const std::int32_t> doc_start);
 Qkv attention_backward(const AttentionDims&, const Matrix& d_o, const Qkv&, std::span<const std::int32_t> doc_start);
 
-// down(silu(gate(x)) * up(x)); gate_up [2F, D] with the rows of gate first, down [D, F].
-Matrix swiglu(const Matrix& x, Weight gate_up, Weight down, std::int64_t F);
-Matrix swiglu_backward(const Matrix& dy, const Matrix& x, Weight gate_up, Weight down, std::int64_t F);
+// down(silu(gate(x)) * up(x)); gate_up [2F, D] with the rows of gate first, down [D, F]. With a limit (gpt-oss)
+// down((u + 1) g sigmoid(1.702 g)), g = min(gate(x), limit), u = up(x) cut to [-limit, limit].
+struct Swiglu {
+  Weight gate_up, down, gate_up_bias, down_bias;  // biases: or none
+  std::int64_t F = 1;
+  double limit = 0;
+};
+Matrix swiglu(const Matrix& x, const Swiglu&);
+Matrix swiglu_backward(const Matrix& dy, const Matrix& x, const Swiglu&);
 
 // Mean over counted targets of -log softmax(logits)[target].
 double cross_entropy(const Matrix& logits, std::span<const std::int32_t> targets);

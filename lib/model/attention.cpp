@@ -3,7 +3,7 @@
 #include <cstring>
 #include <tuple>
 
-#include "lib/model/block.h"
+#include "lib/model/linear.h"
 
 namespace moe {
 namespace {
@@ -29,7 +29,8 @@ AttentionShape BlockContext::attention_shape(const BatchShape& shape) const {
           .num_kv_heads = config.is_mla() ? config.num_heads : config.num_kv_heads,
           .head_dim = config.qk_dim(),
           .value_dim = config.value_dim(),
-          .scale = config.attention_scale()};
+          .scale = config.attention_scale(),
+          .window = window};
 }
 
 RopeShape BlockContext::rope_shape(int head_dim, int first) const {
@@ -41,7 +42,7 @@ void attention_forward(const SegmentArgs& a) {
   norm1_forward(a);
   core_of(b).forward(a);
   copy(s.x1_TD, s.x0_TD);
-  b.env.kernels.gemm.forward(b.env.stream, s.o_TC, b.params.o->weight, s.x1_TD, Store::kAdd);
+  linear_forward(b.env, s.o_TC, *b.params.o, b.params.o_bias, s.x1_TD, Store::kAdd);
 }
 
 void attention_backward_input(const SegmentArgs& a) {
@@ -60,7 +61,7 @@ void attention_backward_weight(const SegmentArgs& a) {
   const auto& [stream, k] = b.env;
   const BlockStash& st = b.stash;
   if (b.recompute == Recompute::kLight) norm1_forward(a);
-  k.gemm.backward_weight(stream, st.dx1_TD, s.o_TC, b.params.o->grad);
+  linear_backward_weight(b.env, st.dx1_TD, s.o_TC, *b.params.o, b.params.o_bias);
   core_of(b).backward_weight(a);
   k.rmsnorm.backward_weight(stream, st.dn1_TD, s.x0_TD, 1, s.rstd1_T.data(), b.params.attn_norm->grad.f32());
 }

@@ -100,7 +100,7 @@ struct Plain {
   Mat h = a.slot.h_TF.slice_cols(0, b.plain_ffn());
   Mat dh = b.work.dh_TF.slice_cols(0, b.plain_ffn());
 
-  void activate() const { b.env.kernels.swiglu.forward(b.env.stream, a.slot.gu_T2F, nullptr, h); }
+  void activate() const { b.env.kernels.swiglu.forward(b.env.stream, b.swiglu_shape(), a.slot.gu_T2F, nullptr, h); }
   void forward() const {
     b.env.kernels.gemm.forward(b.env.stream, a.slot.n2_TD, gate_up.weight, a.slot.gu_T2F, Store::kAssign);
     activate();
@@ -111,7 +111,7 @@ struct Plain {
   void backward_input() const {  // dn2 (=)
     const GemmKernels& gemm = b.env.kernels.gemm;
     gemm.backward_input(b.env.stream, b.stash.dx2_TD, down.weight, dh, Store::kAssign);
-    b.env.kernels.swiglu.backward_input(b.env.stream, dh, a.slot.gu_T2F, nullptr, dgu, nullptr);
+    b.env.kernels.swiglu.backward_input(b.env.stream, b.swiglu_shape(), dh, a.slot.gu_T2F, nullptr, dgu, nullptr);
     gemm.backward_input(b.env.stream, dgu, gate_up.weight, b.stash.dn2_TD, Store::kAssign);
   }
   void backward_weight() const {
@@ -121,9 +121,27 @@ struct Plain {
   }
 };
 
-// experts: y = Wd (gate * silu(g) * u) of each row; the residual stream moves on, with the shared experts' part.
+// experts: y = Wd (gate * silu(g) * u) + gate * bias of each row; the residual stream moves on, with the shared experts'
+// part.
 void activate_experts(const SegmentArgs& a) {
-  a.block.env.kernels.swiglu.forward(a.block.env.stream, rows(a, a.slot.gu_R2F), a.slot.gate_R.data(), rows(a, a.slot.h_RF));
+  const BlockContext& b = a.block;
+  b.env.kernels.swiglu.forward(b.env.stream, b.swiglu_shape(), rows(a, a.slot.gu_R2F), a.slot.gate_R.data(),
+                               rows(a, a.slot.h_RF));
+}
+
+// y (=) x w^T + gate * bias of each row's expert; as linear_forward().
+void experts_linear(const SegmentArgs& a, Mat x, const Param& w, const Param* bias, const float* gate_R, Mat y) {
+  const auto& [stream, k] = a.block.env;
+  const auto psum = a.slot.plan.psum_rows_L1;
+  if (bias) k.bias.forward(stream, bias->weight, psum, gate_R, rows(a, y), Store::kAssign);
+  k.grouped_gemm.forward(stream, rows(a, x), w.weight, psum, rows(a, y), bias ? Store::kAdd : Store::kAssign);
+}
+void experts_linear_backward_weight(const SegmentArgs& a, Mat dy, Mat x, const Param& w, const Param* bias,
+                                    const float* gate_R) {
+  const auto& [stream, k] = a.block.env;
+  const auto psum = a.slot.plan.psum_rows_L1;
+  k.grouped_gemm.backward_weight(stream, rows(a, dy), rows(a, x), psum, w.grad);
+  if (bias) k.bias.backward_weight(stream, rows(a, dy), psum, gate_R, bias->grad);
 }
 
 void plain_forward(const SegmentArgs& a) {
@@ -133,13 +151,11 @@ void plain_forward(const SegmentArgs& a) {
 
 void experts_forward(const SegmentArgs& a) {
   const auto& [b, s] = std::tie(a.block, a.slot);
-  const auto& [stream, k] = b.env;
+  const BlockParams& p = b.params;
   if (b.is_dense || s.plan.num_rows == 0) return;
-  k.grouped_gemm.forward(stream, rows(a, s.x_RD), b.params.expert_gate_up->weight, s.plan.psum_rows_L1, rows(a, s.gu_R2F),
-                         Store::kAssign);
+  experts_linear(a, s.x_RD, *p.expert_gate_up, p.expert_gate_up_bias, nullptr, s.gu_R2F);
   activate_experts(a);
-  k.grouped_gemm.forward(stream, rows(a, s.h_RF), b.params.expert_down->weight, s.plan.psum_rows_L1, rows(a, b.work.y_RD),
-                         Store::kAssign);
+  experts_linear(a, s.h_RF, *p.expert_down, p.expert_down_bias, s.gate_R.data(), b.work.y_RD);
 }
 
 // Keeps the gradient of the block's output for W, which comes after dx_TD has moved on.
@@ -156,22 +172,23 @@ void experts_backward_input(const SegmentArgs& a) {
   const Mat dgu = rows(a, b.stash.dgu_R2F), dh = rows(a, b.work.dh_RF);
   k.grouped_gemm.backward_input(stream, rows(a, b.stash.dy_RD), b.params.expert_down->weight, s.plan.psum_rows_L1, dh,
                                 Store::kAssign);
-  k.swiglu.backward_input(stream, dh, rows(a, s.gu_R2F), s.gate_R.data(), dgu, b.work.dgate_R.data());
+  k.swiglu.backward_input(stream, b.swiglu_shape(), dh, rows(a, s.gu_R2F), s.gate_R.data(), dgu, b.work.dgate_R.data());
+  if (b.params.expert_down_bias)
+    k.bias.backward_gate(stream, rows(a, b.stash.dy_RD), b.params.expert_down_bias->weight, s.plan.psum_rows_L1,
+                         b.work.dgate_R.data());
   k.grouped_gemm.backward_input(stream, dgu, b.params.expert_gate_up->weight, s.plan.psum_rows_L1, rows(a, b.work.y_RD),
                                 Store::kAssign);
 }
 
 void experts_backward_weight(const SegmentArgs& a) {
   const auto& [b, s] = std::tie(a.block, a.slot);
-  const auto& [stream, k] = b.env;
+  const BlockParams& p = b.params;
   if (b.recompute == Recompute::kLight) norm2_forward(a);
   if (b.plain_ffn() > 0) Plain{a}.backward_weight();
   if (b.is_dense || s.plan.num_rows == 0) return;
   if (b.recompute == Recompute::kLight) activate_experts(a);
-  k.grouped_gemm.backward_weight(stream, rows(a, b.stash.dy_RD), rows(a, s.h_RF), s.plan.psum_rows_L1,
-                                 b.params.expert_down->grad);
-  k.grouped_gemm.backward_weight(stream, rows(a, b.stash.dgu_R2F), rows(a, s.x_RD), s.plan.psum_rows_L1,
-                                 b.params.expert_gate_up->grad);
+  experts_linear_backward_weight(a, b.stash.dy_RD, s.h_RF, *p.expert_down, p.expert_down_bias, s.gate_R.data());
+  experts_linear_backward_weight(a, b.stash.dgu_R2F, s.x_RD, *p.expert_gate_up, p.expert_gate_up_bias, nullptr);
 }
 
 // combine: x2 += sum over k, in the order of k; its transpose hands each row the gradient of its token.

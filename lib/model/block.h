@@ -73,10 +73,12 @@ struct BlockContext {
   std::size_t expert_map;  // the dispatcher's, of this layer
   std::span<const std::int32_t> expert2node;
   int num_nodes;
+  int window;  // of attention; 0: everything before
 
   RouterShape router_shape() const;  // with the limit of nodes, if there is one
 
-  AttentionShape attention_shape(const BatchShape& shape) const;
+  AttentionShape attention_shape(const BatchShape& shape) const;  // without sinks
+  SwigluShape swiglu_shape() const { return {.limit = config.swiglu_limit}; }
   RopeShape rope_shape(int head_dim, int first) const;  // columns [first, head_dim) of each head
   int plain_ffn() const { return is_dense ? config.dense_ffn : config.num_shared_experts * config.expert_ffn; }
 };
@@ -120,7 +122,7 @@ struct AttentionCore {
 extern const AttentionCore kGqaCore, kMlaCore;  // gqa.cpp, mla.cpp
 
 // The same over the cache of batch.cache (cache_attention.cpp), from what the cores have projected and turned -> slot.o.
-void gqa_over_cache(const SegmentArgs&, Mat q, Mat k, Mat v);
+void gqa_over_cache(const SegmentArgs&, const AttentionShape&, Mat q, Mat k, Mat v);
 void append_latent(const SegmentArgs&, Mat normed, Mat key_part);  // [T, C], [T, R] into the cache
 void mla_over_cache(const SegmentArgs&);                           // slot.mla.q alone
 void mla_prefill(const SegmentArgs&);                              // slot.mla.q, k, v of sequences that begin

@@ -23,11 +23,12 @@ struct Heads {
 };
 
 // Tokens [begin, begin + count), a sequence of their own.
-void attend_alone(const SegmentArgs& a, const Heads& h, std::int64_t begin, int count) {
+void attend_alone(const SegmentArgs& a, AttentionShape shape, const Heads& h, std::int64_t begin, int count) {
   const auto& [b, s] = std::tie(a.block, a.slot);
   const auto rows = [&](Mat m) { return m.slice_rows(begin, count); };
-  b.env.kernels.attention.forward(b.env.stream, b.attention_shape({1, count}), rows(h.q), rows(h.k), rows(h.v), nullptr,
-                                  rows(s.o_TC), s.lse_TH.data() + begin * b.config.num_heads);
+  shape.num_seqs = 1, shape.seq_len = count;
+  b.env.kernels.attention.forward(b.env.stream, shape, rows(h.q), rows(h.k), rows(h.v), nullptr, rows(s.o_TC),
+                                  s.lse_TH.data() + begin * b.config.num_heads);
 }
 
 void attend_to_cache(const SegmentArgs& a, const AttentionShape& shape, Mat q, Mat o, std::int64_t begin, int count) {
@@ -41,11 +42,10 @@ void attend_to_cache(const SegmentArgs& a, const AttentionShape& shape, Mat q, M
 
 }  // namespace
 
-void gqa_over_cache(const SegmentArgs& a, Mat q, Mat k, Mat v) {
+void gqa_over_cache(const SegmentArgs& a, const AttentionShape& shape, Mat q, Mat k, Mat v) {
   const CacheStep& step = *a.batch.cache;
   append(step, k, step.cache->keys(a.block.layer));
   append(step, v, step.cache->values(a.block.layer));
-  const AttentionShape shape = a.block.attention_shape(a.batch.shape);
   std::int64_t begin = 0, few = 0;  // runs side by side that look into the cache go together
   const auto attend_few = [&] {
     if (few > 0) attend_to_cache(a, shape, q, a.slot.o_TC, begin - few, static_cast<int>(few));
@@ -54,7 +54,7 @@ void gqa_over_cache(const SegmentArgs& a, Mat q, Mat k, Mat v) {
   for (const CacheRun& run : step.runs) {
     if (step.is_prefill(run)) {
       attend_few();
-      attend_alone(a, {q, k, v}, begin, run.count);
+      attend_alone(a, shape, {q, k, v}, begin, run.count);
     } else {
       few += run.count;
     }
@@ -66,7 +66,8 @@ void gqa_over_cache(const SegmentArgs& a, Mat q, Mat k, Mat v) {
 void mla_prefill(const SegmentArgs& a) {
   std::int64_t begin = 0;
   for (const CacheRun& run : a.batch.cache->runs) {
-    attend_alone(a, {a.slot.mla.q_TC, a.slot.mla.k_TC, a.slot.mla.v_TC}, begin, run.count);
+    attend_alone(a, a.block.attention_shape(a.batch.shape), {a.slot.mla.q_TC, a.slot.mla.k_TC, a.slot.mla.v_TC}, begin,
+                 run.count);
     begin += run.count;
   }
 }

@@ -1,8 +1,10 @@
 // Grouped-query attention between the block's norm and its output map: o = attention(rope(qknorm(q)), rope(qknorm(k)), v),
-// [q k v] = Wqkv n1. Not here: the norm, Wo and the residual stream (attention.cpp), latent attention (mla.cpp).
+// [q k v] = Wqkv n1 (+ bias); heads may have sinks, layers a window. Not here: the norm, Wo and the residual stream
+// (attention.cpp), latent attention (mla.cpp).
+#include <algorithm>
 #include <tuple>
 
-#include "lib/model/block.h"
+#include "lib/model/linear.h"
 
 namespace moe {
 namespace {
@@ -61,17 +63,30 @@ void rope(const SegmentArgs& a, Mat x, decltype(RopeKernels::forward) turn) {
   turn(b.env.stream, x, b.rope_shape(b.config.head_dim, 0), b.rope.pos_T, b.rope.cos_PR2.data(), b.rope.sin_PR2.data());
 }
 
+// Attention with the sinks of this block.
+AttentionShape shape_of(const SegmentArgs& a) {
+  const BlockContext& b = a.block;
+  AttentionShape shape = b.attention_shape(a.batch.shape);
+  if (!b.params.sinks) return shape;
+  const Mat& sinks = b.params.sinks->weight;
+  for (std::size_t h = 0; h < b.work.sinks_H.size(); ++h)
+    b.work.sinks_H[h] = sinks.dtype == DType::kF32 ? sinks.f32()[h] : to_float(sinks.bf16()[h]);
+  shape.sinks_H = b.work.sinks_H.data();
+  return shape;
+}
+
 void forward(const SegmentArgs& a) {
   const auto& [b, s] = std::tie(a.block, a.slot);
   const auto& [stream, k] = b.env;
   const Heads h = heads_of(b.config);
-  k.gemm.forward(stream, s.n1_TD, b.params.qkv->weight, s.qkv_TC, Store::kAssign);
+  linear_forward(b.env, s.n1_TD, *b.params.qkv, b.params.qkv_bias, s.qkv_TC, Store::kAssign);
   if (b.config.qk_norm != QkNorm::kNone) qk_norm_forward(a);
   const Mat qk = h.q_k(s.qkv_TC, s.qk_TC);
   rope(a, qk, k.rope.forward);
-  if (a.batch.cache) return gqa_over_cache(a, qk.slice_cols(0, h.q), qk.slice_cols(h.q, h.k), h.v(s.qkv_TC));
-  k.attention.forward(stream, b.attention_shape(a.batch.shape), qk.slice_cols(0, h.q), qk.slice_cols(h.q, h.k),
-                      h.v(s.qkv_TC), a.batch.doc_start_T, s.o_TC, s.lse_TH.data());
+  if (a.batch.cache)
+    return gqa_over_cache(a, shape_of(a), qk.slice_cols(0, h.q), qk.slice_cols(h.q, h.k), h.v(s.qkv_TC));
+  k.attention.forward(stream, shape_of(a), qk.slice_cols(0, h.q), qk.slice_cols(h.q, h.k), h.v(s.qkv_TC),
+                      a.batch.doc_start_T, s.o_TC, s.lse_TH.data());
 }
 
 void backward_input(const SegmentArgs& a) {
@@ -80,9 +95,10 @@ void backward_input(const SegmentArgs& a) {
   const Heads h = heads_of(b.config);
   BlockStash& st = b.stash;
   const Mat qk = h.q_k(s.qkv_TC, s.qk_TC), dqk = h.q_k(st.dqkv_TC, st.dqk_TC);
-  k.attention.backward(stream, b.attention_shape(a.batch.shape), qk.slice_cols(0, h.q), qk.slice_cols(h.q, h.k),
-                       h.v(s.qkv_TC), s.o_TC, s.lse_TH.data(), a.batch.doc_start_T, b.work.do_TC, dqk.slice_cols(0, h.q),
-                       dqk.slice_cols(h.q, h.k), h.v(st.dqkv_TC));
+  std::fill(st.dsinks_H.begin(), st.dsinks_H.end(), 0.0f);
+  k.attention.backward(stream, shape_of(a), qk.slice_cols(0, h.q), qk.slice_cols(h.q, h.k), h.v(s.qkv_TC), s.o_TC,
+                       s.lse_TH.data(), a.batch.doc_start_T, b.work.do_TC, dqk.slice_cols(0, h.q), dqk.slice_cols(h.q, h.k),
+                       h.v(st.dqkv_TC), st.dsinks_H.data());
   rope(a, dqk, k.rope.backward);
   if (b.config.qk_norm != QkNorm::kNone) qk_norm_backward_input(a);
   k.gemm.backward_input(stream, st.dqkv_TC, b.params.qkv->weight, st.dn1_TD, Store::kAssign);
@@ -90,7 +106,8 @@ void backward_input(const SegmentArgs& a) {
 
 void backward_weight(const SegmentArgs& a) {
   const BlockContext& b = a.block;
-  b.env.kernels.gemm.backward_weight(b.env.stream, b.stash.dqkv_TC, a.slot.n1_TD, b.params.qkv->grad);
+  linear_backward_weight(b.env, b.stash.dqkv_TC, a.slot.n1_TD, *b.params.qkv, b.params.qkv_bias);
+  for (std::size_t h = 0; h < b.stash.dsinks_H.size(); ++h) b.params.sinks->grad.f32()[h] += b.stash.dsinks_H[h];
   if (b.config.qk_norm != QkNorm::kNone) qk_norm_backward_weight(a);
 }
 

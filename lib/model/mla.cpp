@@ -120,7 +120,7 @@ void backward_input(const SegmentArgs& a) {
   const auto& [stream, k] = b.env;
   if (b.recompute == Recompute::kLight) up_forward(a);
   k.attention.backward(stream, b.attention_shape(a.batch.shape), s.mla.q_TC, s.mla.k_TC, s.mla.v_TC, s.o_TC, s.lse_TH.data(),
-                       a.batch.doc_start_T, b.work.do_TC, b.stash.mla.dq_TC, b.work.mla.dk_TC, b.work.mla.dv_TC);
+                       a.batch.doc_start_T, b.work.do_TC, b.stash.mla.dq_TC, b.work.mla.dk_TC, b.work.mla.dv_TC, nullptr);
   queries_backward_input(a);
   keys_backward_input(a);
 }

@@ -31,7 +31,8 @@ BlockContext block_context(Model& model, const PassOptions& o, const Env& env, c
           .dispatcher = model.mesh().dispatcher(),
           .expert_map = dense ? 0 : model.mesh().map_of(layer),
           .expert2node = dense ? std::span<const std::int32_t>{} : model.mesh().expert2node(layer),
-          .num_nodes = model.mesh().num_nodes()};
+          .num_nodes = model.mesh().num_nodes(),
+          .window = model.config().window_of(layer)};
 }
 
 // Sequences [first, first + n) of a micro-batch.

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <tuple>
 
-#include "lib/model/block.h"
+#include "lib/model/linear.h"
 
 namespace moe {
 namespace {
@@ -133,7 +133,8 @@ void router_forward(const SegmentArgs& a) {
   const auto& [b, s] = std::tie(a.block, a.slot);
   const auto& [stream, k] = b.env;
   const std::int64_t T = a.batch.shape.num_tokens();
-  k.gemm.forward(stream, s.n2_TD, b.params.router->weight, router_logits(s.logits_TE, b.config, T), Store::kAssign);
+  linear_forward(b.env, s.n2_TD, *b.params.router, b.params.router_bias, router_logits(s.logits_TE, b.config, T),
+                 Store::kAssign);
   const float* bias = b.router_bias_E.empty() ? nullptr : b.router_bias_E.data();
   k.router.forward(stream, b.router_shape(), s.logits_TE.data(), T, bias, s.scores_TE.data(), s.idx_TK.data(),
                    s.gate_TK.data());
@@ -166,7 +167,7 @@ void router_backward_input(const SegmentArgs& a) {
 void router_backward_weight(const SegmentArgs& a) {
   const BlockContext& b = a.block;
   const Mat dlogits = router_logits(b.stash.dlogits_TE, b.config, a.batch.shape.num_tokens());
-  b.env.kernels.gemm.backward_weight(b.env.stream, dlogits, a.slot.n2_TD, b.params.router->grad);
+  linear_backward_weight(b.env, dlogits, a.slot.n2_TD, *b.params.router, b.params.router_bias);
 }
 
 }  // namespace moe

@@ -92,6 +92,7 @@ BlockStash take_stash(Arena& arena, const SlotRoom& room) {
   s.dgu_R2F = take.padded_rows(2 * c.expert_ffn);
   s.dgu_T2F = take.padded_tokens(2 * max_plain_ffn(c));
   s.dlogits_TE = arena.vector<float>(take.T * c.num_experts);
+  if (c.attention_sinks) s.dsinks_H = arena.vector<float>(c.num_heads);
   return s;
 }
 
@@ -108,6 +109,7 @@ BlockWork take_work(Arena& arena, const SlotRoom& room) {
   w.dgate_TK = arena.vector<float>(take.N);
   w.f_GE = arena.vector<float>(std::int64_t{room.shape.num_seqs} * c.num_experts);
   w.counts_GE = arena.vector<std::int64_t>(std::int64_t{room.shape.num_seqs} * c.num_experts);
+  if (c.attention_sinks) w.sinks_H = arena.vector<float>(c.num_heads);
   return w;
 }
 

@@ -50,6 +50,7 @@ struct BlockStash {
   Mat dx2_TD, dx1_TD, dn2_TD, dn1_TD, dqkv_TC, dqk_TC, dy_RD, dgu_R2F, dgu_T2F;
   MlaStash mla;  // instead of dqkv and dqk
   std::span<float> dlogits_TE;
+  std::span<float> dsinks_H;  // a gradient of parameters, which W adds
 };
 
 // Shared by all blocks: nothing here outlives a segment, but for y_RD between neighbouring segments.
@@ -61,6 +62,7 @@ struct BlockWork {
   MlaWork mla;
   std::span<float> dgate_R, dgate_TK, f_GE;
   std::span<std::int64_t> counts_GE;
+  std::span<float> sinks_H;  // as fp32
 };
 
 // Sizes of one micro-batch.

@@ -1,5 +1,6 @@
 // Attention rows. Work is counted causally: the pairs j <= i only, 2 products forward, 5 backward (the scores are computed
 // again). A check recomputes one head of one sequence in double, forward and backward.
+#include <algorithm>
 #include <cmath>
 
 #include "lib/run/bench_cases.h"
@@ -9,30 +10,40 @@ namespace {
 
 struct AttentionSet {
   Mat qkv, o, d_o, dqkv;
-  std::span<float> lse_TH;
+  std::span<float> lse_TH, sinks_H, dsinks_H;
 };
 
 struct AttentionBench {
   Env env;
   AttentionShape s;
+  bool has_sinks = false;
   std::int64_t T = std::int64_t{s.num_seqs} * s.seq_len;
   std::int64_t q = std::int64_t{s.num_heads} * s.head_dim, k = std::int64_t{s.num_kv_heads} * s.head_dim;
   std::int64_t v = std::int64_t{s.num_kv_heads} * s.value_dim, o = std::int64_t{s.num_heads} * s.value_dim;
 
   AttentionSet take(Operands& from) const {
-    return {from.matrix(T, q + k + v), from.matrix(T, o), from.matrix(T, o), from.matrix(T, q + k + v),
-            from.floats(T * s.num_heads)};
+    return {from.matrix(T, q + k + v),    from.matrix(T, o),        from.matrix(T, o),       from.matrix(T, q + k + v),
+            from.floats(T * s.num_heads), from.floats(s.num_heads), from.floats(s.num_heads)};
+  }
+  AttentionShape shape_of(const AttentionSet& a) const {
+    AttentionShape shape = s;
+    if (has_sinks) shape.sinks_H = a.sinks_H.data();
+    return shape;
   }
   void forward(const AttentionSet& a) const {
-    env.kernels.attention.forward(env.stream, s, a.qkv.slice_cols(0, q), a.qkv.slice_cols(q, k), a.qkv.slice_cols(q + k, v),
-                                  nullptr, a.o, a.lse_TH.data());
+    env.kernels.attention.forward(env.stream, shape_of(a), a.qkv.slice_cols(0, q), a.qkv.slice_cols(q, k),
+                                  a.qkv.slice_cols(q + k, v), nullptr, a.o, a.lse_TH.data());
   }
   void backward(const AttentionSet& a) const {
-    env.kernels.attention.backward(env.stream, s, a.qkv.slice_cols(0, q), a.qkv.slice_cols(q, k), a.qkv.slice_cols(q + k, v),
-                                   a.o, a.lse_TH.data(), nullptr, a.d_o, a.dqkv.slice_cols(0, q), a.dqkv.slice_cols(q, k),
-                                   a.dqkv.slice_cols(q + k, v));
+    env.kernels.attention.backward(env.stream, shape_of(a), a.qkv.slice_cols(0, q), a.qkv.slice_cols(q, k),
+                                   a.qkv.slice_cols(q + k, v), a.o, a.lse_TH.data(), nullptr, a.d_o, a.dqkv.slice_cols(0, q),
+                                   a.dqkv.slice_cols(q, k), a.dqkv.slice_cols(q + k, v),
+                                   has_sinks ? a.dsinks_H.data() : nullptr);
   }
-  double num_pairs() const { return 0.5 * s.num_seqs * s.num_heads * static_cast<double>(s.seq_len) * (s.seq_len + 1); }
+  double num_pairs() const {  // sum over i < L of min(i + 1, W)
+    const double L = s.seq_len, W = s.window > 0 ? std::min(s.window, s.seq_len) : s.seq_len;
+    return s.num_seqs * s.num_heads * (W * (W + 1) / 2 + (L - W) * W);
+  }
 };
 
 // Plain loops in double for the last sequence and the last key/value head with all its query heads.
@@ -96,12 +107,14 @@ class HeadReference {
     const float *q = row(a_.qkv, i, h * S_), *d_o = row(a_.d_o, i, h * V_);
     const auto key = [&](std::int64_t j) { return row(a_.qkv, j, b_.q + b_.k - S_); };
     const auto value = [&](std::int64_t j) { return row(a_.qkv, j, b_.q + b_.k + b_.v - V_); };
+    const std::int64_t first = b_.s.window > 0 ? std::max<std::int64_t>(0, i - b_.s.window + 1) : 0;
     std::vector<double> p(static_cast<std::size_t>(i) + 1);
-    double sum = 0;
-    for (std::int64_t j = 0; j <= i; ++j) sum += p[static_cast<std::size_t>(j)] = std::exp(b_.s.scale * dot(S_, q, key(j)));
-    for (std::int64_t j = 0; j <= i; ++j) add(o_, i, V_, p[static_cast<std::size_t>(j)] /= sum, value(j));
+    double sum = b_.has_sinks ? std::exp(double{a_.sinks_H[static_cast<std::size_t>(h)]}) : 0;
+    for (std::int64_t j = first; j <= i; ++j)
+      sum += p[static_cast<std::size_t>(j)] = std::exp(b_.s.scale * dot(S_, q, key(j)));
+    for (std::int64_t j = first; j <= i; ++j) add(o_, i, V_, p[static_cast<std::size_t>(j)] /= sum, value(j));
     const double delta = dot(V_, d_o, &o_[static_cast<std::size_t>(i * V_)]);
-    for (std::int64_t j = 0; j <= i; ++j) {
+    for (std::int64_t j = first; j <= i; ++j) {
       const double pj = p[static_cast<std::size_t>(j)], ds = b_.s.scale * pj * (dot(V_, d_o, value(j)) - delta);
       add(dv_, j, V_, pj, d_o);
       add(dq_, i, S_, ds, key(j));
@@ -155,10 +168,14 @@ std::vector<BenchEntry> attention_entries(const BenchTarget& t) {
                          .value_dim = c.value_dim(),
                          .scale = c.attention_scale()};
   const AttentionBench bench{t.env, s};
+  AttentionBench window{t.env, s, true};
+  window.s.window = 128;
   std::string shape = dims({s.num_seqs, s.seq_len, s.num_heads, s.head_dim});
   if (s.value_dim != s.head_dim) shape += "/" + std::to_string(s.value_dim);
   return {{"attention/forward", shape, [=] { return attention_case(bench, false); }},
-          {"attention/backward", shape, [=] { return attention_case(bench, true); }}};
+          {"attention/backward", shape, [=] { return attention_case(bench, true); }},
+          {"attention_window/forward", shape, [=] { return attention_case(window, false); }},
+          {"attention_window/backward", shape, [=] { return attention_case(window, true); }}};
 }
 
 }  // namespace moe

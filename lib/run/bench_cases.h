@@ -18,7 +18,8 @@ struct BenchTarget {
 std::vector<BenchEntry> gemm_entries(const BenchTarget& target);     // squares, then the layers' linear maps
 std::vector<BenchEntry> grouped_entries(const BenchTarget& target);  // experts, by direction, load and rows per expert
 std::vector<BenchEntry> attention_entries(const BenchTarget& target);
-std::vector<BenchEntry> row_op_entries(const BenchTarget& target);   // rmsnorm, rope, swiglu, cross entropy, AdamW
+std::vector<BenchEntry> row_op_entries(const BenchTarget& target);   // rmsnorm, rope, cross entropy, AdamW
+std::vector<BenchEntry> ffn_op_entries(const BenchTarget& target);   // swiglu, biases
 std::vector<BenchEntry> routing_entries(const BenchTarget& target);  // router, permute, embedding
 
 // How rows are spread over experts: the same for all; expert e by 1/(e+1) (Zipf); all to the middle expert.

@@ -11,7 +11,7 @@ namespace {
 
 std::vector<BenchEntry> all_entries(const BenchTarget& target, const std::string& filter) {
   std::vector<BenchEntry> all;
-  for (const auto list : {gemm_entries, grouped_entries, attention_entries, row_op_entries, routing_entries})
+  for (const auto list : {gemm_entries, grouped_entries, attention_entries, row_op_entries, ffn_op_entries, routing_entries})
     for (BenchEntry& entry : list(target))
       if (entry.name.find(filter) != std::string::npos) all.push_back(std::move(entry));
   if (all.empty())
@@ -27,15 +27,17 @@ void print_head(std::FILE* out, const BenchOptions& o, Env env, const Peaks& pea
   print(out, {"# moe-bench kernels --shape " + o.shape + ": fp32, " + std::to_string(o.batch) + " sequences of " +
               std::to_string(o.seq) + " tokens"});
   print(out, machine_lines(env, peaks));
-  print(out, {"# gemm      M x N x K, y[M,N] = x[M,K] w[N,K]^T or its gradients; grouped: M rows over E experts; 2 M N K",
-              "# attention sequences x length x heads x head width, counted causally (pairs j <= i): 2 products forward,",
-              "#           5 backward, 2 per pair and column each",
-              "# rmsnorm   T x D: forward 8 T D bytes, backward_input 12 T D, backward_weight 8 T D; rope T x heads x "
-              "width: 8 each",
-              "# swiglu    R x F: forward 12 R F, backward 20 R F; cross_entropy T x V: 8 T V; adamw n: step 32 n, "
-              "sum_of_squares 4 n",
-              "# router    T x E x K: forward 8 T (E + K), backward 4 T (5 E + 2 K); permute: plan 12 T K, gather 8 T K D,",
-              "#           combine 4 (T K + T) D; embedding T x V x D: forward 8 T D, backward 12 T D"});
+  print(out,
+        {"# gemm      M x N x K, y[M,N] = x[M,K] w[N,K]^T or its gradients; grouped: M rows over E experts; 2 M N K",
+         "# attention sequences x length x heads x head width, counted causally (pairs j <= i): 2 products forward,",
+         "#           5 backward, 2 per pair and column each; attention_window: of 128 keys, with sinks",
+         "# rmsnorm   T x D: forward 8 T D bytes, backward_input 12 T D, backward_weight 8 T D; rope T x heads x "
+         "width: 8 each",
+         "# swiglu    R x F: forward 12 R F, backward 20 R F; bias R x D x E: 4 R D; cross_entropy T x V: 8 T V; adamw n: "
+         "step 32 n,",
+         "#           sum_of_squares 4 n",
+         "# router    T x E x K: forward 8 T (E + K), backward 4 T (5 E + 2 K); permute: plan 12 T K, gather 8 T K D,",
+         "#           combine 4 (T K + T) D; embedding T x V x D: forward 8 T D, backward 12 T D"});
   print(out, row_legend());
   print(out, {row_header()});
   std::fflush(out);

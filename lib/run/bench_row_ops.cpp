@@ -1,50 +1,14 @@
-// Rows of what works along rows of activations, and AdamW: rmsnorm, rope, swiglu, cross entropy. Bound by memory, so their
+// Rows of what works along rows of activations, and AdamW: rmsnorm, rope, cross entropy. Bound by memory, so their
 // work is bytes: each operand element once per reading or writing, as the comment of each case says.
+// Not here: SwiGLU and biases (bench_ffn_ops.cpp).
 #include <cmath>
 #include <cstring>
 
 #include "lib/model/params.h"
-#include "lib/run/bench_cases.h"
+#include "lib/run/bench_rows.h"
 
 namespace moe {
 namespace {
-
-constexpr double kTolerance = 1e-5;  // relative to the largest wanted element of a row
-constexpr int kSampledRows = 16;
-
-using Values = std::vector<double>;
-
-Values row_of(CMat m, std::int64_t i) {
-  const float* p = m.f32() + i * m.stride;
-  return {p, p + m.cols};
-}
-void compare(std::span<const float> got, const Values& want, WorstDeviation& worst) {
-  double scale = 0;
-  for (const double w : want) scale = std::fmax(scale, std::fabs(w));
-  for (std::size_t i = 0; i < want.size(); ++i) worst.add(got[i], want[i], scale);
-}
-// want(i) -> Values of row i, for sampled rows of `got`.
-template <class Want>
-double error_of_rows(CMat got, Want want) {
-  WorstDeviation worst;
-  for (int s = 0; s < kSampledRows; ++s) {
-    const std::int64_t i = (got.rows - 1) * s / (kSampledRows - 1);
-    compare({got.f32() + i * got.stride, static_cast<std::size_t>(got.cols)}, want(i), worst);
-  }
-  return worst.value();
-}
-
-// The common shape of a case: sets of operands, run(set), error(set) after one more run.
-template <class Take, class Run, class Error>
-BenchCase bytes_case(double bytes, Take take, Run run, Error error) {
-  const auto all = take_sets(false, take);
-  return {.unit = RateUnit::kGbytes,
-          .work = bytes,
-          .tolerance = kTolerance,
-          .num_sets = static_cast<int>(all->sets.size()),
-          .run = [=](int call) { run(all->of(call)); },
-          .error = [=] { return error(all->sets.front()); }};
-}
 
 struct Norm {
   Env env;
@@ -181,61 +145,6 @@ BenchCase rope_case(const BenchTarget& t, Env env) {
   return bytes_case(8.0 * static_cast<double>(T * rope_heads(c) * c.rope_dim()), take, run, error);
 }
 
-struct Swiglu {
-  Env env;
-  std::int64_t R, F;
-  struct Set {
-    Mat gu, h, dgu;
-    std::span<float> gate, dgate;
-  };
-  Set take(Operands& o) const { return {o.matrix(R, 2 * F), o.matrix(R, F), o.matrix(R, 2 * F), o.floats(R), o.floats(R)}; }
-  void forward(const Set& s) const { env.kernels.swiglu.forward(env.stream, s.gu, s.gate.data(), s.h); }
-  void backward(const Set& s) const {  // h serves as dh
-    env.kernels.swiglu.backward_input(env.stream, s.h, s.gu, s.gate.data(), s.dgu, s.dgate.data());
-  }
-  double gate(const Set& s, std::int64_t i) const { return s.gate[static_cast<std::size_t>(i)]; }
-
-  double forward_error(const Set& s) const {
-    forward(s);
-    return error_of_rows(s.h, [&](std::int64_t i) {
-      const Values gu = row_of(s.gu, i);
-      Values h(static_cast<std::size_t>(F));
-      for (std::size_t j = 0; j < h.size(); ++j) h[j] = gate(s, i) * gu[j] / (1 + std::exp(-gu[j])) * gu[j + h.size()];
-      return h;
-    });
-  }
-  double backward_error(const Set& s) const {
-    backward(s);
-    return error_of_rows(s.dgu, [&](std::int64_t i) {
-      const Values gu = row_of(s.gu, i), dh = row_of(s.h, i);
-      Values want(gu.size());
-      for (std::size_t j = 0; j < dh.size(); ++j) {
-        const double g = gu[j], u = gu[j + dh.size()], sigmoid = 1 / (1 + std::exp(-g)), d = gate(s, i) * dh[j];
-        want[j] = d * u * sigmoid * (1 + g * (1 - sigmoid));
-        want[j + dh.size()] = d * g * sigmoid;
-      }
-      return want;
-    });
-  }
-};
-
-void add_swiglu(const BenchTarget& t, std::vector<BenchEntry>& list) {
-  using Set = Swiglu::Set;
-  const Swiglu w{t.env, t.shape.num_tokens() * t.config.top_k, t.config.expert_ffn};
-  const double element = 4.0 * static_cast<double>(w.R * w.F);
-  const auto take = [w](Operands& o) { return w.take(o); };
-  list.push_back({"swiglu/forward", dims({w.R, w.F}), [=] {  // reads gu (2 F), writes h
-                    return bytes_case(
-                        3 * element, take, [w](const Set& s) { w.forward(s); },
-                        [w](const Set& s) { return w.forward_error(s); });
-                  }});
-  list.push_back({"swiglu/backward_input", dims({w.R, w.F}), [=] {  // reads dh, gu, writes dgu
-                    return bytes_case(
-                        5 * element, take, [w](const Set& s) { w.backward(s); },
-                        [w](const Set& s) { return w.backward_error(s); });
-                  }});
-}
-
 struct LossSet {
   Mat logits;
   std::span<std::int32_t> target;
@@ -336,7 +245,6 @@ std::vector<BenchEntry> row_op_entries(const BenchTarget& t) {
   std::vector<BenchEntry> list;
   add_norm(t, list);
   list.push_back({"rope/forward", dims({T, rope_heads(t.config), t.config.rope_dim()}), [=] { return rope_case(t, env); }});
-  add_swiglu(t, list);
   list.push_back({"cross_entropy/forward", dims({T, V}), [=] { return cross_entropy_case(env, T, V); }});
   list.push_back({"adamw/step", dims({n}), [=] { return adamw_case(env, n); }});
   list.push_back({"adamw/sum_of_squares", dims({n}), [=] { return sum_of_squares_case(env, n); }});
