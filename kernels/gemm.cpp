@@ -295,8 +295,8 @@ std::vector<Task> tasks_of(const std::vector<Product>& products) {
 }
 
 void run(Stream& stream, const std::vector<Product>& products) {
-  Int total = 0;
-  for (const Product& p : products) total += p.m * p.n * p.k;
+  Int total = 0;  // of few rows the reading of B counts, not the products
+  for (const Product& p : products) total += (prefers_dots(p) ? kDotRows : p.m) * p.n * p.k;
   const int threads = stream.num_threads();
   const std::vector<Task> tasks = tasks_of(products);
   const auto scratch = [&] { return reinterpret_cast<float*>(stream.scratch(omp_get_thread_num())); };
