@@ -13,6 +13,7 @@ extern const RmsNormKernels rmsnorm_cpu;
 extern const RopeKernels rope_cpu;
 extern const LatentKernels latent_cpu;
 extern const AttentionKernels attention_cpu;
+extern const CacheAttentionKernels cache_attention_cpu;
 extern const SwigluKernels swiglu_cpu;
 extern const RouterKernels router_cpu;
 extern const PermuteKernels permute_cpu;

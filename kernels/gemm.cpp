@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "kernels/cpu.h"
+#include "kernels/dots.h"
 #include "kernels/gemm_library.h"
 #include "kernels/gemm_pack.h"
 
@@ -197,55 +198,10 @@ void multiply_by_panels(const Task& task, float* c, Int c_stride, Store store, f
   }
 }
 
-// Dot products of two rows of A and kWidth / 2 columns of B, both contiguous in k; lane r * kWidth / 2 + j of the
-// result belongs to row r and column j.
-template <class T>
-vf dot_tile(const float* a0, const float* a1, const T* b, Int b_stride, Int num_k) {
-  constexpr int kCols = kWidth / 2;
-  vf acc[kWidth] = {};
-  Int k = 0;
-  for (; k + kWidth <= num_k; k += kWidth) {
-    const vf x0 = load(a0 + k), x1 = load(a1 + k);
-#pragma GCC unroll 8
-    for (int j = 0; j < kCols; ++j) {
-      const vf bj = load(b + j * b_stride + k);
-      acc[j] = fma(x0, bj, acc[j]);
-      acc[j + kCols] = fma(x1, bj, acc[j + kCols]);
-    }
-  }
-  if (const int left = static_cast<int>(num_k - k); left > 0) {
-    const vf x0 = load_part(a0 + k, left), x1 = load_part(a1 + k, left);
-    for (int j = 0; j < kCols; ++j) {
-      const vf bj = load_part(b + j * b_stride + k, left);
-      acc[j] = fma(x0, bj, acc[j]);
-      acc[j + kCols] = fma(x1, bj, acc[j + kCols]);
-    }
-  }
-  return sum_each(acc);
-}
-
-// All rows of the task against n <= kWidth / 2 columns of B. Missing columns and an odd last row repeat a neighbour.
-template <class T>
-void dot_columns(const float* a, Int a_stride, Int m, const T* b, Int b_stride, Int num_k, int n, float* c, Int c_stride,
-                 Store store) {
-  constexpr int kCols = kWidth / 2;
-  for (Int i = 0; i < m; i += 2) {
-    const Int i1 = std::min(i + 1, m - 1);
-    alignas(64) float sums[kWidth];
-    moe::MOE_ISA::store(sums, dot_tile(a + i * a_stride, a + i1 * a_stride, b, n == kCols ? b_stride : 0, num_k));
-    for (Int r = 0; r <= i1 - i; ++r)
-      for (int j = 0; j < n; ++j) {
-        float* cij = c + (i + r) * c_stride + j;
-        *cij = store == Store::kAdd ? *cij + sums[r * kCols + j] : sums[r * kCols + j];
-      }
-  }
-}
-
 // Few rows times a transposed B, without packing it.
 template <class T>
-void multiply_by_dots(const Task& task, float* c, Int c_stride, Store store, float* scratch) {
+void multiply_few_rows(const Task& task, float* c, Int c_stride, Store store, float* scratch) {
   const Product& p = *task.product;
-  constexpr int kCols = kWidth / 2;
   const float* a = p.a.at<float>(task.i0, 0);
   Int a_stride = p.a.stride;
   if (p.a.dtype == DType::kBF16) {
@@ -253,11 +209,7 @@ void multiply_by_dots(const Task& task, float* c, Int c_stride, Store store, flo
     pack_rows(p.a.at<BF16>(task.i0, 0), p.a.stride, task.m, p.k, scratch, a_stride);
     a = scratch;
   }
-  const T* b = p.b.at<T>(0, task.j0);
-  Int j = 0;
-  for (; j + kCols <= task.n; j += kCols)
-    dot_columns(a, a_stride, task.m, b + j * p.b.stride, p.b.stride, p.k, kCols, c + j, c_stride, store);
-  for (; j < task.n; ++j) dot_columns(a, a_stride, task.m, b + j * p.b.stride, p.b.stride, p.k, 1, c + j, c_stride, store);
+  multiply_by_dots<T>({a, a_stride, p.b.at<T>(0, task.j0), p.b.stride, task.m, task.n, p.k, c, c_stride, store});
 }
 
 // A bf16 A has to fit into the scratch as a whole.
@@ -269,9 +221,9 @@ void multiply(const Task& task, float* c, Int c_stride, Store store, float* scra
   if (!prefers_dots(*task.product))
     multiply_by_panels(task, c, c_stride, store, scratch);
   else if (task.product->b.dtype == DType::kF32)
-    multiply_by_dots<float>(task, c, c_stride, store, scratch);
+    multiply_few_rows<float>(task, c, c_stride, store, scratch);
   else
-    multiply_by_dots<BF16>(task, c, c_stride, store, scratch);
+    multiply_few_rows<BF16>(task, c, c_stride, store, scratch);
 }
 
 // C of bf16 is summed in scratch and rounded once.
@@ -343,8 +295,8 @@ std::vector<Task> tasks_of(const std::vector<Product>& products) {
 }
 
 void run(Stream& stream, const std::vector<Product>& products) {
-  Int total = 0;
-  for (const Product& p : products) total += p.m * p.n * p.k;
+  Int total = 0;  // of few rows the reading of B counts, not the products
+  for (const Product& p : products) total += (prefers_dots(p) ? kDotRows : p.m) * p.n * p.k;
   const int threads = stream.num_threads();
   const std::vector<Task> tasks = tasks_of(products);
   const auto scratch = [&] { return reinterpret_cast<float*>(stream.scratch(omp_get_thread_num())); };

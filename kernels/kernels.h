@@ -87,6 +87,11 @@ struct LatentKernels {
   void (*split)(Stream&, const LatentShape&, CMat kv, CMat rope_TR, Mat k, Mat v);
   // dkv (=) the same elements of dk and dv; drope_TR (=) sum over the heads, in their order, of the last R columns of dk.
   void (*join)(Stream&, const LatentShape&, CMat dk, CMat dv, Mat dkv, Mat drope_TR);
+  // Generation attends to the compressed vectors [c | rope] themselves, with the up-projection w [H*(N+Sv), C] absorbed:
+  // qa [T, H*(C+R)] (=) heads [q_N W_key | q_R] of q [T, H*(N+R)], ...
+  void (*absorb)(Stream&, const LatentShape&, CMat q, CMat w, Mat qa);
+  // ... and o [T, H*Sv] (=) heads W_value a of a [T, H*C], the sums of compressed vectors that attention gives.
+  void (*expand)(Stream&, const LatentShape&, CMat a, CMat w, Mat o);
 };
 
 // Causal attention of num_seqs sequences of seq_len tokens each (T = num_seqs * seq_len); query head h reads the
@@ -109,6 +114,15 @@ struct AttentionKernels {
   // dq, dk, dv (=); dsinks_H += , nullptr without sinks
   void (*backward)(Stream&, const AttentionShape&, CMat q, CMat k, CMat v, CMat o, const float* lse_TH,
                    const std::int32_t* doc_start_T, CMat d_o, Mat dq, Mat dk, Mat dv, float* dsinks_H);
+};
+
+// Attention of new tokens to the keys and values of a cache (generation). Row t of q belongs to a sequence whose position
+// p lies in row first_row_T[t] + p of k and v; it sees the positions below num_keys_T[t] >= 1, of which with a window only
+// the last so many. num_seqs and seq_len of the shape do not count. The bits of a row depend on its own sequence alone.
+struct CacheAttentionKernels {
+  // o (=) softmax(scale q k^T) v; q [T, H*S], k [rows, Hk*S], v [rows, Hk*Sv], which may be columns of k, o [T, H*Sv].
+  void (*forward)(Stream&, const AttentionShape&, CMat q, CMat k, CMat v, std::span<const std::int64_t> first_row_T,
+                  std::span<const std::int32_t> num_keys_T, Mat o);
 };
 
 // SwiGLU (Shazeer 2020) with the router's gate folded in: gu = [g | u] (the first F columns are the gate projection),
@@ -255,6 +269,7 @@ struct Kernels {
   RopeKernels rope;
   LatentKernels latent;
   AttentionKernels attention;
+  CacheAttentionKernels cache_attention;
   SwigluKernels swiglu;
   RouterKernels router;
   PermuteKernels permute;

@@ -16,6 +16,7 @@ Kernels all_kernels() {
       .rope = rope_cpu,
       .latent = latent_cpu,
       .attention = attention_cpu,
+      .cache_attention = cache_attention_cpu,
       .swiglu = swiglu_cpu,
       .router = router_cpu,
       .permute = permute_cpu,

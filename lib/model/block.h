@@ -9,6 +9,7 @@
 #include <span>
 #include <vector>
 
+#include "lib/model/kv_cache.h"
 #include "lib/model/params.h"
 #include "lib/model/slot.h"
 
@@ -50,8 +51,9 @@ struct MicroBatch {
   double loss_scale = 1;                         // 1 / counted tokens of the global batch
   float share = 1;                               // of the global batch, for losses that are means over micro-batches
   bool with_gradient = true;
-  bool tally = true;         // count this forward (false for evaluation and recomputation)
-  bool last_of_step = true;  // the gradients are complete after it
+  bool tally = true;                 // count this forward (false for evaluation and recomputation)
+  bool last_of_step = true;          // the gradients are complete after it
+  const CacheStep* cache = nullptr;  // the tokens go behind those in a cache (Pass::extend)
   // Of each module of multi-token prediction: factor of its summed cross-entropy in the total loss, weight / (modules x its
   // counted targets of the global batch). Empty: 0.
   std::span<const double> mtp_scale_D{};
@@ -62,6 +64,7 @@ struct BlockContext {
   const ModelConfig& config;
   const BalanceOptions& balance;
   BlockParams params;
+  int layer;
   bool is_dense;
   Recompute recompute;
   RopeTables rope;
@@ -120,6 +123,13 @@ struct AttentionCore {
   void (*backward_weight)(const SegmentArgs&);
 };
 extern const AttentionCore kGqaCore, kMlaCore;  // gqa.cpp, mla.cpp
+
+// The same over the cache of batch.cache (cache_attention.cpp), from what the cores have projected and turned -> slot.o.
+void gqa_over_cache(const SegmentArgs&, const AttentionShape&, Mat q, Mat k, Mat v);
+void append_latent(const SegmentArgs&, Mat normed, Mat key_part);  // [T, C], [T, R] into the cache
+void mla_over_cache(const SegmentArgs&);                           // slot.mla.q alone
+void mla_prefill(const SegmentArgs&);                              // slot.mla.q, k, v of sequences that begin
+LatentShape latent_shape(const ModelConfig& config);
 
 // The router half of `pre`: n2 = norm(x1), scores, choice, plan.
 void router_forward(const SegmentArgs&);

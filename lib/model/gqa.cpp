@@ -83,6 +83,7 @@ void forward(const SegmentArgs& a) {
   if (b.config.qk_norm != QkNorm::kNone) qk_norm_forward(a);
   const Mat qk = h.q_k(s.qkv_TC, s.qk_TC);
   rope(a, qk, k.rope.forward);
+  if (a.batch.cache) return gqa_over_cache(a, shape_of(a), qk.slice_cols(0, h.q), qk.slice_cols(h.q, h.k), h.v(s.qkv_TC));
   k.attention.forward(stream, shape_of(a), qk.slice_cols(0, h.q), qk.slice_cols(h.q, h.k), h.v(s.qkv_TC),
                       a.batch.doc_start_T, s.o_TC, s.lse_TH.data());
 }

@@ -2,18 +2,19 @@
 //   [c | k_R] = Wkv_a n1,   [k_C; v] of each head = Wkv_b norm(c),   q = Wq n1 or Wq_b norm(Wq_a n1)
 //   o = attention([q_C | rope(q_R)], [k_C | rope(k_R)], v)           k_R is one for all heads
 // Memory is described in mla_slot.h. Under the light policy I computes norms and up-projections again, W the norms.
-// Not here: the norm, Wo and the residual stream (attention.cpp), the cache of generation.
+// Not here: the norm, Wo and the residual stream (attention.cpp), attention over a cache (cache_attention.cpp).
 #include <tuple>
 
 #include "lib/model/block.h"
 
 namespace moe {
-namespace {
 
 LatentShape latent_shape(const ModelConfig& c) {
   return {
       .num_heads = c.num_heads, .nope_dim = c.qk_nope_head_dim, .rope_dim = c.qk_rope_head_dim, .value_dim = c.v_head_dim};
 }
+
+namespace {
 
 // The parts of [c | k_R] and of its gradient.
 Mat latent_part(const BlockContext& b, Mat kva) { return kva.slice_cols(0, b.config.kv_lora_rank); }
@@ -38,6 +39,15 @@ void norms_forward(const SegmentArgs& a) {
   if (b.params.q_a) norm(b, s.qa_TQ, *b.params.q_a_norm, s.qn_TQ, s.rstd_q_T);
 }
 
+// q from its compressed vector, if it has one.
+void up_queries(const SegmentArgs& a) {
+  const auto& [b, s] = std::tie(a.block, a.slot.mla);
+  const auto& [stream, k] = b.env;
+  if (!b.params.q_a) return;
+  k.gemm.forward(stream, s.qn_TQ, b.params.q_b->weight, s.q_TC, Store::kAssign);
+  turn_queries(b, s.q_TC, k.rope.forward);
+}
+
 // k, v and q from what is kept: compressed vectors before their norms, the turned key part.
 void up_forward(const SegmentArgs& a) {
   const auto& [b, s] = std::tie(a.block, a.slot.mla);
@@ -45,9 +55,21 @@ void up_forward(const SegmentArgs& a) {
   norms_forward(a);
   k.gemm.forward(stream, s.kvn_TC, b.params.kv_b->weight, b.work.mla.kv_TC, Store::kAssign);
   k.latent.split(stream, latent_shape(b.config), b.work.mla.kv_TC, key_part(b, s.kva_TC), s.k_TC, s.v_TC);
-  if (!b.params.q_a) return;
-  k.gemm.forward(stream, s.qn_TQ, b.params.q_b->weight, s.q_TC, Store::kAssign);
-  turn_queries(b, s.q_TC, k.rope.forward);
+  up_queries(a);
+}
+
+// Generation: few tokens need no keys and values of their own.
+void forward_over_cache(const SegmentArgs& a) {
+  const auto& [b, s] = std::tie(a.block, a.slot.mla);
+  const bool prefill = a.batch.cache->is_prefill();
+  if (prefill) {
+    up_forward(a);
+  } else {
+    norms_forward(a);
+    up_queries(a);
+  }
+  append_latent(a, s.kvn_TC, key_part(b, s.kva_TC));
+  prefill ? mla_prefill(a) : mla_over_cache(a);
 }
 
 void forward(const SegmentArgs& a) {
@@ -61,6 +83,7 @@ void forward(const SegmentArgs& a) {
     k.gemm.forward(stream, s.n1_TD, b.params.q->weight, s.mla.q_TC, Store::kAssign);
     turn_queries(b, s.mla.q_TC, k.rope.forward);
   }
+  if (a.batch.cache) return forward_over_cache(a);
   up_forward(a);
   k.attention.forward(stream, b.attention_shape(a.batch.shape), s.mla.q_TC, s.mla.k_TC, s.mla.v_TC, a.batch.doc_start_T,
                       s.o_TC, s.lse_TH.data());

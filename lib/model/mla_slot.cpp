@@ -48,9 +48,13 @@ MlaStash MlaTaker::take_stash() const {
   return s;
 }
 
-MlaWork MlaTaker::take_work() const {
+MlaWork MlaTaker::take_work(bool generates) const {
   const Widths w(c);
-  return {.kv_TC = tokens(w.up), .dk_TC = tokens(w.keys), .dv_TC = tokens(w.values)};
+  MlaWork m{.kv_TC = tokens(w.up), .dk_TC = tokens(w.keys), .dv_TC = tokens(w.values), .absorbed_q = {}, .absorbed_o = {}};
+  if (!generates) return m;
+  m.absorbed_q = tokens(std::int64_t{c.num_heads} * (c.kv_lora_rank + c.qk_rope_head_dim));
+  m.absorbed_o = tokens(std::int64_t{c.num_heads} * c.kv_lora_rank);
+  return m;
 }
 
 void copy_cheap(const MlaSlot& from, MlaSlot& to, const ModelConfig& c) {

@@ -21,7 +21,8 @@ struct MlaStash {
   Mat dkv_TC, dkvn_TC, dkva_TC;  // [T, H*(N+Sv)], [T, C], [T, C + R]
 };
 struct MlaWork {
-  Mat kv_TC, dk_TC, dv_TC;  // the up-projection [T, H*(N+Sv)]; [T, H*S], [T, H*Sv]
+  Mat kv_TC, dk_TC, dv_TC;     // the up-projection [T, H*(N+Sv)]; [T, H*S], [T, H*Sv]
+  Mat absorbed_q, absorbed_o;  // of generation alone: [T, H*(C+R)], [T, H*C]
 };
 
 // Gives out padded matrices of T rows.
@@ -34,7 +35,7 @@ struct MlaTaker {
   void take_cheap(MlaSlot& s) const;  // what the light policy computes again
   void take_kept(MlaSlot& s) const;
   MlaStash take_stash() const;
-  MlaWork take_work() const;
+  MlaWork take_work(bool generates) const;
 
  private:
   Mat tokens(std::int64_t cols) const { return arena.padded_matrix(dtype, T, cols); }
@@ -52,7 +53,7 @@ void fit_all(MlaStash& s, const Fit& fit) {
 }
 template <class Fit>
 void fit_all(MlaWork& w, const Fit& fit) {
-  fit.all(w.kv_TC, w.dk_TC, w.dv_TC);
+  fit.all(w.kv_TC, w.dk_TC, w.dv_TC, w.absorbed_q, w.absorbed_o);
 }
 
 }  // namespace moe

@@ -56,6 +56,9 @@ struct PassOptions {
   BalanceOptions balance;
   bool training = true;
   int num_modules = -1;  // of multi-token prediction, that run at most; -1: all of the model in training, else none
+  // Generation (Pass::extend): tokens go behind those in this cache. The shape is then {most tokens of a call, 1}.
+  KvCache* cache = nullptr;
+  int max_logits = 0;  // rows of logits of a call at most
 };
 
 struct Track;
@@ -83,6 +86,11 @@ class Pass {
   // (+=), those of the balance losses included.
   double forward(const MicroBatch& batch);
   void backward(const MicroBatch& batch);
+  // Generation, of a pass with a cache: each run's tokens (id_T: one run after the other) see those of its sequence before
+  // them and are in the cache afterwards. logits(): a row for each of the last num_logits tokens of each run, in order;
+  // hidden(): [T, D] of all new tokens behind the final norm. Every rank calls, one without runs too.
+  void extend(std::span<const CacheRun> runs, std::span<const std::int32_t> id_T, bool tally = false);
+  Mat hidden() const;
   // After a forward without gradient: logits [T, V] (f32), of the first track.
   Mat logits() const;
   std::span<const float> losses() const;  // [T] of the same: each token's cross-entropy, 0 where it is not counted
@@ -113,6 +121,7 @@ class Pass {
   void release_head();
   void begin_head_gradients();
   void normalise(Track& track);
+  void head_of_runs();
   void head_backward(Track& track, Mat n_TD, Mat dn_TD);
   double ends_forward();
   void ends_backward(bool last_of_step);

@@ -20,6 +20,7 @@ BlockContext block_context(Model& model, const PassOptions& o, const Env& env, c
           .config = model.config(),
           .balance = o.balance,
           .params = params,
+          .layer = layer,
           .is_dense = dense,
           .recompute = o.recompute,
           .rope = {rope.cos_PR2, rope.sin_PR2, rope.pos_T.first(static_cast<std::size_t>(track.batch.shape.num_tokens()))},
@@ -149,6 +150,7 @@ void Pass::normalise(Track& t) {
 
 // Behind the modules, which leave the logits' memory to the model.
 double Pass::ends_forward() {
+  if (tracks_.front()->batch.cache) return head_of_runs(), 0;
   const auto& [stream, k] = env_;
   double total = 0;
   for (const auto& t : tracks_) {

@@ -36,19 +36,20 @@ struct PassMemory {
 PassMemory take_memory(Arena& arena, const ModelConfig& c, DType dtype, const PassOptions& o, const MeshOptions& mesh,
                        const RowsOfTokens& rows) {
   const int n = num_tracks(o, mesh);
-  const std::int64_t P = o.shape.seq_len, half = c.rope_dim() / 2;
+  const std::int64_t P = o.cache ? o.cache->room() : o.shape.seq_len, half = c.rope_dim() / 2;
   PassMemory m;
   for (int i = 0; i < n; ++i) {
     const BatchShape shape = track_shape(o.shape, n, i);
-    m.tracks.push_back(take_track(arena, {c, shape, dtype, rows(shape.num_tokens()), num_modules(o, c)}, o));
+    m.tracks.push_back(
+        take_track(arena, {c, shape, dtype, rows(shape.num_tokens()), num_modules(o, c), o.cache != nullptr}, o));
   }
   m.rope = {arena.vector<float>(P * half), arena.vector<float>(P * half), arena.vector<std::int32_t>(o.shape.num_tokens())};
   return m;
 }
 
 // Angles in double.
-void fill_rope(const RopeTables& rope, const ModelConfig& c, const BatchShape& shape) {
-  const auto half = static_cast<std::size_t>(c.rope_dim() / 2), P = static_cast<std::size_t>(shape.seq_len);
+void fill_rope(const RopeTables& rope, const ModelConfig& c, std::size_t P) {
+  const auto half = static_cast<std::size_t>(c.rope_dim() / 2);
   const double factor = c.yarn.table_factor();
   for (std::size_t p = 0; p < P; ++p)
     for (std::size_t i = 0; i < half; ++i) {
@@ -84,7 +85,7 @@ Pass::Pass(Model& model, const PassOptions& options, Env env)
   PassMemory memory = take(*arena_);
   tracks_ = std::move(memory.tracks);
   rope_ = memory.rope;
-  fill_rope(rope_, c, options.shape);
+  fill_rope(rope_, c, static_cast<std::size_t>(options.cache ? options.cache->room() : options.shape.seq_len));
   for (int i = 0; i < c.num_layers + num_modules_; ++i) block_params_.push_back(block_params(model.params(), i));
   reset_tallies();
 }

@@ -104,7 +104,7 @@ BlockWork take_work(Arena& arena, const SlotRoom& room) {
   w.dh_RF = take.padded_rows(c.expert_ffn);
   w.dh_TF = take.padded_tokens(max_plain_ffn(c));
   w.do_TC = take.padded_tokens(std::int64_t{c.num_heads} * c.value_dim());
-  if (c.is_mla()) w.mla = take.mla().take_work();
+  if (c.is_mla()) w.mla = take.mla().take_work(room.generates);
   w.dgate_R = arena.vector<float>(take.R);
   w.dgate_TK = arena.vector<float>(take.N);
   w.f_GE = arena.vector<float>(std::int64_t{room.shape.num_seqs} * c.num_experts);

@@ -77,7 +77,8 @@ struct SlotRoom {
   BatchShape shape;
   DType dtype;
   std::int64_t max_rows;
-  int num_modules = 0;  // of multi-token prediction, behind the last block
+  int num_modules = 0;     // of multi-token prediction, behind the last block
+  bool generates = false;  // over a cache
 
   int num_blocks() const { return config.num_layers + num_modules; }
 };

@@ -10,7 +10,7 @@ std::unique_ptr<Track> take_track(Arena& arena, const SlotRoom& room, const Pass
   t->work_room = take_work(arena, room);
   t->x_room = arena.matrix(room.dtype, T, D);
   t->n_room = arena.matrix(room.dtype, T, D);
-  t->logits_room = arena.matrix(DType::kF32, T, room.config.vocab_size);
+  t->logits_room = arena.matrix(DType::kF32, o.cache ? o.max_logits : T, room.config.vocab_size);
   t->rstd_T = arena.vector<float>(T);
   t->loss_T = arena.vector<float>(T);
   t->routes.resize(t->slot_rooms.size());
@@ -35,7 +35,7 @@ void put_into(Track& t, const MicroBatch& batch) {
   t.stash = fitted(t.stash_room, room, T);
   t.work = fitted(t.work_room, room, T);
   const auto rows = [T](Mat m) { return m.slice_rows(0, m.data ? T : 0); };
-  t.x_TD = rows(t.x_room), t.n_TD = rows(t.n_room), t.logits_TV = rows(t.logits_room);
+  t.x_TD = rows(t.x_room), t.n_TD = rows(t.n_room), t.logits_TV = batch.cache ? t.logits_room : rows(t.logits_room);
   t.dn_TD = rows(t.dn_room), t.dx_TD = rows(t.dx_room);
   t.mtp.clear(), t.mtp_tokens.clear();
   for (std::size_t k = 0; k < t.mtp_rooms.size(); ++k) {

@@ -21,13 +21,18 @@ Values shape_values(const std::string& name) {
   const Values medium = {{"vocab-size", "256"},  {"layers", "8"},      {"d-model", "512"}, {"heads", "8"},
                          {"kv-heads", "8"},      {"head-dim", "64"},   {"experts", "16"},  {"top-k", "2"},
                          {"expert-ffn", "1024"}, {"aux-loss", "0.01"}, {"seq", "512"},     {"batch", "4"}};
+  // Of 600 M active parameters and more no cache holds the weights of a step.
+  const Values large = {{"vocab-size", "32000"}, {"layers", "8"},    {"d-model", "1024"}, {"heads", "16"},
+                        {"kv-heads", "4"},       {"head-dim", "64"}, {"experts", "8"},    {"top-k", "2"},
+                        {"expert-ffn", "2560"},  {"seq", "512"},     {"batch", "1"}};
   if (name == "S") return small;
   if (name == "M") return medium;
+  if (name == "L") return large;
   for (const Preset& p : presets())
     if (p.name == name) return p.options;
   std::vector<std::string> names = preset_names();
   const std::string near = nearest_name(name, names);
-  throw Error(Exit::kUsage, "--shape: expected S, M or a preset of moe-train, found " + name,
+  throw Error(Exit::kUsage, "--shape: expected S, M, L or a preset of moe-train, found " + name,
               near.empty() ? "moe-train --help lists the presets" : "did you mean " + near + "?");
 }
 
@@ -52,12 +57,16 @@ void refuse_beside_replay(const Options& options, const BenchOptions& bench) {
 
 // Of a preset the options that make the model and its batch; the schedule is not ours.
 void finish_bench_options(Options& options, BenchOptions& bench) {
+  if (bench.command == BenchCommand::kGenerate && !options.is_set("shape")) options.set("shape", {"L"}, Origin::kPreset);
   for (const auto& [name, value] : shape_values(bench.shape))
     if (has_option(options, name)) options.set(name, {value}, Origin::kPreset);
   if (bench.model.vocab_size == 0) bench.model.vocab_size = 256;
   need(bench.batch >= 1, "batch", "at least 1", options);
   need(bench.seq >= 1, "seq", "at least 1", options);
   need(bench.seconds >= 0, "seconds", "at least 0", options);
+  need(bench.prompt_tokens >= 1, "prompt-tokens", "at least 1", options);
+  need(bench.new_tokens >= 1, "new-tokens", "at least 1", options);
+  batch_list(bench);
   need(bench.tokens >= 1, "tokens", "at least 1", options);
   need(bench.link_gbits >= 0, "link-gbits", "at least 0", options);
   need(bench.min_bytes >= 1, "min-bytes", "at least 1", options);
@@ -79,27 +88,31 @@ const Kernels& kernels_of(BenchIsa isa) {
 }  // namespace
 
 Options bench_options(BenchOptions& b) {
-  Options o("moe-bench",
-            "measure kernels, training steps, the exchange of rows and collectives: each figure with its check, unit and "
-            "share of a peak",
-            {"moe-bench kernels --shape S --filter gemm/qkv --seconds 0.1", "moe-bench kernels --filter adamw --json -",
-             "moe-bench step --shape S --seconds 1",
-             "moe-bench step --layers 2 --experts 16 --top-k 4 --seconds 1 --json step.json",
-             "moe-bench dispatch --workload W2 --tokens 256 --experts 32 --top-k 4 --json dispatch.json",
-             "moe-bench dispatch --replay trace.h5 --seconds 0.1 --json -",
-             "moe-bench collectives --filter all_reduce --max-bytes 65536 --seconds 0.02",
-             "moe-bench checkpoint --bytes 16M", "moe-bench reshard --bytes 16M"});
+  Options o(
+      "moe-bench",
+      "measure kernels, training steps, the exchange of rows and collectives: each figure with its check, unit and "
+      "share of a peak",
+      {"moe-bench kernels --shape S --filter gemm/qkv --seconds 0.1", "moe-bench kernels --filter adamw --json -",
+       "moe-bench step --shape S --seconds 1",
+       "moe-bench step --layers 2 --experts 16 --top-k 4 --seconds 1 --json step.json",
+       "moe-bench dispatch --workload W2 --tokens 256 --experts 32 --top-k 4 --json dispatch.json",
+       "moe-bench dispatch --replay trace.h5 --seconds 0.1 --json -",
+       "moe-bench collectives --filter all_reduce --max-bytes 65536 --seconds 0.02", "moe-bench checkpoint --bytes 16M",
+       "moe-bench reshard --bytes 16M", "moe-bench generate --shape S --batches 1,4 --prompt-tokens 16 --new-tokens 8"});
   o.group("What to measure");
   Option& command =
       o.add("command", b.command,
             "kernels: each kernel by itself, in one process; step: forward, backward and optimizer of a model on random "
             "tokens; dispatch: rows of tokens to the ranks of their experts and back; collectives: sums, gathers and "
             "broadcasts over all ranks; these three run on the ranks of mpirun or srun. checkpoint: saving, loading and "
-            "verifying one, against raw writes and reads; reshard: one into another layout, against cp",
-            {"kernels", "step", "dispatch", "collectives", "checkpoint", "reshard"});
+            "verifying one, against raw writes and reads; reshard: one into another layout, against cp; generate: tokens a "
+            "second with a cache, against the time that "
+            "reading the weights takes; these three in one process",
+            {"kernels", "step", "dispatch", "collectives", "checkpoint", "reshard", "generate"});
   command.positional = command.needed = true;
   o.add("shape", b.shape,
-        "S and M (d 256, 4 layers, 8 experts; d 512, 8 layers, 16 experts) or a preset of moe-train; the options of "
+        "S, M and L (d 256, 4 layers, 8 experts; d 512, 8 layers, 16 experts; d 1024, 8 layers, 8 experts, what generate "
+        "takes if nobody chooses: its active weights are larger than caches) or a preset of moe-train; the options of "
         "model and batch change it")
       .value = "NAME";
   o.add("filter", b.filter, "kernels, collectives: only rows whose name contains this").value = "TEXT";
@@ -128,6 +141,10 @@ Options bench_options(BenchOptions& b) {
       "FILE";
   o.add("layer", b.layer, "layer of the trace or the plan; -1: all of a trace, the first of a plan for the workloads");
   o.add("link-gbits", b.link_gbits, "speed of a node's network link in Gbit/s, to show how much of it was used; 0: unknown");
+  o.group("Generation (generate)");
+  o.add("batches", b.batches, "sequences at a time, one after the other").value = "N,N,...";
+  o.add("prompt-tokens", b.prompt_tokens, "tokens of each prompt");
+  o.add("new-tokens", b.new_tokens, "tokens that follow");
   o.group("Collectives");
   o.add("min-bytes", b.min_bytes, "smallest size; each next one is 4 times as large");
   o.add("max-bytes", b.max_bytes, "largest size");
@@ -158,13 +175,17 @@ Exit bench(const BenchOptions& options, const Invocation& invocation, World& wor
       return bench_reshard(options, invocation, world);
     case BenchCommand::kKernels:
     case BenchCommand::kCheckpoint:
+    case BenchCommand::kGenerate:
       break;
   }
   if (!world.alone())
     throw AgreedError(Exit::kUsage,
-                      std::string(options.command == BenchCommand::kKernels ? "kernels" : "checkpoint") +
+                      std::string(options.command == BenchCommand::kKernels    ? "kernels"
+                                  : options.command == BenchCommand::kGenerate ? "generate"
+                                                                               : "checkpoint") +
                           ": expected one process, found " + std::to_string(world.size()) + " ranks",
                       "start it without mpirun; moe-bench step measures all ranks at once", 0);
+  if (options.command == BenchCommand::kGenerate) return bench_generate(options, kernels);
   if (options.command == BenchCommand::kCheckpoint) return bench_checkpoint(options);
   Stream stream(options.common.threads);
   return bench_kernels(options, {stream, kernels});

@@ -9,7 +9,7 @@
 
 namespace moe {
 
-enum class BenchCommand { kKernels, kStep, kDispatch, kCollectives, kCheckpoint, kReshard };
+enum class BenchCommand { kKernels, kStep, kDispatch, kCollectives, kCheckpoint, kReshard, kGenerate };
 enum class BenchIsa { kAuto, kAvx512, kAvx2, kGeneric };
 enum class WorkloadChoice { kW0, kW1, kW2, kW3, kW4, kW5, kW6, kW7, kAll };  // the values of Workload, and all
 
@@ -27,11 +27,13 @@ struct BenchOptions {
   Recompute recompute = Recompute::kNone;
   RankOptions ranks;
   WorkloadChoice workload = WorkloadChoice::kAll;
-  int tokens = 1024;      // of a rank
-  double link_gbits = 0;  // 0: unknown
-  std::string replay;     // a router trace
-  std::string record;     // a router trace to write
-  int layer = -1;         // of the trace or the plan; -1: all of a trace, the first of a plan
+  int tokens = 1024;             // of a rank
+  double link_gbits = 0;         // 0: unknown
+  std::string replay;            // a router trace
+  std::string record;            // a router trace to write
+  int layer = -1;                // of the trace or the plan; -1: all of a trace, the first of a plan
+  std::string batches = "1,16";  // of generate
+  int prompt_tokens = 64, new_tokens = 32;
   std::int64_t min_bytes = 1024, max_bytes = std::int64_t{1} << 24;
   std::string directory = ".";                      // of the files
   std::string bytes = "1G";                         // of a checkpoint
@@ -45,6 +47,8 @@ Options bench_options(BenchOptions& bench);
 // kCheckFailed if a result was wrong: its row says FAILED. Throws Error(kUsage, kUnavailable).
 Exit bench(const BenchOptions& options, const Invocation& invocation, World& world);
 
+std::vector<int> batch_list(const BenchOptions& options);  // of --batches; Error(kUsage)
+
 // The commands. Env: kernels and threads as asked for.
 Exit bench_kernels(const BenchOptions& options, Env env);
 Exit bench_step(const BenchOptions& options, const Kernels& kernels);                     // one process
@@ -54,6 +58,8 @@ Exit bench_dispatch(const BenchOptions& options, World& world, const Kernels& ke
 Exit bench_collectives(const BenchOptions& options, World& world);
 Exit bench_checkpoint(const BenchOptions& options);                                           // one process
 Exit bench_reshard(const BenchOptions& options, const Invocation& invocation, World& world);  // one process
+
+Exit bench_generate(const BenchOptions& options, const Kernels& kernels);  // one process
 
 // Tables go to stdout, or to stderr when the JSON has stdout.
 std::FILE* table_file(const BenchOptions& options);

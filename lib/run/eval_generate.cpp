@@ -110,7 +110,8 @@ void add_generate_options(Options& o, GenerateOptions& g) {
   o.add("prompts", g.prompts, "texts to continue, an object of JSON a line; -o gets the objects with a completion each")
       .value = "FILE.jsonl";
   o.add("prompt-field", g.prompt_field, "key of the text in these objects").value = "NAME";
-  o.add("tokens", g.tokens, "most tokens of a continuation");
+  o.add("tokens", g.tokens,
+        "most tokens of a continuation; a text that fills the window (--seq) goes on from the second half of it");
   o.add("samples", g.samples, "continuations of each prompt");
   o.add("temperature", g.sampling.temperature, "logits are divided by it; 0 takes the likeliest token");
   o.add("top-k", g.sampling.top_k, "of the so many likeliest tokens only; 0 of all");
@@ -184,7 +185,8 @@ Exit eval_generate(const std::string& path, const GenerateOptions& o, const Eval
       out->commit();
     }
     log_info(thousands(static_cast<std::int64_t>(num_tokens)) + " tokens in " + short_float(seconds) + " s, " +
-             short_float(static_cast<double>(num_tokens) / seconds) + " tokens/s; each window computed anew (no cache)");
+             short_float(static_cast<double>(num_tokens) / seconds) + " tokens/s; cache of " +
+             thousands(KvCache::bytes_per_token(model.config(), model.model().dtype())) + " bytes a token");
     print_result(common,
                  {{"command", "generate"},
                   {"model", model.json()},
@@ -198,6 +200,7 @@ Exit eval_generate(const std::string& path, const GenerateOptions& o, const Eval
                   {"tokens", num_tokens},
                   {"seconds", seconds},
                   {"tokens_per_second", static_cast<double>(num_tokens) / seconds},
+                  {"kv_bytes_per_token", KvCache::bytes_per_token(model.config(), model.model().dtype())},
                   {"texts", texts_json(wanted, made)}},
                  out ? labelled("wrote", o.output + ", " + std::to_string(made.size()) + " continuations") : text);
   });

@@ -1,5 +1,5 @@
-// moe-eval generate: continuations of prompts. Each token is computed from its whole window again; there is no cache of keys
-// and values. Not here: how a token is chosen (sampling.h).
+// moe-eval generate: continuations of prompts, with a cache of keys and values (lib/model/kv_cache.h). Not here: how a token
+// is chosen (sampling.h).
 #pragma once
 
 #include <cstdint>
@@ -52,7 +52,7 @@ struct TextMade {
   bool stopped = false;              // by a stop text
 };
 // On rank 0 all of them, in order; on the others nothing. Texts share out over the ranks, `batch` at a time on each. When
-// the window is full its second half moves to the front. A collective call.
+// the window is full its second half moves to the front, and is computed anew. A collective call.
 std::vector<TextMade> make_texts(EvalModel& model, const std::vector<TextWanted>& wanted, const GenerateOptions& options,
                                  std::uint64_t seed, const Tokenizer& tokenizer);
 

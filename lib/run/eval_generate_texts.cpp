@@ -1,4 +1,5 @@
-// The loop of generation: a forward pass of every unfinished text for each token. Not here: prompts, output.
+// The loop of generation: prompts go into the cache a few at a time, then every unfinished text gets a token in each pass.
+// Not here: prompts, output.
 #include <algorithm>
 
 #include "lib/base/rng.h"
@@ -26,10 +27,12 @@ class Text {
         rng_(seed, "generate." + std::to_string(wanted.number) + "." + std::to_string(wanted.sample)) {}
 
   // Tokens that the model is to see.
-  std::span<const std::int32_t> window(std::size_t seq) {
-    if (tokens_.size() - begin_ > seq)
-      begin_ = tokens_.size() - (tokens_.size() == num_prompt_ ? seq : std::max<std::size_t>(1, seq / 2));
-    return std::span(tokens_).subspan(begin_);
+  std::span<const std::int32_t> window() const { return std::span(tokens_).subspan(begin_); }
+  // True if the window was full and has moved on: nothing of it is in the cache then.
+  bool moves_on(std::size_t seq) {
+    if (tokens_.size() - begin_ <= seq) return false;
+    begin_ = tokens_.size() - (tokens_.size() == num_prompt_ ? seq : std::max<std::size_t>(1, seq / 2));
+    return true;
   }
 
   void add(std::span<const float> logits_V, const GenerateOptions& o, const Tokenizer& tokenizer) {
@@ -64,69 +67,86 @@ class Text {
   bool done_ = false, stopped_ = false;
 };
 
-// Texts of this rank, until those of all ranks are done.
+// Texts of this rank, until those of all ranks are done. Text i has sequence i of the cache.
 class Group {
  public:
-  Group(EvalModel& model, const GenerateOptions& options, const Tokenizer& tokenizer)
-      : model_(model), o_(options), tokenizer_(tokenizer) {}
+  Group(EvalModel& model, const GenerateOptions& options, const Tokenizer& tokenizer, int room)
+      : model_(model),
+        o_(options),
+        tokenizer_(tokenizer),
+        cache_(model.config(), model.model().dtype(), room, model.seq()),
+        pass_(model.model(),
+              {.shape = {std::max(model.seq(), std::min(room * model.seq(), kPrefillTokens)), 1},
+               .training = false,
+               .cache = &cache_,
+               .max_logits = room},
+              model.env()) {}
 
-  void run(std::vector<Text>& texts, int room) {
+  void run(std::vector<Text>& texts) {
+    for (int i = 0; i < cache_.num_seqs(); ++i) cache_.set_length(i, 0);
     for (;;) {
-      std::vector<Text*> active;
-      for (Text& t : texts)
-        if (!t.done()) active.push_back(&t);
-      const int longest = longest_of_all(active);
-      if (longest == 0) return;
-      make_pass(longest, room);
-      step(active);
+      // Texts that begin go first; ranks that have none of them lend their experts.
+      std::vector<CacheRun> begun, going;
+      for (std::size_t i = 0; i < texts.size(); ++i)
+        if (!texts[i].done()) add_run(texts[i], static_cast<int>(i), begun, going);
+      const auto [any_begun, any_going] = of_all_ranks(!begun.empty(), !going.empty());
+      if (any_begun)
+        extend(texts, begun);
+      else if (any_going)
+        extend(texts, going);
+      else
+        return;
     }
   }
 
  private:
-  // Tokens in the longest window of any rank; 0: nobody has a text that is not done.
-  int longest_of_all(const std::vector<Text*>& active) {
-    std::int64_t longest = 0;
-    for (Text* t : active)
-      longest = std::max(longest, static_cast<std::int64_t>(t->window(static_cast<std::size_t>(model_.seq())).size()));
+  static constexpr int kPrefillTokens = 2048;  // in one pass, where windows are shorter
+
+  void add_run(Text& text, int seq, std::vector<CacheRun>& begun, std::vector<CacheRun>& going) {
+    if (text.moves_on(static_cast<std::size_t>(model_.seq()))) cache_.set_length(seq, 0);
+    const CacheRun run{.seq = seq, .count = static_cast<int>(text.window().size()) - cache_.length(seq)};
+    if (cache_.length(seq) > 0) return going.push_back(run);
+    std::int64_t tokens = run.count;
+    for (const CacheRun& other : begun) tokens += other.count;
+    if (tokens <= pass_.shape().num_tokens()) begun.push_back(run);
+  }
+
+  std::pair<bool, bool> of_all_ranks(bool begun, bool going) {
+    std::int64_t any[] = {begun, going};
     World& world = model_.world();
-    if (!world.alone())
-      world.lane().call("generation", [&] { all_reduce_max(world.comm(), "generation", std::span(&longest, 1)); });
-    return static_cast<int>(longest);
+    if (!world.alone()) world.lane().call("generation", [&] { all_reduce_max(world.comm(), "generation", std::span(any)); });
+    return {any[0] > 0, any[1] > 0};
   }
 
-  void make_pass(int longest, int room) {
-    constexpr int kStep = 64;
-    const int seq = std::min(model_.seq(), (longest + kStep - 1) / kStep * kStep);
-    if (pass_ && pass_->shape().seq_len == seq && pass_->shape().num_seqs >= room) return;
-    pass_.reset();
-    pass_ = std::make_unique<Pass>(model_.model(), PassOptions{.shape = {room, seq}, .training = false}, model_.env());
-  }
-
-  // One token more for each text. What is behind the last token of a window is not seen by it.
-  void step(const std::vector<Text*>& active) {
-    const auto S = static_cast<std::size_t>(pass_->shape().seq_len);
-    std::vector<std::int32_t> id(active.size() * S), target(id.size(), -1);
-    for (std::size_t i = 0; i < active.size(); ++i)
-      std::ranges::copy(active[i]->window(static_cast<std::size_t>(model_.seq())),
-                        id.begin() + static_cast<std::ptrdiff_t>(i * S));
-    pass_->forward({.shape = {static_cast<int>(active.size()), static_cast<int>(S)},
-                    .id_T = id,
-                    .target_T = target,
-                    .with_gradient = false,
-                    .tally = false});
-    const Mat logits = pass_->logits();
-    for (std::size_t i = 0; i < active.size(); ++i) {
-      const std::size_t last = i * S + active[i]->window(static_cast<std::size_t>(model_.seq())).size() - 1;
-      const auto* row = static_cast<const float*>(logits.row(static_cast<std::int64_t>(last)));
-      active[i]->add({row, static_cast<std::size_t>(logits.cols)}, o_, tokenizer_);
+  // One token more for the text of each run.
+  void extend(std::vector<Text>& texts, const std::vector<CacheRun>& runs) {
+    std::vector<std::int32_t> id;
+    for (const CacheRun& run : runs) {
+      const auto news = texts[static_cast<std::size_t>(run.seq)].window().last(static_cast<std::size_t>(run.count));
+      id.insert(id.end(), news.begin(), news.end());
+    }
+    pass_.extend(runs, id);
+    const Mat logits = pass_.logits();
+    for (std::size_t i = 0; i < runs.size(); ++i) {
+      const auto* row = static_cast<const float*>(logits.row(static_cast<std::int64_t>(i)));
+      texts[static_cast<std::size_t>(runs[i].seq)].add({row, static_cast<std::size_t>(logits.cols)}, o_, tokenizer_);
     }
   }
 
   EvalModel& model_;
   const GenerateOptions& o_;
   const Tokenizer& tokenizer_;
-  std::unique_ptr<Pass> pass_;
+  KvCache cache_;
+  Pass pass_;
 };
+
+// Texts at a time on a rank: weights are read once for all of them.
+int texts_at_a_time(const EvalModel& model, std::int64_t num_texts) {
+  constexpr std::int64_t kMost = 16;
+  const std::int64_t ranks = model.world().size();
+  return model.batch() > 0 ? model.batch()
+                           : static_cast<int>(std::clamp<std::int64_t>((num_texts + ranks - 1) / ranks, 1, kMost));
+}
 
 }  // namespace
 
@@ -134,9 +154,9 @@ std::vector<TextMade> make_texts(EvalModel& model, const std::vector<TextWanted>
                                  std::uint64_t seed, const Tokenizer& tokenizer) {
   World& world = model.world();
   const auto n = static_cast<std::int64_t>(wanted.size());
-  const int room = model.pass_options(n, model.seq()).shape.num_seqs;
+  const int room = texts_at_a_time(model, n);
   const std::int64_t together = std::int64_t{room} * world.size();
-  Group group(model, options, tokenizer);
+  Group group(model, options, tokenizer, room);
   nlohmann::json mine = nlohmann::json::array();
   for (std::int64_t begin = 0; begin < n && options.tokens > 0; begin += together) {
     const std::int64_t count = std::min(together, n - begin);
@@ -144,7 +164,7 @@ std::vector<TextMade> make_texts(EvalModel& model, const std::vector<TextWanted>
     for (std::int64_t i = begin + count * world.rank() / world.size(); i < begin + count * (world.rank() + 1) / world.size();
          ++i)
       texts.emplace_back(wanted[static_cast<std::size_t>(i)], static_cast<std::size_t>(i), seed);
-    group.run(texts, room);
+    group.run(texts);
     for (const Text& t : texts) mine.push_back(t.json(tokenizer));
   }
   std::vector<std::string> all = {mine.dump()};

@@ -77,7 +77,7 @@ const char* name(DType dtype) { return dtype == DType::kBF16 ? "bf16" : "fp32"; 
 void add_eval_model_options(Options& o, EvalModelOptions& m) {
   o.group("Model");
   o.add("seq", m.seq, "tokens of a window, which the model sees at a time; 0 takes the sequence length of its training");
-  o.add("batch", m.batch, "windows that a rank computes at a time; 0 takes about 2048 tokens");
+  o.add("batch", m.batch, "windows that a rank computes at a time; 0 takes about 2048 tokens, generate up to 16 texts");
   o.add("dtype", m.dtype, "weights and activations: as the checkpoint's, or one of them", {"keep", "fp32", "bf16"});
   o.add("weights", m.weights, "model: the parameters as trained; ema: their moving average (moe-train --ema)",
         {"model", "ema"});

@@ -40,6 +40,7 @@ class EvalModel {
   const CheckpointInfo& info() const { return info_; }
   const ModelConfig& config() const { return config_; }
   int seq() const { return seq_; }
+  int batch() const { return batch_; }  // 0: not chosen
   bool document_mask() const { return document_mask_; }
   // For forward passes over so many windows of all ranks.
   PassOptions pass_options(std::int64_t num_windows, int seq_len) const;
