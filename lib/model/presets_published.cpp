@@ -67,13 +67,13 @@ std::vector<Preset> first_presets() {
 std::vector<Preset> later_presets() {
   return {
       {"deepseek-v3", "671 B parameters, 37 B active, and one module of 11.6 B that predicts a token more",
-       preset_options(
-           kUsual + kLatent + kSigmoidRouter +
-           "layers 61  d-model 7168  heads 128  q-lora-rank 1536  dense-layers 3  dense-ffn 18432  experts 256 "
-           "expert-groups 8  groups-kept 4  router-scale 2.5  vocab-size 129280  rope-theta 1e4  rope-factor 40 "
-           "mtp-depth 1  mtp-weight 0.3,0.1@10T  init-std 0.006  seq-aux-loss 1e-4  bias-update-speed 0.001,0@14.3T "
-           "batch 15360  batch-ramp 3072:469B:768  steps 243761  lr 2.2e-4  schedule phases "
-           "lr-phases constant@10T,cosine:0.1@14.3T,constant@14.633T,constant:0.0331818")},
+       preset_options(kUsual + kLatent + kSigmoidRouter +
+                      "layers 61  d-model 7168  heads 128  q-lora-rank 1536  dense-layers 3  dense-ffn 18432  experts 256 "
+                      "expert-groups 8  groups-kept 4  router-scale 2.5  vocab-size 129280  rope-theta 1e4  rope-factor 40 "
+                      "moments bf16  mtp-depth 1  mtp-weight 0.3,0.1@10T  init-std 0.006  seq-aux-loss 1e-4  "
+                      "bias-update-speed 0.001,0@14.3T "
+                      "batch 15360  batch-ramp 3072:469B:768  steps 243761  lr 2.2e-4  schedule phases "
+                      "lr-phases constant@10T,cosine:0.1@14.3T,constant@14.633T,constant:0.0331818")},
       {"olmoe-1b-7b", "6.9 B parameters, 1.3 B active",  // arXiv 2409.02060: 5.1T tokens
        preset_options(kUsual +
                       "layers 16  d-model 2048  heads 16  kv-heads 16  head-dim 128  qk-norm full  experts 64  top-k 8 "

@@ -32,7 +32,8 @@ std::vector<Preset> family_presets() {
                       "lr-phases constant@0.6,constant:0.316@0.9,constant:0.099856")},
       {"deepseek-v3-mini", "deepseek-v3 for a laptop: bias balancing, a second token, its schedules",
        preset_options(kMini + kLatent + kSigmoidRouter +
-                      "rope-factor 40  expert-groups 4  groups-kept 2  router-scale 2.5  mtp-depth 1  seq-aux-loss 1e-4 "
+                      "rope-factor 40  expert-groups 4  groups-kept 2  router-scale 2.5  mtp-depth 1  mtp-weight "
+                      "0.3,0.1@0.676  seq-aux-loss 1e-4 "
                       "bias-update-speed 0.01,0@0.966  batch-ramp 4:50K:4  schedule phases "
                       "lr-phases constant@0.676,cosine:0.1@0.966,constant@0.989,constant:0.0331818")},
       {"olmoe-mini", "olmoe for a laptop: norms over whole projections, z-loss",

@@ -77,8 +77,10 @@ void add_training_options(Options& o, TrainOptions& t) {
         "keep a moving average of the parameters with this decay, such as 0.999, in fp32 (role ema of checkpoints); 0 keeps "
         "none");
   o.add("grad-clip", t.grad_clip, "largest global gradient norm; 0 does not clip");
-  o.add("mtp-weight", t.mtp_weight,
-        "factor of the mean loss of the --mtp-depth modules in the total loss; a list changes it: 0.3,0.1@0.68");
+  o.add(
+      "mtp-weight", t.mtp_weight,
+      "factor of the mean loss of the --mtp-depth modules in the total loss; 0.3,0.1@0.68 takes 0.1 from 68 % of the run on",
+      "FLOAT,FLOAT@POINT,...");
   o.add("dtype", t.dtype, "weights and activations; masters and gradients are fp32", {"fp32", "bf16"});
   o.add("recompute", t.recompute, "what backward computes again: nothing, norms and SwiGLU, whole blocks",
         {"none", "light", "full"});
