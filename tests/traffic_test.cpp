@@ -35,7 +35,8 @@ double counted_chance(int num_experts, int top_k, int kept, const std::vector<do
 
 TEST(Traffic, ChancesAreThoseOfAllChoices) {
   for (const int top_k : {1, 2, 3, 4})
-    for (const auto& here : {std::vector<double>{3, 0, 0, 0}, {1, 0, 2, 0}, {3, 3, 3, 3}, {0, 0, 0, 1}, {1, 1, 1, 1}, {0, 0, 0, 0}})
+    for (const auto& here :
+         {std::vector<double>{3, 0, 0, 0}, {1, 0, 2, 0}, {3, 3, 3, 3}, {0, 0, 0, 1}, {1, 1, 1, 1}, {0, 0, 0, 0}})
       for (const int kept : {2, 3, 4}) {
         const double want = counted_chance(12, top_k, kept, here);
         EXPECT_NEAR(touch_chance(12, top_k, kept, here), want, 1e-12) << top_k << " " << kept;

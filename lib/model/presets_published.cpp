@@ -66,7 +66,7 @@ std::vector<Preset> first_presets() {
 
 std::vector<Preset> later_presets() {
   return {
-      {"deepseek-v3", "671 B parameters, 37 B active, and one module of 11.6 B that predicts a token more",
+      {"deepseek-v3", "671 B parameters, 37 B active, MTP",
        preset_options(kUsual + kLatent + kSigmoidRouter +
                       "layers 61  d-model 7168  heads 128  q-lora-rank 1536  dense-layers 3  dense-ffn 18432  experts 256 "
                       "expert-groups 8  groups-kept 4  router-scale 2.5  vocab-size 129280  rope-theta 1e4  rope-factor 40 "

@@ -17,38 +17,38 @@ const std::string kSigmoidRouter =
 
 std::vector<Preset> family_presets() {
   return {
-      {"mixtral-mini", "mixtral for a laptop: few wide experts",
+      {"mixtral-mini", "few wide experts",
        preset_options(kMini + "kv-heads 2  head-dim 32  experts 8  top-k 2  expert-ffn 192  rope-theta 1e6  aux-loss 0.02")},
-      {"deepseek-moe-mini", "deepseek-moe for a laptop: fine and shared experts",
+      {"deepseek-moe-mini", "fine and shared experts",
        preset_options(kMini +
                       "kv-heads 4  head-dim 32  dense-layers 1  dense-ffn 384  shared-experts 2  router-renormalize false "
                       "norm-eps 1e-6  aux-loss 0.01  schedule phases "
                       "lr-phases constant@0.8,constant:0.316@0.9,constant:0.099856")},
-      {"deepseek-v2-mini", "deepseek-v2 for a laptop: latent attention, groups of experts",
+      {"deepseek-v2-mini", "latent attention, groups of experts",
        preset_options(kMini + kLatent +
                       "q-lora-rank 64  rope-factor 40  rope-mscale 0.707  rope-mscale-all-dim 0.707  dense-layers 1 "
                       "dense-ffn 384  shared-experts 2  router-renormalize false  expert-groups 4  groups-kept 2 "
                       "group-score max  router-scale 4  aux-loss 0.01  batch-ramp 4:50K:4  schedule phases "
                       "lr-phases constant@0.6,constant:0.316@0.9,constant:0.099856")},
-      {"deepseek-v3-mini", "deepseek-v3 for a laptop: bias balancing, a second token, its schedules",
+      {"deepseek-v3-mini", "bias balancing, MTP, schedules",
        preset_options(kMini + kLatent + kSigmoidRouter +
                       "rope-factor 40  expert-groups 4  groups-kept 2  router-scale 2.5  mtp-depth 1  mtp-weight "
                       "0.3,0.1@0.676  seq-aux-loss 1e-4 "
                       "bias-update-speed 0.01,0@0.966  batch-ramp 4:50K:4  schedule phases "
                       "lr-phases constant@0.676,cosine:0.1@0.966,constant@0.989,constant:0.0331818")},
-      {"olmoe-mini", "olmoe for a laptop: norms over whole projections, z-loss",
+      {"olmoe-mini", "norms over projections, z-loss",
        preset_options(kMini +
                       "kv-heads 4  head-dim 32  qk-norm full  router-renormalize false  norm-eps 1e-5  aux-loss 0.01 "
                       "z-loss 0.001")},
-      {"qwen3-mini", "qwen3 for a laptop: norms per head, balance over the global batch",
+      {"qwen3-mini", "norms per head, global balance",
        preset_options(kMini + "kv-heads 2  head-dim 32  qk-norm head  rope-theta 1e6  norm-eps 1e-6  global-aux-loss 0.01")},
-      {"gpt-oss-mini", "gpt-oss for a laptop: sinks, windows, biases, clamped SwiGLU",
+      {"gpt-oss-mini", "sinks, windows, biases, clamps",
        preset_options(kMini +
                       "kv-heads 2  head-dim 32  attention-bias true  attention-sinks true  sliding-window 32 "
                       "layer-types sliding,full  router-logit-bias true  expert-bias true  swiglu-limit 7 "
                       "rope-theta 150000  rope-factor 32  rope-original-length 64  rope-truncate false  norm-eps 1e-5 "
                       "aux-loss 0.01")},
-      {"kimi-k2-mini", "kimi-k2 for a laptop: deepseek-v3 without groups, one dense block",
+      {"kimi-k2-mini", "deepseek-v3 without groups",
        preset_options(kMini + kLatent + kSigmoidRouter +
                       "rope-theta 5e4  rope-factor 32  rope-beta-fast 1  router-scale 2.827  experts 24 "
                       "seq-aux-loss 0.001  bias-update-speed 0.01  schedule phases  lr-phases constant@0.65,cosine:0.1")}};

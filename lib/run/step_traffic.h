@@ -1,6 +1,6 @@
 // What a training step sends, worked out from the mesh without running anything: rows of tokens to their experts and back,
 // gathers of weights, sums of gradients (ZeRO, replicas). Payload alone; counts, ids and totals, sums for copies of experts,
-// evaluations and checkpoints are left out, and so is what modules of multi-token prediction gather of the ends again.
+// evaluations and checkpoints are left out.
 // Not here: sending (lib/comm/dispatch.h, lib/parallel/units.h), memory (lib/model/model.h).
 #pragma once
 
