@@ -203,8 +203,8 @@ Case windowed(AttentionShape s, int window, bool sinks, DType dtype = DType::kF3
 
 // Windows around the sizes of tiles and blocks, and longer than the sequence.
 TEST(Attention, Windows) {
-  for (int window : {1, 2, 7, 16, 64, 127, 128, 129, 130, 255, 299, 300, 1000})
-    check(windowed(shape(1, 300, 2, 1, 16, 16), window, false));
+  for (int window : {1, 2, 16, 100, 127, 129, 130, 255, 299, 1000})
+    check(windowed(shape(1, 300, 2, 1, 8, 8), window, false));
   for (int window : {1, 13}) check(windowed(shape(2, 31, 2, 2, 8, 8), window, false));
   check(windowed(shape(1, 700, 4, 1, 8, 8), 200, false));
 }

@@ -113,9 +113,10 @@ struct Bias {
     weight(s);
     return error_of_rows(s.b, [&](std::int64_t e) {
       Values want(static_cast<std::size_t>(D));
-      for (std::int64_t r = psum[static_cast<std::size_t>(e)]; r < psum[static_cast<std::size_t>(e) + 1]; ++r)
-        for (std::size_t j = 0; j < want.size(); ++j)
-          want[j] += double{s.gate[static_cast<std::size_t>(r)]} * row_of(s.y, r)[j];
+      for (std::int64_t r = psum[static_cast<std::size_t>(e)]; r < psum[static_cast<std::size_t>(e) + 1]; ++r) {
+        const Values y = row_of(s.y, r);
+        for (std::size_t j = 0; j < want.size(); ++j) want[j] += double{s.gate[static_cast<std::size_t>(r)]} * y[j];
+      }
       return want;
     });
   }
