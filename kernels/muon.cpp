@@ -19,20 +19,23 @@ void for_elements(Stream& stream, i64 n, Element element) {
     for_columns(n - begin < kChunk ? n - begin : kChunk, [&](i64 j, auto lanes) { element(begin + j, lanes); });
 }
 
+// Written so that no sum has two products: which of them is fused would be the compiler's choice, and not the same in a full
+// vector and in the last one, where shards of another mesh end. q is the new momentum over s.
 template <class Moment>
 void momentum_of(Stream& stream, const AdamWTensor& t, float momentum, float grad_scale) {
   Moment* const m = static_cast<Moment*>(t.m);
-  const vf mu = splat(momentum), s = splat(grad_scale);
+  const vf mu = splat(momentum), s = splat(grad_scale), mu_over_s = splat(momentum / grad_scale);
   for_elements(stream, t.n, [=](i64 i, auto lanes) {
-    const vf grad = load(t.g + i, lanes) * s;
-    const vf m_new = mu * load(m + i, lanes) + grad;
-    store(m + i, m_new, lanes);
-    store(t.g + i, grad + mu * m_new, lanes);
+    const vf grad = load(t.g + i, lanes);
+    const vf q = mu_over_s * load(m + i, lanes) + grad;
+    store(m + i, s * q, lanes);
+    store(t.g + i, s * (mu * q + grad), lanes);
   });
 }
 
 void momentum(Stream& stream, const AdamWTensor& t, float momentum, float grad_scale) {
   require(t.n >= 0 && (t.n == 0 || (t.g && t.m)), "muon.momentum: expected g and m");
+  require(grad_scale > 0, "muon.momentum: expected grad_scale > 0");
   if (t.moments == DType::kF32)
     momentum_of<float>(stream, t, momentum, grad_scale);
   else
