@@ -8,7 +8,6 @@
 #include "lib/base/stopwatch.h"
 #include "lib/base/utf8.h"
 #include "lib/comm/collectives.h"
-#include "lib/run/evaluate.h"
 #include "lib/run/mesh_load.h"
 #include "lib/run/mesh_plan.h"
 #include "lib/run/peak.h"
@@ -19,6 +18,8 @@
 #include "lib/run/run_output.h"
 #include "lib/run/schedule.h"
 #include "lib/run/stop_signal.h"
+#include "lib/run/train_evaluation.h"
+#include "lib/run/train_inputs.h"
 #include "lib/run/train_report.h"
 #include "lib/run/train_saves.h"
 #include "lib/run/train_trace.h"
@@ -26,23 +27,6 @@
 
 namespace moe {
 namespace {
-
-// Vocabulary of the model from the data, if nobody chose one.
-void fit_vocabulary(TrainOptions& o, const TokenSource* data) {
-  const int needed = data ? data->info().vocab_size : 256;
-  if (o.model.vocab_size == 0) o.model.vocab_size = needed;
-  if (data && needed > o.model.vocab_size)
-    throw Error(Exit::kBadInput, data->info().path + ": expected a vocabulary of at most " +
-                                     std::to_string(o.model.vocab_size) + " (--vocab-size), found " +
-                                     std::to_string(needed));
-}
-
-std::int64_t planned_steps(const TrainOptions& o, std::int64_t samples_per_epoch) {
-  const bool by_data = o.epochs > 0 && samples_per_epoch > 0;
-  const std::int64_t by_epochs = by_data ? std::max<std::int64_t>(1, steps_of_samples(o, o.epochs * samples_per_epoch)) : 0;
-  if (by_epochs == 0) return o.steps;
-  return o.steps == 0 ? by_epochs : std::min(o.steps, by_epochs);
-}
 
 std::string machine_text(const World& world, const Stream& stream, const Kernels& kernels, double peak) {
   char text[120];
@@ -76,16 +60,16 @@ class TrainRun {
     const std::string checkpoint = from ? from->path + " " + from->digest : "none";
     if (!world.alone()) world.require_same({"checkpoint=" + checkpoint});
     world.agree([&] {
-      open_inputs();
+      inputs_ = std::make_unique<TrainInputs>(open_train_inputs(o_));
       mesh_options_ = choose_mesh(o_.ranks, world, o_.model, o_.common.dry_run);
     });
     if (!world.alone()) world.require_same({plan_fact(mesh_options_.plan)});
   }
 
   void describe() {
-    const std::int64_t per_epoch = data_ ? DataOrder(*data_, 0, o_.seq, false).samples_per_epoch() : 0;
+    const std::int64_t per_epoch = inputs_->data ? DataOrder(*inputs_->data, 0, o_.seq, false).samples_per_epoch() : 0;
     o_.steps = planned_steps(o_, per_epoch);
-    summary_ = summarize(o_, mesh_options_, data_ ? data_->info().num_tokens : 0, per_epoch, o_.steps);
+    summary_ = summarize(o_, mesh_options_, inputs_->data ? inputs_->data->info().num_tokens : 0, per_epoch, o_.steps);
     base_ = {summary_.flop_per_token, peak_of_all(world_, env_), o_.seq};
     std::string text = summary_box(o_, summary_, machine_text(world_, stream_, env_.kernels, base_.gemm_peak_gflops));
     if (mesh_options_.shape.size() > 1) {
@@ -104,7 +88,7 @@ class TrainRun {
 
   void prepare() {
     on_ = make_mesh_model(world_, mesh_options_, o_, env_.kernels);
-    trainer_ = std::make_unique<Trainer>(o_, model(), *data_, env_);
+    trainer_ = std::make_unique<Trainer>(o_, model(), *inputs_->data, env_);
     if (o_.resume_from)
       resume();
     else if (o_.weights_from)
@@ -113,9 +97,11 @@ class TrainRun {
       model().initialize(o_.common.seed);
     if (!o_.resume_from) model().params().start_ema();
     world_.agree([&] {
-      output_ = std::make_unique<RunOutput>(o_, invocation_, is_first_, parent_provenance(), data_->info(),
+      output_ = std::make_unique<RunOutput>(o_, invocation_, is_first_, parent_provenance(), inputs_->data->info(),
                                             o_.resume_from ? counters_.step : -1, model().moe_layers());
     });
+    evaluation_ =
+        std::make_unique<TrainEvaluation>(o_, inputs_->eval ? &*inputs_->eval : nullptr, summary_.micro_batch, world_, env_);
     saves_ = std::make_unique<TrainSaves>(o_, model(), *trainer_, *output_);
     if (!o_.router_trace.empty()) world_.agree([&] { trace_ = std::make_unique<TrainTrace>(o_, model(), *trainer_); });
   }
@@ -133,7 +119,8 @@ class TrainRun {
       stopped = last_.stop;
       const double now = run_progress(o_, counters_.step, run_seconds_);
       if (is_first_) tell(*bar, now);
-      if (due(o_.eval_every) && now < 1) evaluate_now(o_.eval_tokens);  // the end evaluates on everything
+      if (due(o_.eval_every) && now < 1)  // the end evaluates on everything
+        evaluation_->evaluate_now(model(), o_.eval_tokens, moment(), *output_);
       saves_->step_done(last_);
       if (replanner_.due(counters_.step) && now < 1) replan();
       if (saves_->due(counters_.step)) saves_->begin(counters_now());
@@ -144,7 +131,8 @@ class TrainRun {
   Exit finish(bool stopped) {
     checkpoint_ = saves_->finish(counters_now());
     if (trace_)
-      trace_->finish(provenance_chain(invocation_, parent_provenance(), {{data_->info().path, data_->info().fingerprint}}));
+      trace_->finish(provenance_chain(invocation_, parent_provenance(),
+                                      {{inputs_->data->info().path, inputs_->data->info().fingerprint}}));
     if (stopped) {
       if (is_first_) {
         log_warning("stopped by a signal at step " + std::to_string(counters_.step) +
@@ -153,10 +141,10 @@ class TrainRun {
       }
       return Exit::kStoppedEarly;
     }
-    if (eval_) evaluate_now(0);
-    if (eval_) evaluate_average();
+    evaluation_->evaluate_now(model(), 0, moment(), *output_);
+    evaluation_->evaluate_average(model(), moment(), *output_);
     output_->write_event({{"event", "end"}, {"step", counters_.step}});
-    world_.agree([&] { picture_ = output_->draw(last_.layers, is_first_ ? unigram_entropy(*data_) : 0); });
+    world_.agree([&] { picture_ = output_->draw(last_.layers, is_first_ ? unigram_entropy(*inputs_->data) : 0); });
     print_sample();
     if (!is_first_) return Exit::kOk;
     write_result_json(o_.common.json, train_json(o_, report()));
@@ -170,24 +158,19 @@ class TrainRun {
 
  private:
   TrainReport report() const {
-    return {summary_,       counters_,   base_,           last_.layers, tokens_of(last_, base_),
-            last_.mtp_loss, evaluation_, ema_evaluation_, steps_here_,  tokens_here_,
-            steps_seconds_, checkpoint_, picture_};
-  }
-
-  void open_inputs() {
-    if (o_.data.empty() && !o_.common.dry_run)
-      throw Error(Exit::kUsage, "--data: expected a token file or a text, found none", "moe-train --data text.txt");
-    if (!o_.data.empty()) data_.emplace(TokenSource::open(o_.data));
-    if (!o_.eval_data.empty()) eval_.emplace(TokenSource::open(o_.eval_data));
-    fit_vocabulary(o_, data_ ? &*data_ : nullptr);
-    check_config(o_.model);
-    if (eval_ && eval_->info().num_tokens < 2)
-      throw Error(Exit::kBadInput,
-                  o_.eval_data + ": expected at least 2 tokens, found " + std::to_string(eval_->info().num_tokens));
-    if (eval_ && eval_->info().vocab_size > o_.model.vocab_size)
-      throw Error(Exit::kBadInput, o_.eval_data + ": vocabulary of " + std::to_string(eval_->info().vocab_size) +
-                                       " is larger than the model's " + std::to_string(o_.model.vocab_size));
+    return {summary_,
+            counters_,
+            base_,
+            last_.layers,
+            tokens_of(last_, base_),
+            last_.mtp_loss,
+            evaluation_ ? evaluation_->last() : std::nullopt,
+            evaluation_ ? evaluation_->of_average() : std::nullopt,
+            steps_here_,
+            tokens_here_,
+            steps_seconds_,
+            checkpoint_,
+            picture_};
   }
 
   Model& model() { return *on_.model; }
@@ -208,7 +191,7 @@ class TrainRun {
   }
 
   void resume() {
-    counters_ = resume_on_mesh(model(), o_, invocation_.options, data_->info());
+    counters_ = resume_on_mesh(model(), o_, invocation_.options, inputs_->data->info());
     trainer_->steps_done = counters_.step;
     trainer_->updates_done = counters_.updates;
     trainer_->consumed_samples = counters_.consumed_samples;
@@ -248,11 +231,11 @@ class TrainRun {
       if (is_first_) log_warning(std::string("experts stay where they are: ") + e.what());
       return;
     }
-    auto trainer = std::make_unique<Trainer>(o_, *moved.model, *data_, env_);
+    auto trainer = std::make_unique<Trainer>(o_, *moved.model, *inputs_->data, env_);
     trainer->go_on_from(*trainer_);
     saves_->follow(*moved.model, *trainer);
     if (trace_) trace_->follow(*trainer);
-    eval_pass_.reset();
+    evaluation_->forget_model();
     trainer_ = std::move(trainer);
     on_ = std::move(moved);
     const std::string text = decision_text(*decision);
@@ -303,38 +286,7 @@ class TrainRun {
     log_clock_ = Stopwatch();
   }
 
-  void evaluate_now(std::int64_t max_tokens) {
-    if (!eval_) return;
-    if (!eval_pass_)
-      eval_pass_ = std::make_unique<Pass>(
-          model(), PassOptions{.shape = {summary_.micro_batch, o_.seq}, .training = false, .num_modules = 1}, env_);
-    evaluation_ = evaluate(*eval_pass_, world_, *eval_, o_.document_mask, max_tokens);
-    tell_evaluation("eval ", "eval_loss", *evaluation_);
-  }
-
-  void tell_evaluation(const char* what, const char* key, const Evaluation& e) {
-    const SecondTokens& second = e.second_tokens;
-    char text[160], accepted[48] = "";
-    if (second.num_judged > 0)
-      std::snprintf(accepted, sizeof accepted, "  second tokens accepted %.1f %%", 100 * second.acceptance());
-    std::snprintf(text, sizeof text, "%s step %lld  loss %.4f  over %lld tokens%s  %.1f s", what,
-                  static_cast<long long>(counters_.step), e.loss, static_cast<long long>(e.num_tokens), accepted, e.seconds);
-    log_info(text);
-    nlohmann::json row = {{"step", counters_.step}, {key, e.loss}, {"eval_tokens", e.num_tokens}, {"seconds", seconds()}};
-    if (second.num_judged > 0) row["second_token_acceptance"] = second.acceptance();
-    output_->write_event(row);
-  }
-
-  // The moving average takes the place of the parameters meanwhile. Nobody saves or trains.
-  void evaluate_average() {
-    if (!model().params().state().ema) return;
-    model().params().swap_ema();
-    model().units().weights_changed();
-    ema_evaluation_ = evaluate(*eval_pass_, world_, *eval_, o_.document_mask, 0);
-    model().params().swap_ema();
-    model().units().weights_changed();
-    tell_evaluation("eval of the moving average ", "ema_eval_loss", *ema_evaluation_);
-  }
+  TrainEvaluation::Moment moment() const { return {counters_.step, seconds()}; }
 
   // Counters of the state as it is now.
   const RunCounters& counters_now() {
@@ -345,7 +297,7 @@ class TrainRun {
 
   void print_sample() {
     if (o_.sample.empty()) return;
-    const auto tokenizer = restore_tokenizer(data_->info().tokenizer, data_->info().tokenizer_model);
+    const auto tokenizer = restore_tokenizer(inputs_->data->info().tokenizer, inputs_->data->info().tokenizer_model);
     if (!tokenizer)
       throw AgreedError(Exit::kBadInput, o_.data + ": --sample needs the tokenizer, and the file does not say which", "", 0);
     Pass pass(model(), {.shape = {1, o_.seq}, .training = false}, env_);
@@ -360,20 +312,19 @@ class TrainRun {
   bool is_first_;
   Stream stream_;
   Env env_;
-  std::optional<TokenSource> data_, eval_;
+  std::unique_ptr<TrainInputs> inputs_;
   MeshOptions mesh_options_;
   RunSummary summary_;
   RateBase base_;
   MeshModel on_;
   std::unique_ptr<Trainer> trainer_;
-  std::unique_ptr<Pass> eval_pass_;
+  std::unique_ptr<TrainEvaluation> evaluation_;
   std::unique_ptr<RunOutput> output_;
   std::unique_ptr<TrainSaves> saves_;
   std::unique_ptr<TrainTrace> trace_;
   RunCounters counters_;
   Replanner replanner_{o_, counters_.counts_since_look_LE};
   StepResult last_;
-  std::optional<Evaluation> evaluation_, ema_evaluation_;
   std::string checkpoint_, picture_, sample_;
   Stopwatch clock_, log_clock_;
   double steps_seconds_ = 0, run_seconds_ = 0;  // run_seconds_: rank 0's, on every rank
