@@ -102,15 +102,15 @@ TEST(Empty, Attention) {
           .num_seqs = seqs, .seq_len = length, .num_heads = 4, .num_kv_heads = 2, .head_dim = 10, .value_dim = 6};
       const Mat q = nothing(t, 40), key = nothing(t, 20), v = nothing(t, 12), o = nothing(t, 24);
       k.attention.forward(stream, s, q, key, v, nullptr, o, nullptr);
-      k.attention.backward(stream, s, q, key, v, o, nullptr, nullptr, o, q, key, v);
+      k.attention.backward(stream, s, q, key, v, o, nullptr, nullptr, o, q, key, v, nullptr);
     }
   });
 }
 
 TEST(Empty, Swiglu) {
   for_all([](const Kernels& k, Stream& stream, DType t) {
-    k.swiglu.forward(stream, nothing(t, 2 * kK), nullptr, nothing(t, kK));
-    k.swiglu.backward_input(stream, nothing(t, kK), nothing(t, 2 * kK), nullptr, nothing(t, 2 * kK), nullptr);
+    k.swiglu.forward(stream, {}, nothing(t, 2 * kK), nullptr, nothing(t, kK));
+    k.swiglu.backward_input(stream, {}, nothing(t, kK), nothing(t, 2 * kK), nullptr, nothing(t, 2 * kK), nullptr);
   });
 }
 
