@@ -69,9 +69,9 @@ expect 65 "$reshard" export sigmoid -o none
 grep -q "router-score sigmoid" err || fail "sigmoid: $(cat err)"
 
 # DeepSeek-V3 with its router biases, which training moved, and gpt-oss: trained, there and back, and a start from them.
-latent="--attention mla --kv-lora-rank 8 --qk-nope-head-dim 4 --qk-rope-head-dim 4 --v-head-dim 4 --rope-interleaved"
+latent="--qk-norm none --attention mla --kv-lora-rank 8 --qk-nope-head-dim 4 --qk-rope-head-dim 4 --v-head-dim 4 --rope-interleaved"
 v3="$latent --router-score sigmoid --router-bias --bias-update-speed 0.01 --shared-experts 1 --dense-layers 1 --dense-ffn 20"
-oss="--kv-heads 1 --head-dim 12 --attention-bias --attention-sinks --router-logit-bias --expert-bias --swiglu-limit 7
+oss="--qk-norm none --kv-heads 1 --head-dim 12 --attention-bias --attention-sinks --router-logit-bias --expert-bias --swiglu-limit 7
   --sliding-window 6 --layer-types sliding,full"
 small="--layers 2 --d-model 16 --heads 2 --experts 4 --expert-ffn 16 --data text.txt"
 there_and_back() {  # NAME MODEL_TYPE OPTIONS...
