@@ -64,7 +64,7 @@ void add_training_options(Options& o, TrainOptions& t) {
         "that "
         "--lr and --weight-decay are as for AdamW, which all else gets: embedding, head, norms, biases",
         {"adamw", "muon"});
-  o.add("weight-decay", t.weight_decay, "decay of matrices; norms do not decay");
+  o.add("weight-decay", t.weight_decay, "decay of matrices; norms and biases do not decay");
   o.add("beta1", t.beta1, "AdamW decay of the first moment");
   o.add("beta2", t.beta2, "AdamW decay of the second moment");
   o.add("adam-eps", t.adam_eps, "AdamW epsilon");
@@ -82,7 +82,8 @@ void add_training_options(Options& o, TrainOptions& t) {
       "factor of the mean loss of the --mtp-depth modules in the total loss; 0.3,0.1@0.68 takes 0.1 from 68 % of the run on",
       "FLOAT,FLOAT@POINT,...");
   o.add("dtype", t.dtype, "weights and activations; masters and gradients are fp32", {"fp32", "bf16"});
-  o.add("recompute", t.recompute, "what backward computes again: nothing, norms and SwiGLU, whole blocks",
+  o.add("recompute", t.recompute,
+        "what backward computes again: nothing; norms, SwiGLU and the up-projections of latent attention; whole blocks",
         {"none", "light", "full"});
   o.add("nonfinite", t.nonfinite, "loss or gradient not finite: skip the update, roll back to the last checkpoint, stop",
         {"skip", "rollback", "stop"});
