@@ -207,8 +207,9 @@ TEST(HfConfig, ThereAndBack) {
           !written.contains(key) || key == "intermediate_size" || key == "rope_scaling" || written[key] == value;
       EXPECT_TRUE(same) << key;
     }
-    if (config.contains("rope_scaling") && !config["rope_scaling"].is_null())
+    if (config.contains("rope_scaling") && !config["rope_scaling"].is_null()) {
       for (const auto& [key, value] : config["rope_scaling"].items()) EXPECT_EQ(written["rope_scaling"][key], value) << key;
+    }
     for (const char* key : {"aux_loss_alpha", "seq_aux", "auto_map", "initial_context_length", "router_aux_loss_coef"})
       EXPECT_EQ(written.contains(key), config.contains(key)) << key;
     const HfConfig again = parse_hf_config(written, "c");

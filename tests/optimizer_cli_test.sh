@@ -67,9 +67,8 @@ expect 2 $train --steps 8 --resume run --optimizer adamw -o none
 says "optimizer: checkpoint muon, now adamw" err
 
 # What was saved with an average is exported with it.
-expect 0 $train --preset tiny --steps 1 --ema 0.5 --layers 1 --qk-norm none --shared-experts 0 -o hf
-expect 0 "$bin/moe-reshard" export hf -o hf-model
-expect 0 "$bin/moe-reshard" export hf -o hf-average --weights ema
+expect 0 "$bin/moe-reshard" export run -o hf-model
+expect 0 "$bin/moe-reshard" export run -o hf-average --weights ema
 cmp -s hf-model/model.safetensors hf-average/model.safetensors && fail "the export of the average is that of the weights"
 expect 65 "$bin/moe-reshard" export averaged -o none --weights ema
 

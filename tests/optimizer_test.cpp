@@ -3,6 +3,8 @@
 // (optimizer_cli_test.sh).
 #include <gtest/gtest.h>
 
+#include <numeric>
+
 #include "lib/run/mesh_load.h"
 #include "lib/run/mesh_save.h"
 #include "tests/checkpoint_case.h"
@@ -65,7 +67,11 @@ class OptimizerTest : public CheckpointTest {
     });
     return out;
   }
-  double last_loss(const TrainOptions& o, int steps) { return run(o, on(1, 1, 1), 0, steps, "", "").losses.back(); }
+  double mean_of_last(const TrainOptions& o, int steps) {
+    constexpr int kLast = 10;
+    const std::vector<double> losses = run(o, on(1, 1, 1), 0, steps, "", "").losses;
+    return std::accumulate(losses.end() - kLast, losses.end(), 0.0) / kLast;
+  }
 
   std::string data_;
 };
@@ -188,15 +194,23 @@ TEST_F(OptimizerTest, AverageFollowsTheMastersAndTakesTheirPlace) {
     }
 }
 
-// Learning rates are AdamW's: that is what the factor of the update is for.
+// Each at its best learning rate of a few, the same for both: that is what the factor of the update is for.
 TEST_F(OptimizerTest, ReachesTheLossOfAdamW) {
-  constexpr int kSteps = 60;
-  const double adamw = last_loss(options(), kSteps), muon = last_loss(options(Optimizer::kMuon), kSteps);
+  const auto best = [&](TrainOptions o) {
+    double least = std::log(kVocab);
+    for (const float lr : {4e-3f, 1e-2f, 2e-2f}) {
+      o.lr = lr;
+      const double loss = mean_of_last(o, 80);
+      RecordProperty((o.optimizer == Optimizer::kMuon ? "muon " : "adamw ") + std::to_string(lr), std::to_string(loss));
+      least = std::min(least, loss);
+    }
+    return least;
+  };
   TrainOptions narrow = options();
   narrow.moments = DType::kBF16;
-  const double bf16 = last_loss(narrow, kSteps);
+  const double adamw = best(options()), muon = best(options(Optimizer::kMuon)), bf16 = best(narrow);
   EXPECT_LT(adamw, 0.9 * std::log(kVocab)) << "it learns";
-  EXPECT_LE(muon, adamw);
+  EXPECT_LE(muon, 1.01 * adamw);  // equal but for the noise of so short a run
   EXPECT_NEAR(bf16, adamw, 0.02 * adamw);
   EXPECT_NE(bf16, adamw) << "the option changes nothing";
 }

@@ -248,9 +248,6 @@ TEST_F(ReshardContentTest, ModulesOfMultiTokenPredictionAreDropped) {
   nlohmann::json state;
   EXPECT_EQ(reshard({.input = a.save(dir_ + "/a"), .drop_mtp = true}, &state), want);
   EXPECT_EQ(state["options"]["mtp-depth"], "0");
-  SmallRun without(kBias, 1);
-  std::string m;
-  EXPECT_EQ(code_of([&] { reshard({.input = without.save(dir_ + "/b"), .drop_mtp = true}); }, m), Exit::kUsage);
 }
 
 TEST_F(ReshardContentTest, ListsOfExperts) {

@@ -200,8 +200,10 @@ TEST_F(SafetensorsTest, DirectoriesAreWhole) {
   EXPECT_EQ(SafetensorsDirectory(run_).tensors().size(), 2u);
   index(good, "{}");
   EXPECT_EQ(SafetensorsDirectory(run_).files().size(), 2u);
-  index(good, R"({"total_size":9})");
-  refused_with("total_size: expected 8");
+  index(good, R"({"total_size":9.5})");
+  EXPECT_EQ(SafetensorsDirectory(run_).files().size(), 2u) << "said, not refused";
+  index(good, R"({"total_size":"8"})");
+  refused_with("total_size: expected a number");
   index(R"({"a":"model-1.safetensors","b":"model-2.safetensors","c":"model-2.safetensors"})");
   refused_with("in no file: c");
   index(R"({"a":"model-2.safetensors","b":"model-1.safetensors"})");

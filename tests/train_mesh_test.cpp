@@ -171,9 +171,9 @@ TrainCase mtp_case() {
   ModelConfig& c = t.options.model;
   c.num_layers = 1, c.num_mtp_layers = 2, c.tied_embeddings = true, c.router_score = Score::kSigmoid, c.router_bias = true;
   t.options.balance = {.aux = 0.02f, .seq_aux = 0.02f, .bias_update_speed = 0.01f};
-  t.options.batch = 8, t.options.document_mask = true, t.options.mtp_weight = 0.6f;
-  t.meshes = {on(1, 2, 1, 3), on(1, 1, 4, 1), on(2, 2, 1, 2), on(1, 2, 2, 3, {0, 0, 1, 1}),
-              on(2, 1, 2, 2, {}, kFlat, false)};
+  t.options.batch = 8, t.options.steps = 12, t.options.lr = 8e-3f, t.options.document_mask = true,
+  t.options.mtp_weight = 0.6f;
+  t.meshes = {on(1, 1, 4, 1), on(2, 2, 1, 2), on(1, 2, 2, 3, {0, 0, 1, 1}), on(2, 1, 2, 2, {}, kFlat, false)};
   return t;
 }
 // The same with a head of its own, blocks computed again, several micro-batches.

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "lib/base/error.h"
+#include "lib/base/log.h"
 #include "lib/io/manifest.h"
 
 namespace moe {
@@ -29,7 +30,7 @@ bool is_file_name(const std::string& name) {
 
 struct Index {
   WeightMap file_of_tensor;
-  std::int64_t total_bytes = -1;  // -1: not said
+  double total_bytes = -1;  // -1: not said
 };
 
 Index read_index(const std::string& path) {
@@ -48,8 +49,8 @@ Index read_index(const std::string& path) {
   if (index.file_of_tensor.empty()) refuse(path, "weight_map: expected tensors, found none");
   if (!root.contains("metadata") || !root["metadata"].is_object() || !root["metadata"].contains("total_size")) return index;
   const json& total = root["metadata"]["total_size"];
-  if (!total.is_number_unsigned()) refuse(path, "metadata.total_size: expected a whole number");
-  index.total_bytes = static_cast<std::int64_t>(total.get<std::uint64_t>() & 0x7fffffffffffffff);
+  if (!total.is_number()) refuse(path, "metadata.total_size: expected a number");
+  index.total_bytes = total.get<double>();
   return index;
 }
 
@@ -99,9 +100,10 @@ void check_index(const Index& index, const std::map<std::string, SafetensorsDire
     refuse(path, "expected exactly the tensors of the files" + (missing.empty() ? "" : "; in no file: " + listed(missing)) +
                      (unlisted.empty() ? "" : "; not in weight_map: " + listed(unlisted)) +
                      (elsewhere.empty() ? "" : "; in another file: " + listed(elsewhere)));
-  if (index.total_bytes >= 0 && index.total_bytes != bytes)
-    refuse(path, "metadata.total_size: expected " + std::to_string(bytes) + " (the tensors of the files), found " +
-                     std::to_string(index.total_bytes));
+  // Some published models have it wrong, and it says nothing that the files do not.
+  if (index.total_bytes >= 0 && index.total_bytes != static_cast<double>(bytes))
+    log_warning(path + ": metadata.total_size: expected " + std::to_string(bytes) + " (the tensors of the files), found " +
+                json(index.total_bytes).dump());
 }
 
 }  // namespace

@@ -15,7 +15,7 @@ inline constexpr const char* kSafetensorsIndexName = "model.safetensors.index.js
 class SafetensorsDirectory {
  public:
   // Error 66 naming what is not there; 65 unless the index is a JSON object whose weight_map names plain file names and
-  // exactly the tensors of these files, each in its file, and whose total_size, if given, is the size of all.
+  // exactly the tensors of these files, each in its file. A total_size that is not the size of all is warned of.
   explicit SafetensorsDirectory(const std::string& directory);
 
   struct Entry {

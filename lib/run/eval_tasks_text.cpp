@@ -1,35 +1,20 @@
 #include "lib/run/eval_tasks_text.h"
 
+#include <algorithm>
 #include <clocale>
 #include <cwctype>
+
+#include "lib/base/utf8.h"
 
 namespace moe {
 namespace {
 
-// The code point at `at`, which moves behind it; -1 if the bytes are not UTF-8.
+// The character at `at`, which moves behind it; U+FFFD for a byte that is none.
 char32_t next_character(std::string_view text, std::size_t& at) {
-  constexpr char32_t kBad = static_cast<char32_t>(-1), kLeast[] = {0, 0x80, 0x800, 0x10000};
-  const auto lead = static_cast<unsigned char>(text[at++]);
-  if (lead < 0x80) return lead;
-  const int more = lead >= 0xF0 ? 3 : lead >= 0xE0 ? 2 : 1;
-  if (lead < 0xC2 || lead > 0xF4 || at + static_cast<std::size_t>(more) > text.size()) return kBad;
-  char32_t c = lead & (0x3Fu >> more);
-  for (int i = 0; i < more; ++i) {
-    const auto byte = static_cast<unsigned char>(text[at++]);
-    if ((byte & 0xC0) != 0x80) return kBad;
-    c = c << 6 | (byte & 0x3F);
-  }
-  return c < kLeast[more] || c > 0x10FFFF || (c >= 0xD800 && c < 0xE000) ? kBad : c;
-}
-
-void append_character(std::string& text, char32_t c) {
-  if (c < 0x80) {
-    text += static_cast<char>(c);
-    return;
-  }
-  const int more = c >= 0x10000 ? 3 : c >= 0x800 ? 2 : 1;
-  text += static_cast<char>((0xF0u << (3 - more) & 0xFF) | c >> (6 * more));  // 110xxxxx, 1110xxxx, 11110xxx
-  for (int i = more - 1; i >= 0; --i) text += static_cast<char>(0x80 | (c >> (6 * i) & 0x3F));
+  const std::size_t n = utf8_length(text, at);
+  const char32_t c = n > 0 ? utf8_character(text, at) : U'\uFFFD';
+  at += std::max<std::size_t>(1, n);
+  return c;
 }
 
 // What str.isspace() says.
@@ -80,11 +65,7 @@ std::string without_brackets(std::string_view text) {
 
 }  // namespace
 
-bool is_utf8(std::string_view text) {
-  for (std::size_t at = 0; at < text.size();)
-    if (next_character(text, at) == static_cast<char32_t>(-1)) return false;
-  return true;
-}
+bool is_utf8(std::string_view text) { return utf8_end(text, 0) == text.size(); }
 
 std::size_t num_characters(std::string_view text) {
   std::size_t n = 0;
@@ -113,7 +94,7 @@ std::string capitalize(std::string_view text) {
   for (std::size_t at = 0; at < text.size();) {
     const bool first = at == 0;
     const char32_t c = next_character(text, at);
-    append_character(out, first ? table.upper(c) : table.lower(c));
+    append_utf8(out, first ? table.upper(c) : table.lower(c));
   }
   return out;
 }
