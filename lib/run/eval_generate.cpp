@@ -184,7 +184,7 @@ Exit eval_generate(const std::string& path, const GenerateOptions& o, const Eval
   const SpeculatedTexts texts = o.speculate ? make_texts_with_drafts(model, wanted, o, common.seed, *tokenizer)
                                             : SpeculatedTexts{make_texts(model, wanted, o, common.seed, *tokenizer), {}};
   const std::vector<TextMade>& made = texts.made;
-  const double seconds = watch.seconds() - texts.speculation.plain_seconds;
+  const double seconds = watch.seconds() - texts.speculation.seconds_beside;
   world.agree([&] {
     if (world.rank() != 0) return;
     std::size_t num_tokens = 0;

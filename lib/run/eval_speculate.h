@@ -15,7 +15,8 @@ struct Speculation {
   DraftCounts counts;
   // The first texts (those of the first batch on all ranks), made both ways.
   std::int64_t num_compared = 0, num_differing = 0;  // greedy: texts that are not those without drafts; never
-  double seconds = 0, plain_seconds = 0;
+  double seconds = 0, plain_seconds = 0;             // of these, warmed up
+  double seconds_beside = 0;                         // without drafts and warming up, which the texts do not need
 
   double tokens_per_pass() const { return static_cast<double>(counts.num_tokens) / static_cast<double>(counts.num_passes); }
   double acceptance(std::size_t place) const;  // of the drafts there; those behind a wrong one count as wrong
