@@ -5,6 +5,6 @@
 
 namespace moe {
 
-constexpr int kFewRows = 32;
+constexpr int kFewRows = 24;
 
 }  // namespace moe

@@ -38,7 +38,7 @@ constexpr Int kInPlaceTiles = 6;  // up to here a row-major B is read where it l
 constexpr Int kTaskSize = 512;    // rows and columns of a task at most
 constexpr std::size_t kEnoughTasks = 8;
 constexpr Int kLibraryRows = 48;    // from here on the library is faster
-constexpr Int kDotRows = kFewRows;  // up to here dot products are no slower than packing a transposed B
+constexpr Int kDotRows = kFewRows;  // up to here dot products beat packing a transposed B
 constexpr Int kMinWork = 1 << 20;   // multiply-adds worth handing to another thread
 
 // c (=|+=) a b with a [m, k], b [k, n].

@@ -135,7 +135,7 @@ void check_generate_options(const Options& o, const GenerateOptions& g) {
   need(g.sampling.temperature >= 0, "temperature", "at least 0");
   need(g.sampling.top_k >= 0, "top-k", "at least 1, or 0 for all");
   need(g.sampling.top_p > 0 && g.sampling.top_p <= 1, "top-p", "above 0 up to 1");
-  constexpr int kMostDrafts = 15;  // of one text in kernels/few_rows.h, twice
+  constexpr int kMostDrafts = 15;  // a text with them fits into kFewRows
   need(g.drafts >= 0 && g.drafts <= kMostDrafts, "drafts", "1 to 15, or 0 for as many as modules");
   if (g.drafts > 0 && !g.speculate) throw Error(Exit::kUsage, "--drafts: expected --speculate with it, found none");
   for (const std::string& s : g.stop) need(!s.empty(), "stop", "texts that are not empty");
