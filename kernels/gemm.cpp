@@ -17,6 +17,7 @@
 
 #include "kernels/cpu.h"
 #include "kernels/dots.h"
+#include "kernels/few_rows.h"
 #include "kernels/gemm_library.h"
 #include "kernels/gemm_pack.h"
 
@@ -36,9 +37,9 @@ constexpr Int kStripTiles = 8;    // row tiles of A that are packed at a time
 constexpr Int kInPlaceTiles = 6;  // up to here a row-major B is read where it lies
 constexpr Int kTaskSize = 512;    // rows and columns of a task at most
 constexpr std::size_t kEnoughTasks = 8;
-constexpr Int kLibraryRows = 48;   // from here on the library is faster
-constexpr Int kDotRows = 24;       // up to here dot products beat packing a transposed B
-constexpr Int kMinWork = 1 << 20;  // multiply-adds worth handing to another thread
+constexpr Int kLibraryRows = 48;    // from here on the library is faster
+constexpr Int kDotRows = kFewRows;  // up to here dot products beat packing a transposed B
+constexpr Int kMinWork = 1 << 20;   // multiply-adds worth handing to another thread
 
 // c (=|+=) a b with a [m, k], b [k, n].
 struct Product {

@@ -31,11 +31,11 @@ inline std::string save_eval_case(const std::string& name, const ModelConfig& co
 
 // body(model) on every rank of a job of `n` ranks, threads of this process.
 inline void on_eval_ranks(int n, const std::string& path, const EvalModelOptions& options,
-                          const std::function<void(EvalModel&)>& body) {
+                          const std::function<void(EvalModel&)>& body, int most_modules = 0) {
   const auto run = [&](World& world) {
     omp_set_num_threads(1);
     Stream stream(1);
-    EvalModel model(path, options, world, {stream, cpu_kernels()});
+    EvalModel model(path, options, world, {stream, cpu_kernels()}, most_modules);
     body(model);
   };
   if (n == 1) {

@@ -66,6 +66,23 @@ expect 0 "$bin/moe-eval" perplexity dropped1 --data text.txt --max-tokens 600 --
 grep -q "acceptance" without.json && fail "acceptance of a model without modules"
 expect 0 "$bin/moe-train" --data text.txt --threads 1 --steps 6 --resume dropped -q -o further
 expect 0 "$bin/moe-eval" generate never1 --prompt line --tokens 4 --threads 1
+
+# Drafts: the same greedy texts, on a mesh too; what they brought is told.
+for i in 1 2 3 4 5; do echo "{\"prompt\": \"line $i: the quick\"}"; done >prompts.jsonl
+generate="generate never1 --prompts prompts.jsonl --tokens 30 --threads 1"
+expect 0 "$bin/moe-eval" $generate -o plain.jsonl
+for drafts in 0 1 3; do
+  expect 0 "$bin/moe-eval" $generate -o drafted$drafts.jsonl --speculate --drafts $drafts --json told$drafts.json
+  cmp plain.jsonl drafted$drafts.jsonl || fail "other greedy texts with --drafts $drafts"
+  for what in '"acceptance"' '"tokens_per_pass"' '"speed_up"' '"differing_texts": *0'; do says "$what" told$drafts.json; done
+done
+says "tokens a pass of the model" err
+expect 0 ranks 2 "$bin/moe-eval" $generate -o ranks.jsonl --speculate --ep 2
+cmp plain.jsonl ranks.jsonl || fail "other greedy texts on two ranks"
+expect 0 "$bin/moe-eval" $generate -o sampled.jsonl --speculate --temperature 0.9 --top-p 0.9
+expect 65 "$bin/moe-eval" generate dropped1 --prompt line --speculate
+says "expected a model with modules of multi-token prediction" err
+expect 2 "$bin/moe-eval" generate never1 --prompt line --drafts 2
 expect 0 "$bin/moe-eval" routing never1 --data text.txt --max-tokens 200 --threads 1 --output routing.h5
 
 [ $failures = 0 ] && echo "all passed"

@@ -55,7 +55,9 @@ struct PassOptions {
   Recompute recompute = Recompute::kNone;
   BalanceOptions balance;
   bool training = true;
-  int num_modules = -1;  // of multi-token prediction, that run at most; -1: all of the model in training, else none
+  // Of multi-token prediction, that run at most; -1: all of the model in training, else none. With a cache they run in
+  // extend_module() alone.
+  int num_modules = -1;
   // Generation (Pass::extend): tokens go behind those in this cache. The shape is then {most tokens of a call, 1}.
   KvCache* cache = nullptr;
   int max_logits = 0;  // rows of logits of a call at most
@@ -91,10 +93,15 @@ class Pass {
   // hidden(): [T, D] of all new tokens behind the final norm. Every rank calls, one without runs too.
   void extend(std::span<const CacheRun> runs, std::span<const std::int32_t> id_T, bool tally = false);
   Mat hidden() const;
+  // The same of module k over its own part of the cache (lengths of module k + 1 there), whose position i is made of token
+  // i+k+1, in id_T, and of h^k_i, a row of hidden_TD, which is no memory of this pass. logits(): of the module.
+  void extend_module(int k, std::span<const CacheRun> runs, std::span<const std::int32_t> id_T, CMat hidden_TD);
+  Mat module_hidden(int k) const;  // h^(k+1) of the new positions
   // After a forward without gradient: logits [T, V] (f32), of the first track.
   Mat logits() const;
   std::span<const float> losses() const;  // [T] of the same: each token's cross-entropy, 0 where it is not counted
   int num_modules() const { return num_modules_; }
+  World& world() const { return model_.mesh().world(); }
   // Of the last forward, modules of multi-token prediction one after the other: sum of the cross-entropy over their counted
   // targets here. forward() also adds their parameter gradients through the head.
   const std::vector<double>& mtp_losses() const { return mtp_losses_; }
@@ -121,7 +128,8 @@ class Pass {
   void release_head();
   void begin_head_gradients();
   void normalise(Track& track);
-  void head_of_runs();
+  CacheStep cache_step(std::span<const CacheRun> runs, std::span<const std::int32_t> id_T, int module);
+  void head_of_runs(Mat hidden_TD);
   void head_backward(Track& track, Mat n_TD, Mat dn_TD);
   double ends_forward();
   void ends_backward(bool last_of_step);

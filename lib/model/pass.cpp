@@ -150,7 +150,7 @@ void Pass::normalise(Track& t) {
 
 // Behind the modules, which leave the logits' memory to the model.
 double Pass::ends_forward() {
-  if (tracks_.front()->batch.cache) return head_of_runs(), 0;
+  if (Track& t = *tracks_.front(); t.batch.cache) return normalise(t), head_of_runs(t.n_TD), 0;
   const auto& [stream, k] = env_;
   double total = 0;
   for (const auto& t : tracks_) {
@@ -223,7 +223,7 @@ double Pass::forward(const MicroBatch& batch) {
   const int last = model_.config().num_layers - 1;
   for (int i = 0; i <= last; ++i) forward_block(batch, i, i < last ? units.dense(i + 1) : units.head());
   use_head();
-  if (num_modules_ > 0) forward_modules(batch);
+  if (num_modules_ > 0 && !batch.cache) forward_modules(batch);
   const double total = ends_forward();
   if (!batch.with_gradient) release_head();
   return total;

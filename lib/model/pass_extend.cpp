@@ -1,13 +1,14 @@
-// Generation: a forward pass of tokens that go behind those in a cache. Blocks, tracks and exchanges are those of any
-// forward pass (pass.cpp); positions, attention and the head are not.
+// Generation: a forward pass of tokens that go behind those in a cache, of the model or of one of its modules. Blocks,
+// tracks and exchanges are those of any forward pass (pass.cpp); positions, attention and the head are not.
 #include <cstring>
 
 #include "lib/model/track.h"
 
 namespace moe {
 
-void Pass::extend(std::span<const CacheRun> runs, std::span<const std::int32_t> id_T, bool tally) {
-  const CacheStep step(*options_.cache, runs);
+// Checked, with the positions of its tokens set.
+CacheStep Pass::cache_step(std::span<const CacheRun> runs, std::span<const std::int32_t> id_T, int module) {
+  CacheStep step(*options_.cache, runs, module);
   if (step.num_tokens() != static_cast<std::int64_t>(id_T.size()))
     throw std::invalid_argument("extend: expected " + std::to_string(step.num_tokens()) + " tokens, found " +
                                 std::to_string(id_T.size()));
@@ -15,6 +16,11 @@ void Pass::extend(std::span<const CacheRun> runs, std::span<const std::int32_t> 
     throw std::invalid_argument("extend: expected at most " + std::to_string(options_.shape.num_tokens()) +
                                 " tokens, found " + std::to_string(step.num_tokens()));
   for (std::size_t t = 0; t < id_T.size(); ++t) rope_.pos_T[t] = step.num_keys_T[t] - 1;
+  return step;
+}
+
+void Pass::extend(std::span<const CacheRun> runs, std::span<const std::int32_t> id_T, bool tally) {
+  const CacheStep step = cache_step(runs, id_T, 0);
   forward({.shape = {static_cast<int>(id_T.size()), 1},
            .id_T = id_T,
            .target_T = id_T,
@@ -27,16 +33,54 @@ void Pass::extend(std::span<const CacheRun> runs, std::span<const std::int32_t> 
 
 Mat Pass::hidden() const { return tracks_.front()->n_TD; }
 
+Mat Pass::module_hidden(int k) const { return tracks_.front()->mtp[static_cast<std::size_t>(k)].h_TD; }
+
+// Embedding and block are those of any forward pass; every token has its hidden state beside it.
+void Pass::extend_module(int k, std::span<const CacheRun> runs, std::span<const std::int32_t> id_T, CMat hidden_TD) {
+  if (k < 0 || k >= num_modules_)
+    throw std::invalid_argument("extend: expected a module below " + std::to_string(num_modules_) + ", found " +
+                                std::to_string(k));
+  const CacheStep step = cache_step(runs, id_T, k + 1);
+  const int layer = model_.config().num_layers + k;
+  const auto at = static_cast<std::size_t>(layer);
+  const MicroBatch batch{.shape = {static_cast<int>(id_T.size()), 1},
+                         .id_T = id_T,
+                         .target_T = id_T,
+                         .with_gradient = false,
+                         .tally = false,
+                         .cache = &step};
+  Track& t = *tracks_.front();
+  put_into(t, batch);
+  const MtpTokens tokens{.ahead = 0, .runs = {{0, step.num_tokens()}}, .target_T = {}};  // embedded, row by row
+  Units& units = model_.units();
+  units.use(units.embedding());
+  units.prefetch(units.dense(layer));
+  const Mat embedded = t.slots.front().x0_TD;
+  env_.kernels.embedding.forward(env_.stream, id_T, model_.params().find("embedding.weight").weight, embedded);
+  units.release(units.embedding());
+  units.use(units.dense(layer));
+  mtp_join_forward({env_, model_.config(), block_params_[at], tokens, embedded, hidden_TD, t.mtp_work}, t.slots[at].x0_TD);
+  forward_block(batch, layer, units.head());
+  await(t);
+  const MtpSlot& m = t.mtp[static_cast<std::size_t>(k)];
+  mtp_norm_forward(env_, model_.config(), block_params_[at], m);
+  units.release(units.dense(layer));
+  use_head();
+  head_of_runs(m.h_TD);
+  release_head();
+  step.lengthen();
+  t.batch = {};
+}
+
 // Logits of the last tokens of each run only: rows that want none are skipped. The residual stream has been read by then,
 // its memory takes the rows that the head sees.
-void Pass::head_of_runs() {
+void Pass::head_of_runs(Mat hidden_TD) {
   const auto& [stream, k] = env_;
   Track& t = *tracks_.front();
-  normalise(t);
   std::int64_t begin = 0, rows = 0;
   for (const CacheRun& run : t.batch.cache->runs) {
     for (std::int64_t i = begin + run.count - run.num_logits; i < begin + run.count; ++i, ++rows)
-      std::memcpy(t.x_TD.row(rows), t.n_TD.row(i), static_cast<std::size_t>(t.x_TD.cols) * size_of(t.x_TD.dtype));
+      std::memcpy(t.x_TD.row(rows), hidden_TD.row(i), static_cast<std::size_t>(t.x_TD.cols) * size_of(t.x_TD.dtype));
     begin += run.count;
   }
   if (rows > t.logits_room.rows)

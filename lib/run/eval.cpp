@@ -1,9 +1,11 @@
 #include "lib/run/eval.h"
 
+#include <algorithm>
 #include <climits>
 #include <map>
 
 #include "lib/base/log.h"
+#include "lib/run/eval_speculate.h"
 #include "lib/run/result.h"
 
 namespace moe {
@@ -38,7 +40,7 @@ constexpr const char *kScaling = "scaling", *kCurves = "curves";  // those witho
 
 struct Command {
   std::size_t num_models;
-  int num_modules;  // of multi-token prediction, that it uses at most
+  int num_modules;  // of multi-token prediction, that it uses at most; generate: without --speculate
   Exit (*run)(const Call&);
 };
 const std::map<std::string, Command>& commands() {
@@ -156,7 +158,8 @@ Exit run_eval(EvalOptions& e, const Invocation& invocation, World& world) {
   });
   share_options(e);
   if (!world.alone()) world.start_watchdog(e.model.ranks.watchdog);
-  if (e.common.dry_run) return say_what_would_be_done(e, models, world, command->num_modules);
+  const int num_modules = std::max(command->num_modules, modules_for_drafts(e.generate));
+  if (e.common.dry_run) return say_what_would_be_done(e, models, world, num_modules);
   Stream stream(e.common.threads);
   return command->run({e, models, invocation, world, {stream, cpu_kernels()}});
 }
