@@ -1,7 +1,8 @@
 // Few rows times a transposed matrix that is read once, where it lies: c[i][j] (=|+=) sum over k of a[i][k] * b[j][k].
 // Both operands are contiguous in k. An element is the sum of kWidth partial sums, one for each lane, each over k in
 // steps of kWidth, added pairwise: its bits depend on its own row, column and num_k, never on the tile that holds it.
-// Included by gemm.cpp, latent.cpp and cache_attention.cpp only. Not here: threads, types of A other than fp32.
+// Where both are bf16 and the processor multiplies such pairs (AVX512_BF16), steps are twice as long, and numbers below
+// 2^-126 count as 0. Included by gemm.cpp, latent.cpp and cache_attention.cpp only. Not here: threads.
 #pragma once
 
 #include "kernels/gemm_pack.h"
@@ -48,12 +49,43 @@ static inline vf dot_tile(const float* a, std::int64_t a_stride, const T* b, std
   return sum_each(acc);
 }
 
+#if defined(__AVX512F__)
+static inline bool multiplies_bf16() {
+  static const bool answer = __builtin_cpu_supports("avx512bf16") != 0;
+  return answer;
+}
+
+// The same of two bf16 matrices. Only where multiplies_bf16().
+template <int kRows>
+__attribute__((target("avx512bf16"), noinline)) static vf dot_tile(const BF16* a, std::int64_t a_stride, const BF16* b,
+                                                                   std::int64_t b_stride, std::int64_t num_k,
+                                                                   const NextColumns<BF16>& next) {
+  constexpr int kCols = kWidth / kRows, kStep = 2 * kWidth;
+  vf acc[kWidth] = {};
+  for (std::int64_t k = 0; k < num_k; k += kStep) {
+    const std::int64_t left = num_k - k;
+    const __mmask32 there = left >= kStep ? ~__mmask32{0} : (__mmask32{1} << left) - 1;
+    next.template prefetch<kCols>(k);
+    __m512bh x[kRows];
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) x[i] = (__m512bh)_mm512_maskz_loadu_epi16(there, a + i * a_stride + k);
+#pragma GCC unroll 16
+    for (int j = 0; j < kCols; ++j) {
+      const __m512bh y = (__m512bh)_mm512_maskz_loadu_epi16(there, b + j * b_stride + k);
+#pragma GCC unroll 16
+      for (int i = 0; i < kRows; ++i) acc[i * kCols + j] = (vf)_mm512_dpbf16_ps((__m512)acc[i * kCols + j], x[i], y);
+    }
+  }
+  return sum_each(acc);
+}
+#endif
+
 constexpr std::int64_t kMostBytesAhead = 512 << 10;  // of L2
 
 // Rows [i, i + kRows) against columns [j, j + cols) of all; the first `skip` rows are known already.
-template <class T>
+template <class T, class A = float>
 struct DotProduct {
-  const float* a;
+  const A* a;
   std::int64_t a_stride;
   const T* b;
   std::int64_t b_stride, m, n, num_k;
@@ -91,8 +123,8 @@ struct DotProduct {
   }
 };
 
-template <class T>
-static inline void multiply_by_dots(const DotProduct<T>& p) {
+template <class T, class A = float>
+static inline void multiply_by_dots(const DotProduct<T, A>& p) {
   if (p.m >= 4) return p.template run<4>();
   if (p.m >= 2) return p.template run<2>();
   p.template run<1>();

@@ -203,6 +203,12 @@ void multiply_by_panels(const Task& task, float* c, Int c_stride, Store store, f
 template <class T>
 void multiply_few_rows(const Task& task, float* c, Int c_stride, Store store, float* scratch) {
   const Product& p = *task.product;
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<T, BF16>)
+    if (p.a.dtype == DType::kBF16 && multiplies_bf16())
+      return multiply_by_dots<BF16, BF16>({p.a.at<BF16>(task.i0, 0), p.a.stride, p.b.at<BF16>(0, task.j0), p.b.stride,
+                                           task.m, task.n, p.k, c, c_stride, store});
+#endif
   const float* a = p.a.at<float>(task.i0, 0);
   Int a_stride = p.a.stride;
   if (p.a.dtype == DType::kBF16) {
