@@ -2,8 +2,7 @@
 //
 // Rules. Parameter gradients are fp32 and `+=`; activation gradients are `=`, and where an argument `Store` says so
 // `+=` (the residual stream). A Mat may be fp32 or bf16 unless a comment says f32; bf16 is read as float, computed in
-// float and rounded once when stored (products of few rows of bf16 may count subnormal numbers as 0, where the processor
-// multiplies such pairs). Outputs may not alias inputs unless a comment says so. Every sum has an order
+// float and rounded once when stored. Outputs may not alias inputs unless a comment says so. Every sum has an order
 // that depends on the shapes only: the same input gives the same bits with any number of threads.
 // A shape that does not fit throws std::invalid_argument naming the operation.
 //
