@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "lib/base/error.h"
+#include "tests/config_refusal.h"
 #include "tests/model_cases.h"
 
 namespace moe {
@@ -47,16 +48,6 @@ TEST(GptOssConfig, WindowsTakeTurns) {
   EXPECT_EQ(c.window_of(3), 0);
 }
 
-std::string refusal(const ModelConfig& c) {
-  try {
-    check_config(c);
-  } catch (const Error& e) {
-    EXPECT_EQ(e.code(), Exit::kUsage);
-    return e.what();
-  }
-  return "nothing";
-}
-
 TEST(GptOssConfig, RefusesWhatCannotBe) {
   struct Row {
     const char* says;
@@ -72,9 +63,9 @@ TEST(GptOssConfig, RefusesWhatCannotBe) {
   };
   for (const Row& row : rows) {
     ModelConfig c = mini_gpt_oss();
-    EXPECT_EQ(refusal(c), "nothing");
+    EXPECT_EQ(config_refusal(c), "nothing");
     row.spoil(c);
-    EXPECT_THAT(refusal(c), ::testing::HasSubstr(row.says));
+    EXPECT_THAT(config_refusal(c), ::testing::HasSubstr(row.says));
   }
 }
 

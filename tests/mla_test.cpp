@@ -5,6 +5,7 @@
 
 #include "lib/base/error.h"
 #include "lib/model/model.h"
+#include "tests/config_refusal.h"
 #include "tests/model_cases.h"
 #include "tests/reference_attention.h"
 
@@ -97,16 +98,6 @@ TEST(Yarn, IsTheSpecifications) {
       }
 }
 
-std::string refusal(const ModelConfig& c) {
-  try {
-    check_config(c);
-  } catch (const Error& e) {
-    EXPECT_EQ(e.code(), Exit::kUsage);
-    return e.what();
-  }
-  return "nothing";
-}
-
 TEST(MlaConfig, RefusesWhatCannotBe) {
   struct Row {
     const char* says;
@@ -130,13 +121,13 @@ TEST(MlaConfig, RefusesWhatCannotBe) {
   };
   for (const Row& row : rows) {
     ModelConfig c = small_mla(4);
-    EXPECT_EQ(refusal(c), "nothing");
+    EXPECT_EQ(config_refusal(c), "nothing");
     row.spoil(c);
-    EXPECT_THAT(refusal(c), ::testing::HasSubstr(row.says));
+    EXPECT_THAT(config_refusal(c), ::testing::HasSubstr(row.says));
   }
   ModelConfig c = small_mla(4);
   c.num_kv_heads = 3, c.head_dim = 5;  // of the other attention
-  EXPECT_EQ(refusal(c), "nothing");
+  EXPECT_EQ(config_refusal(c), "nothing");
 }
 
 // Of 30 layers: what the light policy computes again is taken once.
