@@ -85,12 +85,14 @@ std::vector<Preset> later_presets() {
        preset_options(kQwen3 + "layers 94  d-model 4096  heads 64  expert-ffn 1536")},
       {"gpt-oss-20b", "20.9 B parameters, 3.6 B active", preset_options(kGptOss + "layers 24  experts 32")},
       {"gpt-oss-120b", "117 B parameters, 5.1 B active", preset_options(kGptOss + "layers 36  experts 128")},
-      {"kimi-k2", "1.03 T parameters, 32 B active",  // arXiv 2507.20534: 15.5T tokens in batches of 67M
-       preset_options(kUsual + kLatent + kSigmoidRouter +
-                      "layers 61  d-model 7168  heads 64  q-lora-rank 1536  dense-layers 1  dense-ffn 18432  experts 384 "
-                      "router-scale 2.827  vocab-size 163840  rope-theta 5e4  rope-factor 32  rope-beta-fast 1 "
-                      "seq-aux-loss 0.001  bias-update-speed 0.001  batch 16384  steps 230968  warmup 500  lr 2e-4 "
-                      "schedule phases  lr-phases constant@10T,cosine:0.1")}};
+      {"kimi-k2",
+       "1.03 T parameters, 32 B active",  // arXiv 2507.20534: 15.5T tokens in batches of 67M; its QK-clip is not here
+       preset_options(
+           kUsual + kLatent + kSigmoidRouter +
+           "layers 61  d-model 7168  heads 64  q-lora-rank 1536  dense-layers 1  dense-ffn 18432  experts 384 "
+           "router-scale 2.827  vocab-size 163840  rope-theta 5e4  rope-factor 32  rope-beta-fast 1 "
+           "optimizer muon  seq-aux-loss 0.001  bias-update-speed 0.001  batch 16384  steps 230968  warmup 500  lr 2e-4 "
+           "schedule phases  lr-phases constant@10T,cosine:0.1")}};
 }
 
 }  // namespace

@@ -50,7 +50,7 @@ std::vector<Preset> family_presets() {
                       "aux-loss 0.01")},
       {"kimi-k2-mini", "deepseek-v3 without groups",
        preset_options(kMini + kLatent + kSigmoidRouter +
-                      "rope-theta 5e4  rope-factor 32  rope-beta-fast 1  router-scale 2.827  experts 24 "
+                      "rope-theta 5e4  rope-factor 32  rope-beta-fast 1  router-scale 2.827  experts 24  optimizer muon "
                       "seq-aux-loss 0.001  bias-update-speed 0.01  schedule phases  lr-phases constant@0.65,cosine:0.1")}};
 }
 
