@@ -228,6 +228,7 @@ void go_on_with_mesh(const Options& options, TrainOptions& t) {
 }  // namespace
 
 void finish_train_options(Options& options, TrainOptions& train) {
+  while (train.output.size() > 1 && train.output.ends_with('/')) train.output.pop_back();
   train.resume_from = find_checkpoint(train);
   if (train.resume_from) {
     need_moments(*train.resume_from);
