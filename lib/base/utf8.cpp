@@ -4,17 +4,10 @@
 
 namespace moe {
 
-namespace {
-
-// Of the first byte of a character of n bytes, 1 to 4: the bits that are the character's.
-std::uint32_t lead_bits(unsigned char byte, std::size_t n) { return n == 1 ? byte : byte & (0xFFu >> (n + 1)); }
-
-}  // namespace
-
 char32_t utf8_character(std::string_view text, std::size_t i) {
   const auto byte = [&](std::size_t k) { return static_cast<unsigned char>(text[i + k]); };
   const std::size_t n = byte(0) < 0x80 ? 1 : byte(0) >= 0xF0 ? 4 : byte(0) >= 0xE0 ? 3 : 2;
-  std::uint32_t code = lead_bits(byte(0), n);
+  std::uint32_t code = n == 1 ? byte(0) : byte(0) & (0xFFu >> (n + 1));  // the bits that are the character's
   for (std::size_t k = 1; k < n; ++k) code = code << 6 | (byte(k) & 0x3Fu);
   return code;
 }
