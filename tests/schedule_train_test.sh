@@ -1,4 +1,5 @@
 #!/bin/bash
+# label: mpi
 # Runs whose batch, learning rate and bias speed change on the way: what metrics.jsonl says of each step, and that a resumed
 # run is the one that never stopped, on other ranks too. $1: folder of the executables. Not here: the values themselves
 # (schedule_test.cpp).
