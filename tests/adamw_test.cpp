@@ -38,7 +38,7 @@ TEST(AdamW, AgreesWithPlainLoopsOverSteps) {
       State s(n, 1);
       auto w = doubles(s.w), m = doubles(s.m), v = doubles(s.v);
       auto w32 = s.w, m32 = s.m, v32 = s.v;
-      Stream stream(2);
+      Stream stream(kernel_device(), 2);
       for (std::int64_t step = 1; step <= 3; ++step) {
         const AdamWHyper h{.lr = 0.1f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .step = step, .grad_scale = 0.5f};
         s.g = random_floats(n, 10 + static_cast<std::uint64_t>(step));
@@ -65,7 +65,7 @@ TEST(AdamW, MomentsInBf16AreRoundedOnce) {
       std::transform(s.m.begin(), s.m.end(), m16.begin(), to_bf16);
       std::transform(s.v.begin(), s.v.end(), v16.begin(), to_bf16);
       auto w = s.w, m = s.m, v = s.v;
-      Stream stream(2);
+      Stream stream(kernel_device(), 2);
       for (std::int64_t step = 1; step <= 3; ++step) {
         const AdamWHyper h{.lr = 0.1f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .step = step};
         s.g = random_floats(n, 10 + static_cast<std::uint64_t>(step));
@@ -91,11 +91,11 @@ TEST(AdamW, AverageAgreesWithDouble) {
       std::vector<float> mean = random_floats(n, 1), w = random_floats(n, 2);
       std::vector<double> want(n);
       for (std::size_t i = 0; i < n; ++i) want[i] = 0.999 * mean[i] + 0.001 * w[i];
-      Stream stream(2);
+      Stream stream(kernel_device(), 2);
       k->adamw.average(stream, mean, w.data(), 0.999);
       EXPECT_TRUE(close_to(std::span<const float>(mean), std::span<const double>(want), 2e-7)) << k->isa << " " << n;
     }
-  Stream stream(1);
+  Stream stream(kernel_device(), 1);
   std::vector<float> mean(1);
   EXPECT_THROW(cpu_kernels().adamw.average(stream, mean, mean.data(), 1), std::invalid_argument);
 }
@@ -107,7 +107,7 @@ TEST(AdamW, FirstStepIsTheSign) {
     const auto before = s.w, gradient = s.g;
     s.m.assign(37, 0.0f), s.v.assign(37, 0.0f);
     const AdamWTensor tensor = s.tensor(0, false);
-    Stream stream(1);
+    Stream stream(kernel_device(), 1);
     k->adamw.step(stream, {&tensor, 1}, {.lr = 0.25f, .step = 1});
     for (int i = 0; i < 37; ++i) EXPECT_NEAR(s.w[i], before[i] - 0.25 * (gradient[i] > 0 ? 1 : -1), 1e-6);
   }
@@ -121,7 +121,7 @@ TEST(AdamW, ListOfTensorsIsEachAloneWithAnyThreads) {
     for (std::size_t i = 0; i < sizes.size(); ++i) {
       State s(sizes[i], 100 * i);
       const AdamWTensor tensor = s.tensor(0.1f * static_cast<float>(i), false);
-      Stream one(1);
+      Stream one(kernel_device(), 1);
       k->adamw.step(one, {&tensor, 1}, h);
       want.insert(want.end(), s.w.begin(), s.w.end());
     }
@@ -131,7 +131,7 @@ TEST(AdamW, ListOfTensorsIsEachAloneWithAnyThreads) {
       for (std::size_t i = 0; i < sizes.size(); ++i) states.emplace_back(sizes[i], 100 * i);
       for (std::size_t i = 0; i < sizes.size(); ++i)
         tensors.push_back(states[i].tensor(0.1f * static_cast<float>(i), i % 2 == 1));
-      Stream stream(threads);
+      Stream stream(kernel_device(), threads);
       k->adamw.step(stream, tensors, h);
       std::vector<float> got;
       for (const State& s : states) got.insert(got.end(), s.w.begin(), s.w.end());
@@ -158,7 +158,7 @@ TEST(AdamW, SumOfSquaresShowsWhatIsNotFinite) {
       for (const std::size_t at : {0, 17, 99999, 100000}) {
         std::vector<float> g(100001, 0.5f);
         g[at] = bad;
-        Stream stream(2);
+        Stream stream(kernel_device(), 2);
         EXPECT_FALSE(std::isfinite(k->adamw.sum_of_squares(stream, g))) << k->isa << " element " << at;
       }
 }
@@ -167,7 +167,7 @@ TEST(AdamW, RefusesMissingState) {
   for (const Kernels* k : all_isas()) {
     State s(5, 1);
     AdamWTensor tensor = s.tensor(0, false);
-    Stream stream(1);
+    Stream stream(kernel_device(), 1);
     EXPECT_THROW(k->adamw.step(stream, {&tensor, 1}, {.step = 0}), std::invalid_argument);
     tensor.v = nullptr;
     EXPECT_THROW(k->adamw.step(stream, {&tensor, 1}, {.step = 1}), std::invalid_argument);

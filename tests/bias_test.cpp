@@ -56,7 +56,7 @@ TEST(Bias, AgreesWithPlainLoops) {
             Inputs in(s, t);
             if (!gated) in.gate.assign(in.gate.size(), 1.0f);
             const float* gate = gated ? in.gate.data() : nullptr;
-            Stream stream(2);
+            Stream stream(kernel_device(), 2);
             std::vector<float> dgate(s.R, 1.0f), db(s.E() * s.N, 1.0f);
             k->bias.backward_gate(stream, in.dy.view(), in.b.view(), s.psum, dgate.data());
             k->bias.backward_weight(stream, in.dy.view(), s.psum, gate, mat(db.data(), s.E() * s.N, 1));
@@ -76,7 +76,7 @@ TEST(Bias, GradientIsThatOfTheFormula) {
   for (const Kernels* k : all_isas()) {
     Inputs in(s, DType::kF32);
     std::vector<float> dgate(s.R), db(s.E() * s.N);
-    Stream stream(2);
+    Stream stream(kernel_device(), 2);
     k->bias.backward_gate(stream, in.dy.view(), in.b.view(), s.psum, dgate.data());
     k->bias.backward_weight(stream, in.dy.view(), s.psum, in.gate.data(), mat(db.data(), s.E(), s.N));
     const auto b = in.b.values<double>(), dy = in.dy.values<double>(), gate = doubles(in.gate);
@@ -107,7 +107,7 @@ TEST(Bias, RefusesShapes) {
   TestMat y(DType::kF32, 3, 8), b(DType::kF32, 1, 8), wide(DType::kF32, 2, 8, 1), half(DType::kBF16, 1, 8);
   const std::vector<std::int64_t> two = {0, 1, 3}, few = {0, 1, 2};
   float gate[3] = {};
-  Stream stream(1);
+  Stream stream(kernel_device(), 1);
   for (const Kernels* k : all_isas()) {
     k->bias.forward(stream, b.view(), {}, nullptr, y.view(), Store::kAssign);
     EXPECT_THROW(k->bias.forward(stream, b.view(), two, nullptr, y.view(), Store::kAssign), std::invalid_argument);

@@ -73,7 +73,7 @@ std::vector<R> by_loops(const Case& c, const Data& d, bool sinks) {
 }
 
 std::vector<float> by_kernel(const Kernels& k, const Case& c, const Data& d, bool sinks, int threads, DType t) {
-  Stream stream(threads);
+  Stream stream(kernel_device(), threads);
   AttentionShape shape = c.shape;
   if (sinks) shape.sinks_H = d.sinks.data();
   TestMat o(t, Data::rows(c), c.shape.num_heads * c.shape.value_dim, 2);
@@ -103,7 +103,7 @@ TEST(CacheAttention, BitsDependOnTheOwnSequenceAlone) {
       const auto all = by_kernel(*k, c, d, true, 1, DType::kF32);
       EXPECT_EQ(by_kernel(*k, c, d, true, 3, DType::kF32), all) << k->isa;
       for (std::int64_t t = 0; t < Data::rows(c); ++t) {
-        Stream stream(4);
+        Stream stream(kernel_device(), 4);
         AttentionShape shape = c.shape;
         shape.sinks_H = d.sinks.data();
         const std::int64_t width = std::int64_t{shape.num_heads} * shape.value_dim;
@@ -127,7 +127,7 @@ TEST(CacheAttention, NotANumberStays) {
 }
 
 TEST(CacheAttention, RefusesKeysOutsideTheCache) {
-  Stream stream(1);
+  Stream stream(kernel_device(), 1);
   std::vector<float> x(8);
   const std::vector<std::int64_t> first = {1};
   const std::vector<std::int32_t> num = {2};
@@ -144,7 +144,7 @@ TEST(Latent, AbsorbAndExpandAreProducts) {
   for (const Kernels* k : all_isas())
     for (const DType t : kDTypes) {
       const double tolerance = t == DType::kF32 ? 1e-5 : 0.06;
-      Stream stream(2);
+      Stream stream(kernel_device(), 2);
       const TestMat q = TestMat::random(t, T, 3 * (N + R), 1, 2), w = TestMat::random(t, 3 * (N + V), C, 2, 1),
                     a = TestMat::random(t, T, 3 * C, 3, 4);
       TestMat qa(t, T, 3 * (C + R), 1), o(t, T, 3 * V, 3);

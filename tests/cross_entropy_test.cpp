@@ -41,7 +41,7 @@ TEST(CrossEntropy, AgreesWithPlainLoops) {
       const auto truth = reference<double>(s, logits.values<double>(), target);
       std::vector<float> loss(s.T, 9.0f);
       const auto before = logits.values();
-      Stream stream(2);
+      Stream stream(kernel_device(), 2);
       const double only_loss = k->cross_entropy.forward(stream, logits.view(), target, 0, nullptr);
       EXPECT_EQ(logits.values(), before) << "no gradient was asked for";
       const double total = k->cross_entropy.forward(stream, logits.view(), target, kScale, loss.data());
@@ -59,7 +59,7 @@ TEST(CrossEntropy, GradientIsThatOfTheFormula) {
   for (const Kernels* k : all_isas()) {
     TestMat logits = TestMat::random(DType::kF32, s.T, s.V, 1, 0, 4);
     const auto x = logits.values<double>();
-    Stream stream(1);
+    Stream stream(kernel_device(), 1);
     k->cross_entropy.forward(stream, logits.view(), target, kScale, nullptr);
     expect_gradient([&](const auto& v) { return double{kScale} * reference<double>(s, v, target).total; }, x,
                     logits.values());
@@ -68,7 +68,7 @@ TEST(CrossEntropy, GradientIsThatOfTheFormula) {
 
 TEST(CrossEntropy, LargeLogitsAreSafeAndNanShows) {
   for (const Kernels* k : all_isas()) {
-    Stream stream(1);
+    Stream stream(kernel_device(), 1);
     std::vector<float> l{1e4f, -1e4f, 0, 1e4f};
     const std::vector<std::int32_t> target{0};
     EXPECT_NEAR(k->cross_entropy.forward(stream, mat(l.data(), 1, 4), target, 1, nullptr), std::log(2.0), 1e-7);
@@ -96,7 +96,7 @@ TEST(CrossEntropy, BitsDoNotDependOnThreads) {
 
 TEST(CrossEntropy, RefusesForeignTargetsAndShapes) {
   TestMat logits(DType::kF32, 2, 5), half(DType::kBF16, 2, 5);
-  Stream stream(1);
+  Stream stream(kernel_device(), 1);
   const std::vector<std::int32_t> high{0, 5}, low{-2, 0}, three{0, 0, 0}, fine{0, 4};
   for (const Kernels* k : all_isas()) {
     for (const auto& target : {high, low, three})

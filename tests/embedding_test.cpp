@@ -16,7 +16,7 @@ TEST(Embedding, CopiesRowsExactly) {
         for (const DType to : kDTypes) {
           TestMat w = TestMat::random(from, s.V, s.D, 1, 1), x(to, s.T, s.D, 3);
           const auto id = random_ints(s.T, 2, 0, s.V);
-          Stream stream(2);
+          Stream stream(kernel_device(), 2);
           k->embedding.forward(stream, id, w.view(), x.view());
           for (std::int64_t t = 0; t < s.T; ++t)
             for (std::int64_t j = 0; j < s.D; ++j)
@@ -36,7 +36,7 @@ TEST(Embedding, AddsGradientsInTokenOrder) {
           for (std::int64_t j = 0; j < s.D; ++j) want[id[i] * s.D + j] += dx.at(i, j);
         for (const int threads : {1, 2, 3}) {
           TestMat got = dw;
-          Stream stream(threads);
+          Stream stream(kernel_device(), threads);
           k->embedding.backward_weight(stream, id, dx.view(), got.view());
           EXPECT_EQ(got.values(), want);
           EXPECT_TRUE(got.padding_is_intact());
@@ -50,7 +50,7 @@ TEST(Embedding, GradientIsTheTransposeOfTheCopy) {
   for (const Kernels* k : all_isas()) {
     TestMat w = TestMat::random(DType::kF32, s.V, s.D, 1), x(DType::kF32, s.T, s.D),
             dx = TestMat::random(DType::kF32, s.T, s.D, 3), dw(DType::kF32, s.V, s.D);
-    Stream stream(2);
+    Stream stream(kernel_device(), 2);
     k->embedding.forward(stream, id, w.view(), x.view());
     k->embedding.backward_weight(stream, id, dx.view(), dw.view());
     EXPECT_NEAR(dot(x.values(), dx.values()), dot(w.values(), dw.values()), 1e-5);
@@ -59,7 +59,7 @@ TEST(Embedding, GradientIsTheTransposeOfTheCopy) {
 
 TEST(Embedding, RefusesForeignIds) {
   TestMat w(DType::kF32, 4, 3), x(DType::kF32, 2, 3);
-  Stream stream(1);
+  Stream stream(kernel_device(), 1);
   const std::vector<std::int32_t> high{0, 4}, low{-1, 0};
   for (const Kernels* k : all_isas())
     for (const auto& id : {high, low}) {

@@ -25,7 +25,7 @@ TEST(Latent, SplitPutsEveryElementInItsPlace) {
         const TestMat kv = TestMat::random(t, c.T, c.H() * (c.N() + c.V()), 1, 3),
                       rope = TestMat::random(t, c.T, c.R(), 2, 5);
         TestMat k(t, c.T, c.H() * (c.N() + c.R()), 2), v(t, c.T, c.H() * c.V(), 1);
-        Stream stream(2);
+        Stream stream(kernel_device(), 2);
         kernels->latent.split(stream, c.shape, kv.view(), rope.view(), k.view(), v.view());
         for (Int i = 0; i < c.T; ++i)
           for (Int h = 0; h < c.H(); ++h) {
@@ -45,7 +45,7 @@ TEST(Latent, JoinIsTheTranspose) {
         const TestMat dk = TestMat::random(t, c.T, c.H() * (c.N() + c.R()), 1, 3),
                       dv = TestMat::random(t, c.T, c.H() * c.V(), 2);
         TestMat dkv(t, c.T, c.H() * (c.N() + c.V()), 2), drope(t, c.T, c.R(), 4);
-        Stream stream(2);
+        Stream stream(kernel_device(), 2);
         kernels->latent.join(stream, c.shape, dk.view(), dv.view(), dkv.view(), drope.view());
         std::vector<float> naive;
         std::vector<double> truth;
@@ -81,7 +81,7 @@ TEST(Latent, BitsDoNotDependOnThreads) {
 }
 
 TEST(Latent, RefusesShapesAndMixedTypes) {
-  Stream stream(1);
+  Stream stream(kernel_device(), 1);
   const LatentShape s{2, 3, 2, 4};
   TestMat kv(DType::kF32, 5, 14), rope(DType::kF32, 5, 2), k(DType::kF32, 5, 10), v(DType::kF32, 5, 8);
   TestMat narrow(DType::kF32, 5, 7), short_rope(DType::kF32, 4, 2), bf16(DType::kBF16, 5, 8);

@@ -71,7 +71,7 @@ TEST(MuonKernels, OrthogonalizeAgreesWithDouble) {
 }
 
 TEST(MuonKernels, OrthogonalizeOfZeroIsZeroAndNothingElsePasses) {
-  Stream stream(1);
+  Stream stream(kernel_device(), 1);
   std::vector<float> x(12), work(static_cast<std::size_t>(orthogonalize_floats(3, 4)));
   const MuonKernels& muon = cpu_kernels().muon;
   muon.orthogonalize(stream, mat(x.data(), 3, 4), 1, work);
@@ -103,7 +103,7 @@ TEST(MuonKernels, MomentumAndUpdateAgreeWithPlainLoops) {
                             .n = static_cast<std::int64_t>(n),
                             .decay = 0.2f,
                             .moments = moments};
-        Stream stream(2);
+        Stream stream(kernel_device(), 2);
         k->muon.momentum(stream, t, 0.95f, 0.5f);
         EXPECT_TRUE(close_to(std::span<const float>(g), std::span<const double>(want_g), 1e-6));
         if (moments == DType::kBF16) std::transform(m16.begin(), m16.end(), m32.begin(), to_float);
@@ -153,7 +153,7 @@ void two_steps(World& world, const ModelConfig& c, const MeshOptions& options, c
   Model model(c, DType::kF32, true, mesh, state);
   model.initialize(5);
   Muon muon(model.params(), mesh.unit_comms(), mesh.lane());
-  Stream stream(1);
+  Stream stream(kernel_device(), 1);
   for (std::int64_t step = 1; step <= 2; ++step) {
     for (const Param& p : model.params().all())
       for (const ShardRun& run : model.params().runs(p))
@@ -229,7 +229,7 @@ TEST(Muon, AStepIsTheFormula) {
       p.grad_shard[i] = Rng(9, p.spec.name).normal(static_cast<std::uint64_t>(i));
   const Param& p = model.params().find(name);
   const std::vector<float> w(p.master, p.master + p.shard_size()), g(p.grad_shard, p.grad_shard + p.shard_size());
-  Stream stream(1);
+  Stream stream(kernel_device(), 1);
   muon.step(stream, cpu_kernels(), {.lr = 0.01f, .decay = 0.1f});
   const std::size_t cols = 12, rows[] = {8, 4, 4};
   std::size_t at = 0;

@@ -51,7 +51,7 @@ TEST(Permute, PlanIsTheCountingSort) {
   for (const Kernels* k : all_isas())
     for (const std::int64_t N : {0, 1, 7, 131, 4096})
       for (const int E : {1, 2, 7, 64}) {
-        Stream stream(2);
+        Stream stream(kernel_device(), 2);
         const auto idx = random_ints(N, 3, 0, E);
         for (const std::int64_t capacity : {-1, 0, 1, 5, 100000})
           expect_plan(make_plan(*k, stream, idx, E, capacity), define_plan(idx, E, capacity));
@@ -61,7 +61,7 @@ TEST(Permute, PlanIsTheCountingSort) {
 
 TEST(Permute, EmptyExpertsAndAllToOne) {
   for (const Kernels* k : all_isas()) {
-    Stream stream(1);
+    Stream stream(kernel_device(), 1);
     const std::vector<std::int32_t> all_to_two(9, 2), ends{5, 0, 5, 0};
     const Plan one = make_plan(*k, stream, all_to_two, 4), two = make_plan(*k, stream, ends, 6, 1);
     EXPECT_EQ(one.psum, (std::vector<std::int64_t>{0, 0, 0, 9, 9}));
@@ -82,7 +82,7 @@ TEST(Permute, GatherCopiesExactly) {
     for (const Shape& s : kShapes)
       for (const DType from : kDTypes)
         for (const DType to : kDTypes) {
-          Stream stream(3);
+          Stream stream(kernel_device(), 3);
           const Plan p = make_plan(*k, stream, random_ints(s.T * s.K, 1, 0, s.E), s.E);
           TestMat x = TestMat::random(from, s.T, s.D, 2, 1), rows(to, s.T * s.K, s.D, 2);
           k->permute.gather(stream, x.view(), p.row2slot, s.K, rows.view());
@@ -102,7 +102,7 @@ TEST(Permute, CombineAddsInOrderOfK) {
         for (const DType from : kDTypes)
           for (const DType to : kDTypes)
             for (const Store store : {Store::kAssign, Store::kAdd}) {
-              Stream stream(2);
+              Stream stream(kernel_device(), 2);
               const Plan p = make_plan(*k, stream, random_ints(s.T * s.K, 1, 0, s.E), s.E, capacity);
               const auto R = static_cast<std::int64_t>(p.row2slot.size());
               TestMat rows = TestMat::random(from, R, s.D, 2, 1), x = TestMat::random(to, s.T, s.D, 3, 2);
@@ -124,7 +124,7 @@ TEST(Permute, CombineAddsInOrderOfK) {
 TEST(Permute, CombineOfGatherIsTopKTimes) {
   const Shape s{83, 41, 4, 16};
   for (const Kernels* k : all_isas()) {
-    Stream stream(2);
+    Stream stream(kernel_device(), 2);
     const Plan p = make_plan(*k, stream, random_ints(s.T * s.K, 1, 0, s.E), s.E);
     TestMat x = TestMat::random(DType::kF32, s.T, s.D, 2), rows(DType::kF32, s.T * s.K, s.D), back(DType::kF32, s.T, s.D);
     k->permute.gather(stream, x.view(), p.row2slot, s.K, rows.view());
@@ -137,7 +137,7 @@ TEST(Permute, CombineOfGatherIsTopKTimes) {
 TEST(Permute, GatherAndCombineAreTransposes) {
   const Shape s{31, 19, 3, 7};
   for (const Kernels* k : all_isas()) {
-    Stream stream(1);
+    Stream stream(kernel_device(), 1);
     const Plan p = make_plan(*k, stream, random_ints(s.T * s.K, 1, 0, s.E), s.E, 9);
     const auto R = static_cast<std::int64_t>(p.row2slot.size());
     TestMat x = TestMat::random(DType::kF32, s.T, s.D, 2), y = TestMat::random(DType::kF32, R, s.D, 3);
@@ -149,7 +149,7 @@ TEST(Permute, GatherAndCombineAreTransposes) {
 }
 
 TEST(Permute, RefusesForeignIndicesAndShapes) {
-  Stream stream(1);
+  Stream stream(kernel_device(), 1);
   TestMat x(DType::kF32, 2, 3), rows(DType::kF32, 4, 3);
   std::vector<std::int64_t> psum(3);
   std::vector<std::int32_t> a(4), b(4);

@@ -65,7 +65,7 @@ TEST(RmsNorm, AgreesWithPlainLoops) {
       for (const DType t : kDTypes) {
         SCOPED_TRACE(std::string(k->isa) + " " + name_of(t) + " T " + std::to_string(s.T) + " G " + std::to_string(s.G));
         Inputs in(s, t);
-        Stream stream(2);
+        Stream stream(kernel_device(), 2);
         const Result got = run(*k, stream, s, in.x, in.w, in.dy, 0.0f);
         const auto naive = reference<float>(s, in.x.values(), in.w.values(), in.dy.values());
         const auto truth = reference<double>(s, in.x.values<double>(), in.w.values<double>(), in.dy.values<double>());
@@ -81,7 +81,7 @@ TEST(RmsNorm, AddsToResidualAndWeightGradient) {
   const Shape s{19, 2, 23};
   for (const Kernels* k : all_isas()) {
     Inputs in(s, DType::kF32);
-    Stream stream(2);
+    Stream stream(kernel_device(), 2);
     const Result zero = run(*k, stream, s, in.x, in.w, in.dy, 0.0f), three = run(*k, stream, s, in.x, in.w, in.dy, 3.0f);
     const auto a = zero.dx.values(), b = three.dx_added.values();
     for (std::size_t i = 0; i < a.size(); ++i) EXPECT_NEAR(a[i] + 3, b[i], 1e-6);
@@ -93,7 +93,7 @@ TEST(RmsNorm, GradientIsThatOfTheFormula) {
   const Shape s{11, 2, 29};
   for (const Kernels* k : all_isas()) {
     Inputs in(s, DType::kF32);
-    Stream stream(2);
+    Stream stream(kernel_device(), 2);
     const Result got = run(*k, stream, s, in.x, in.w, in.dy, 0.0f);
     const auto x = in.x.values<double>(), w = in.w.values<double>(), dy = in.dy.values<double>();
     expect_gradient([&](const auto& v) { return dot(reference<double>(s, v, w, dy).y, dy); }, x, got.dx.values());
@@ -105,7 +105,7 @@ TEST(RmsNorm, InputGradientMayReplaceOutputGradient) {
   const Shape s{9, 1, 37};
   for (const Kernels* k : all_isas()) {
     Inputs in(s, DType::kF32);
-    Stream stream(2);
+    Stream stream(kernel_device(), 2);
     const Result want = run(*k, stream, s, in.x, in.w, in.dy, 0.0f);
     k->rmsnorm.backward_input(stream, in.dy.view(), in.x.view(), in.w.view(), 1, want.rstd.data(), in.dy.view(),
                               Store::kAssign);
@@ -131,7 +131,7 @@ TEST(RmsNorm, BitsDoNotDependOnThreads) {
 TEST(RmsNorm, RefusesShapesAndNamesItself) {
   TestMat x(DType::kF32, 3, 8), w(DType::kF32, 1, 8), y(DType::kF32, 3, 7);
   std::vector<float> rstd(24), dw(8);
-  Stream stream(1);
+  Stream stream(kernel_device(), 1);
   for (const Kernels* k : all_isas()) {
     const RmsNormKernels& n = k->rmsnorm;
     EXPECT_THROW(n.forward(stream, x.view(), w.view(), 1, kEps, y.view(), rstd.data()), std::invalid_argument);

@@ -63,7 +63,7 @@ TEST(Rope, AgreesWithPlainLoops) {
           TestMat x = TestMat::random(t, s.T, s.heads * s.S, 1, 3);
           const auto naive = reference<float>(s, x.values(), pos, tables, sign);
           const auto truth = reference<double>(s, x.values<double>(), pos, tables, sign);
-          Stream stream(2);
+          Stream stream(kernel_device(), 2);
           (sign > 0 ? k->rope.forward : k->rope.backward)(stream, x.view(), s.rope(), pos, tables.cos.data(),
                                                           tables.sin.data());
           EXPECT_TRUE(as_good_as_naive(x.values(), naive, truth, t)) << k->isa << " T " << s.T << " S " << s.S;
@@ -80,7 +80,7 @@ TEST_P(RopeConvention, BackwardIsTheGradientAndUndoesTheRotation) {
   const Tables tables(s.half());
   const auto pos = random_ints(s.T, 5, 0, kPositions);
   for (const Kernels* k : all_isas()) {
-    Stream stream(2);
+    Stream stream(kernel_device(), 2);
     TestMat x = TestMat::random(DType::kF32, s.T, s.heads * s.S, 1),
             dy = TestMat::random(DType::kF32, s.T, s.heads * s.S, 2);
     const auto before = x.values<double>(), weights = dy.values<double>();
@@ -108,7 +108,7 @@ TEST_P(RopeConvention, BitsDoNotDependOnThreads) {
 
 TEST(Rope, RefusesShapes) {
   TestMat x(DType::kF32, 3, 8);
-  Stream stream(1);
+  Stream stream(kernel_device(), 1);
   const std::vector<float> table(100);
   const std::vector<std::int32_t> three(3), two(2), negative{0, -1, 0};
   for (const Kernels* k : all_isas()) {

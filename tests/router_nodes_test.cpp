@@ -17,7 +17,7 @@ struct Routed {
 Routed route(const Kernels& k, const RouterShape& s, const std::vector<float>& logits, const std::vector<float>& bias) {
   const auto T = static_cast<std::int64_t>(logits.size()) / s.num_experts;
   Routed r{std::vector<float>(logits.size()), std::vector<float>(T * s.top_k), std::vector<std::int32_t>(T * s.top_k, -5)};
-  Stream stream(2);
+  Stream stream(kernel_device(), 2);
   k.router.forward(stream, s, logits.data(), T, bias.empty() ? nullptr : bias.data(), r.scores.data(), r.idx.data(),
                    r.gate.data());
   return r;

@@ -137,7 +137,7 @@ TEST(Router, AgreesWithTheDefinition) {
       SCOPED_TRACE(std::string(k->isa) + " E " + std::to_string(s.num_experts));
       const auto logits = random_floats(kTokens * s.num_experts, 1, -4, 4),
                  bias = random_floats(s.num_experts, 2, -0.3f, 0.3f);
-      Stream stream(2);
+      Stream stream(kernel_device(), 2);
       const Routed r = route(*k, stream, s, logits, c.biased ? bias.data() : nullptr);
       std::vector<float> naive_scores, naive_gate;
       std::vector<double> true_scores, true_gate;
@@ -166,7 +166,7 @@ TEST(Router, AgreesWithTheDefinition) {
 
 TEST(Router, TiesGoToTheLowestIndex) {
   for (const Kernels* k : all_isas()) {
-    Stream stream(1);
+    Stream stream(kernel_device(), 1);
     const RouterShape flat{40, 4, Score::kSoftmax};
     std::vector<float> logits(40, 0.5f);
     EXPECT_EQ(route(*k, stream, flat, logits, nullptr).idx, (std::vector<std::int32_t>{0, 1, 2, 3}));
@@ -185,7 +185,7 @@ TEST(Router, GroupRulesDiffer) {
   const auto logit = [](double p) { return static_cast<float>(std::log(p / (1 - p))); };
   const std::vector<float> logits{logit(0.6), logit(0.6), logit(0.9), logit(0.1)};
   for (const Kernels* k : all_isas()) {
-    Stream stream(1);
+    Stream stream(kernel_device(), 1);
     RouterShape s{4, 2, Score::kSigmoid, false, 1, 2, 1, GroupScore::kTop2Sum};
     EXPECT_EQ(route(*k, stream, s, logits, nullptr).idx, (std::vector<std::int32_t>{0, 1}));
     s.group_score = GroupScore::kMax;
@@ -196,7 +196,7 @@ TEST(Router, GroupRulesDiffer) {
 // The bias decides who is chosen; the gate is made of the score without it, also where the key is negative.
 TEST(Router, BiasChoosesButDoesNotWeigh) {
   for (const Kernels* k : all_isas()) {
-    Stream stream(1);
+    Stream stream(kernel_device(), 1);
     const std::vector<float> logits{2, 0, 0, 0}, bias{-5, -2, -3, -4};
     const Routed r = route(*k, stream, {4, 2, Score::kSigmoid, false}, logits, bias.data());
     EXPECT_EQ(r.idx, (std::vector<std::int32_t>{1, 2}));
@@ -217,7 +217,7 @@ TEST(Router, NotANumberStillGivesDistinctValidExperts) {
         for (const bool all : {false, true}) {
           auto logits = random_floats(3 * s.num_experts, 1);
           for (std::size_t i = 0; i < logits.size(); i += all ? 1 : 3) logits[i] = bad;
-          Stream stream(1);
+          Stream stream(kernel_device(), 1);
           const Routed r = route(*k, stream, s, logits, nullptr);
           for (int t = 0; t < 3; ++t) {
             const std::set<std::int32_t> chosen(&r.idx[t * s.top_k], &r.idx[t * s.top_k] + s.top_k);
@@ -234,7 +234,7 @@ TEST(Router, GradientIsThatOfTheFormula) {
       const RouterShape& s = c.shape;
       SCOPED_TRACE(std::string(k->isa) + " E " + std::to_string(s.num_experts));
       const auto logits = random_floats(kTokens * s.num_experts, 1, -2, 2), dgate = random_floats(kTokens * s.top_k, 3);
-      Stream stream(2);
+      Stream stream(kernel_device(), 2);
       const Routed r = route(*k, stream, s, logits, nullptr);
       std::vector<float> dscores(logits.size(), 9.0f);
       k->router.backward_gates(stream, s, r.scores.data(), kTokens, r.idx.data(), dgate.data(), dscores.data());
@@ -269,7 +269,7 @@ TEST(Router, BitsDoNotDependOnThreads) {
 }
 
 TEST(Router, RefusesShapes) {
-  Stream stream(1);
+  Stream stream(kernel_device(), 1);
   std::vector<float> f(64);
   std::vector<std::int32_t> idx(64, 9);
   for (const Kernels* k : all_isas()) {

@@ -54,7 +54,7 @@ TEST(Swiglu, AgreesWithPlainLoops) {
           const float* gate = gated ? in.gate.data() : nullptr;
           TestMat h(t, s.R, s.F, 2), dgu(t, s.R, 2 * s.F, 1);
           std::vector<float> dgate(s.R);
-          Stream stream(2);
+          Stream stream(kernel_device(), 2);
           k->swiglu.forward(stream, {limit}, in.gu.view(), gate, h.view());
           k->swiglu.backward_input(stream, {limit}, in.dh.view(), in.gu.view(), gate, dgu.view(), dgate.data());
           const auto naive = reference<float>(s, in.gu.values(), in.gate, in.dh.values(), limit);
@@ -76,7 +76,7 @@ TEST(Swiglu, GradientIsThatOfTheFormula) {
       Inputs in(s, DType::kF32);
       TestMat dgu(DType::kF32, s.R, 2 * s.F);
       std::vector<float> dgate(s.R);
-      Stream stream(2);
+      Stream stream(kernel_device(), 2);
       k->swiglu.backward_input(stream, {limit}, in.dh.view(), in.gu.view(), in.gate.data(), dgu.view(), dgate.data());
       const auto gu = in.gu.values<double>(), dh = in.dh.values<double>(), gate = doubles(in.gate);
       expect_gradient([&](const auto& v) { return dot(reference<double>(s, v, gate, dh, limit).h, dh); }, gu, dgu.values());
@@ -87,7 +87,7 @@ TEST(Swiglu, GradientIsThatOfTheFormula) {
 TEST(Swiglu, LargeInputsStayFiniteAndNanShows) {
   const float nan = std::nanf("");
   for (const Kernels* k : all_isas()) {
-    Stream stream(1);
+    Stream stream(kernel_device(), 1);
     std::vector<float> gu{-1000, -100, -88, 100, 1000, nan, 1, 1, 1, 1, 1, 1}, h(6), dh(6, 1.0f), dgu(12);
     k->swiglu.forward(stream, {}, mat(gu.data(), 1, 12), nullptr, mat(h.data(), 1, 6));
     k->swiglu.backward_input(stream, {}, mat(dh.data(), 1, 6), mat(gu.data(), 1, 12), nullptr, mat(dgu.data(), 1, 12),
@@ -107,7 +107,7 @@ TEST(Swiglu, LargeInputsStayFiniteAndNanShows) {
 TEST(Swiglu, LimitCutsValuesAndGradients) {
   const float nan = std::nanf(""), inf = std::numeric_limits<float>::infinity();
   for (const Kernels* k : all_isas()) {
-    Stream stream(1);
+    Stream stream(kernel_device(), 1);
     std::vector<float> gu{7, 8, -inf, 1, 1, 1, nan, 1, 0, 0, 0, 7, 9, -inf, 0, nan}, h(8), dh(8, 1.0f), dgu(16), dgate(1);
     k->swiglu.forward(stream, {7}, mat(gu.data(), 1, 16), nullptr, mat(h.data(), 1, 8));
     k->swiglu.backward_input(stream, {7}, mat(dh.data(), 1, 8), mat(gu.data(), 1, 16), nullptr, mat(dgu.data(), 1, 16),
@@ -142,7 +142,7 @@ TEST(Swiglu, BitsDoNotDependOnThreads) {
 
 TEST(Swiglu, RefusesShapes) {
   TestMat gu(DType::kF32, 3, 8), h(DType::kF32, 3, 5);
-  Stream stream(1);
+  Stream stream(kernel_device(), 1);
   for (const Kernels* k : all_isas()) {
     EXPECT_THROW(k->swiglu.forward(stream, {}, gu.view(), nullptr, h.view()), std::invalid_argument);
     EXPECT_THROW(k->swiglu.backward_input(stream, {}, h.view(), gu.view(), nullptr, gu.view(), nullptr),

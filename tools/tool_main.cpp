@@ -12,7 +12,7 @@
 #include <new>
 #include <system_error>
 
-#include "kernels/cuda_status.h"
+#include "kernels/cuda_plugin.h"
 #include "kernels/kernels.h"
 #include "lib/base/log.h"
 #include "tools/tool_parts.h"

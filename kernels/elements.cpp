@@ -1,0 +1,42 @@
+// Elements by themselves: copies that round, widen or add, and swaps (kernels.h).
+#include "kernels/cpu.h"
+#include "kernels/dispatch.h"
+
+namespace moe::MOE_ISA {
+namespace {
+
+void copy(Stream& stream, CMat from, Mat to, Store mode) {
+  expect_shape("elements.copy", "from", from, to.rows, to.cols);
+  expect_shape("elements.copy", "to", to, to.rows, to.cols);
+  dispatch(
+      [&](auto* a, auto* b) {
+#pragma omp parallel for schedule(static) num_threads(threads_for(stream, to.rows* to.cols * 8))
+        for (i64 i = 0; i < to.rows; ++i) {
+          if (mode == Store::kAssign)
+            copy_row(a + i * from.stride, b + i * to.stride, to.cols);
+          else
+            for_columns(to.cols, [&](i64 j, auto n) {
+              store(b + i * to.stride + j, load(b + i * to.stride + j, n) + load(a + i * from.stride + j, n), n);
+            });
+        }
+      },
+      from, to);
+}
+
+void swap(Stream& stream, std::span<float> a, std::span<float> b) {
+  const i64 n = static_cast<i64>(a.size());
+  expect_count("elements.swap", "b", static_cast<i64>(b.size()), n);
+  float *p = a.data(), *q = b.data();
+#pragma omp parallel for schedule(static) num_threads(threads_for(stream, n * 16))
+  for (i64 i = 0; i < n; ++i) {
+    const float v = p[i];
+    p[i] = q[i];
+    q[i] = v;
+  }
+}
+
+}  // namespace
+
+const ElementKernels elements_cpu = {copy, swap};
+
+}  // namespace moe::MOE_ISA

@@ -1,0 +1,16 @@
+// Which kernels the tests of kernels judge: those of this processor, or with MOE_TEST_KERNELS=cuda those of the CUDA plugin.
+// Then memory of operator new is memory that the device and the host share (managed_memory.cpp), so that the tests need not
+// know; CUDA_LAUNCH_BLOCKING=1 makes each call wait.
+#pragma once
+
+#include <vector>
+
+#include "kernels/kernels.h"
+
+namespace moe {
+
+bool tests_cuda();
+const Device& kernel_device();
+std::vector<const Kernels*> all_isas();
+
+}  // namespace moe
