@@ -3,7 +3,6 @@ namespace moe::cuda {
 const GemmKernels gemm_cuda = {};
 const GroupedGemmKernels grouped_gemm_cuda = {};
 const BiasKernels bias_cuda = {};
-const RmsNormKernels rmsnorm_cuda = {};
 const RopeKernels rope_cuda = {};
 const LatentKernels latent_cuda = {};
 const AttentionKernels attention_cuda = {};
