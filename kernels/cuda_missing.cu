@@ -2,12 +2,9 @@
 namespace moe::cuda {
 const GemmKernels gemm_cuda = {};
 const GroupedGemmKernels grouped_gemm_cuda = {};
-const BiasKernels bias_cuda = {};
-const RopeKernels rope_cuda = {};
 const LatentKernels latent_cuda = {};
 const AttentionKernels attention_cuda = {};
 const CacheAttentionKernels cache_attention_cuda = {};
-const SwigluKernels swiglu_cuda = {};
 const RouterKernels router_cuda = {};
 const PermuteKernels permute_cuda = {};
 const EmbeddingKernels embedding_cuda = {};
