@@ -143,10 +143,10 @@ TEST(CrossEntropy, RefusesForeignTargetsAndShapes) {
   const std::vector<std::int32_t> high{0, 5}, low{-2, 0}, three{0, 0, 0}, fine{0, 4};
   for (const Kernels* k : all_isas()) {
     EXPECT_THROW(k->cross_entropy.forward(stream, logits.view(), three, 1, nullptr), std::invalid_argument);
-    for (const auto& target : {high, low})
-      if (!tests_cuda())  // where values are not looked at
-        EXPECT_THROW(k->cross_entropy.forward(stream, logits.view(), target, 1, nullptr), std::invalid_argument);
     EXPECT_THROW(k->cross_entropy.forward(stream, half.view(), fine, 1, nullptr), std::invalid_argument);
+    if (tests_cuda()) continue;  // values are not looked at
+    for (const auto& target : {high, low})
+      EXPECT_THROW(k->cross_entropy.forward(stream, logits.view(), target, 1, nullptr), std::invalid_argument);
   }
 }
 

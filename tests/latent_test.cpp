@@ -69,6 +69,63 @@ TEST(Latent, JoinIsTheTranspose) {
       }
 }
 
+// ---- absorb and expand are the heads' products with their parts of w.
+
+struct Absorbed {
+  Int T;
+  LatentShape shape;
+  Int C;
+  Int pad = 1;
+};
+constexpr Absorbed kAbsorbed[] = {{19, {3, 5, 4, 7}, 37},     {1, {1, 1, 2, 1}, 1},       {0, {2, 3, 2, 3}, 8},
+                                  {1, {4, 16, 8, 16}, 64, 8}, {9, {2, 33, 8, 9}, 264, 8}, {17, {2, 8, 4, 24}, 260, 4}};
+
+template <class R>
+std::vector<R> absorbed(const Absorbed& c, const TestMat& q, const TestMat& w) {
+  const Int N = c.shape.nope_dim, V = c.shape.value_dim, width = N + c.shape.rope_dim;
+  std::vector<R> out;
+  for (Int t = 0; t < c.T; ++t)
+    for (Int h = 0; h < c.shape.num_heads; ++h) {
+      for (Int j = 0; j < c.C; ++j) {
+        R sum = 0;
+        for (Int n = 0; n < N; ++n) sum += R(q.at(t, h * width + n)) * R(w.at(h * (N + V) + n, j));
+        out.push_back(sum);
+      }
+      for (Int j = N; j < width; ++j) out.push_back(q.at(t, h * width + j));
+    }
+  return out;
+}
+template <class R>
+std::vector<R> expanded(const Absorbed& c, const TestMat& a, const TestMat& w) {
+  const Int N = c.shape.nope_dim, V = c.shape.value_dim;
+  std::vector<R> out;
+  for (Int t = 0; t < c.T; ++t)
+    for (Int h = 0; h < c.shape.num_heads; ++h)
+      for (Int v = 0; v < V; ++v) {
+        R sum = 0;
+        for (Int j = 0; j < c.C; ++j) sum += R(a.at(t, h * c.C + j)) * R(w.at(h * (N + V) + N + v, j));
+        out.push_back(sum);
+      }
+  return out;
+}
+
+TEST(Latent, AbsorbAndExpandAreProducts) {
+  for (const Kernels* k : all_isas())
+    for (const Absorbed& c : kAbsorbed)
+      for (const DType t : kDTypes) {
+        const Int H = c.shape.num_heads, N = c.shape.nope_dim, R = c.shape.rope_dim, V = c.shape.value_dim;
+        const TestMat q = TestMat::random(t, c.T, H * (N + R), 1, 2), w = TestMat::random(t, H * (N + V), c.C, 2, c.pad),
+                      a = TestMat::random(t, c.T, H * c.C, 3, c.pad);
+        TestMat qa(t, c.T, H * (c.C + R), 1), o(t, c.T, H * V, 3);
+        Stream stream(kernel_device(), 2);
+        k->latent.absorb(stream, c.shape, q.view(), w.view(), qa.view());
+        k->latent.expand(stream, c.shape, a.view(), w.view(), o.view());
+        EXPECT_TRUE(qa.padding_is_intact() && o.padding_is_intact());
+        EXPECT_TRUE(as_good_as_naive(qa.values(), absorbed<float>(c, q, w), absorbed<double>(c, q, w), t)) << k->isa;
+        EXPECT_TRUE(as_good_as_naive(o.values(), expanded<float>(c, a, w), expanded<double>(c, a, w), t)) << k->isa;
+      }
+}
+
 TEST(Latent, BitsDoNotDependOnThreads) {
   const Case c{301, {5, 24, 16, 20}};
   for (const Kernels* kernels : all_isas())
