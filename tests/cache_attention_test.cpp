@@ -137,36 +137,5 @@ TEST(CacheAttention, RefusesKeysOutsideTheCache) {
                std::invalid_argument);
 }
 
-// absorb and expand are the heads' products with their parts of w.
-TEST(Latent, AbsorbAndExpandAreProducts) {
-  const LatentShape s{.num_heads = 3, .nope_dim = 5, .rope_dim = 4, .value_dim = 7};
-  const std::int64_t T = 19, C = 37, N = 5, R = 4, V = 7;
-  for (const Kernels* k : all_isas())
-    for (const DType t : kDTypes) {
-      const double tolerance = t == DType::kF32 ? 1e-5 : 0.06;
-      Stream stream(kernel_device(), 2);
-      const TestMat q = TestMat::random(t, T, 3 * (N + R), 1, 2), w = TestMat::random(t, 3 * (N + V), C, 2, 1),
-                    a = TestMat::random(t, T, 3 * C, 3, 4);
-      TestMat qa(t, T, 3 * (C + R), 1), o(t, T, 3 * V, 3);
-      k->latent.absorb(stream, s, q.view(), w.view(), qa.view());
-      k->latent.expand(stream, s, a.view(), w.view(), o.view());
-      EXPECT_TRUE(qa.padding_is_intact() && o.padding_is_intact());
-      for (std::int64_t i = 0; i < T; ++i)
-        for (std::int64_t h = 0; h < 3; ++h) {
-          for (std::int64_t j = 0; j < C + R; ++j) {
-            double want = j < C ? 0 : q.at(i, h * (N + R) + N + j - C);
-            for (std::int64_t n = 0; n < N && j < C; ++n)
-              want += double{q.at(i, h * (N + R) + n)} * w.at(h * (N + V) + n, j);
-            ASSERT_NEAR(qa.at(i, h * (C + R) + j), want, tolerance) << k->isa;
-          }
-          for (std::int64_t v = 0; v < V; ++v) {
-            double want = 0;
-            for (std::int64_t j = 0; j < C; ++j) want += double{a.at(i, h * C + j)} * w.at(h * (N + V) + N + v, j);
-            ASSERT_NEAR(o.at(i, h * V + v), want, tolerance) << k->isa;
-          }
-        }
-    }
-}
-
 }  // namespace
 }  // namespace moe

@@ -234,6 +234,14 @@ template <class T>
 T __ldg(const T* p) {
   return *p;
 }
+template <class T>
+T __ldcs(const T* p) {
+  return *p;
+}
+template <class T>
+void __stcs(T* p, T v) {
+  *p = v;
+}
 template <class T, class V>
 T atomicAdd(T* p, V v) {
   const T old = *p;
