@@ -10,7 +10,6 @@ const AttentionKernels attention_cuda = {};
 const CacheAttentionKernels cache_attention_cuda = {};
 const SwigluKernels swiglu_cuda = {};
 const RouterKernels router_cuda = {};
-const PermuteKernels permute_cuda = {};
 const EmbeddingKernels embedding_cuda = {};
 const CrossEntropyKernels cross_entropy_cuda = {};
 const AdamWKernels adamw_cuda = {};
