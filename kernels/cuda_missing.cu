@@ -12,7 +12,6 @@ const SwigluKernels swiglu_cuda = {};
 const RouterKernels router_cuda = {};
 const EmbeddingKernels embedding_cuda = {};
 const CrossEntropyKernels cross_entropy_cuda = {};
-const MuonKernels muon_cuda = {};
 double register_peak_gflops_cuda(Stream&, double) { return 0; }
 void free_blas(void*) {}
 }  // namespace moe::cuda
