@@ -9,7 +9,6 @@ const LatentKernels latent_cuda = {};
 const AttentionKernels attention_cuda = {};
 const CacheAttentionKernels cache_attention_cuda = {};
 const SwigluKernels swiglu_cuda = {};
-const RouterKernels router_cuda = {};
 const EmbeddingKernels embedding_cuda = {};
 const CrossEntropyKernels cross_entropy_cuda = {};
 double register_peak_gflops_cuda(Stream&, double) { return 0; }
