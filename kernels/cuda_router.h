@@ -19,6 +19,15 @@ __device__ inline unsigned make_key(float score) {
 }
 __device__ inline float score_of(unsigned key) { return __uint_as_float(key >> 31 ? key & 0x7fffffffu : ~key); }
 
+__device__ inline int lane_id() { return static_cast<int>(threadIdx.x % kWarp); }
+// f(i) for the i of 0 .. n - 1 that are this lane's; all lanes stay together.
+template <class F>
+__device__ inline void for_own(int n, F f) {
+#pragma unroll 4
+  for (int first = 0; first < n; first += kWarp)
+    if (const int i = first + lane_id(); i < n) f(i);
+}
+
 struct Largest {
   unsigned key;  // 0: nothing may be taken
   int at;
@@ -28,8 +37,9 @@ struct Largest {
 template <class Allowed>
 __device__ inline Largest warp_largest(const unsigned* key_n, int n, Allowed allowed) {
   Largest best = {0, n};
-  for (int i = static_cast<int>(threadIdx.x % kWarp); i < n; i += kWarp)
+  for_own(n, [&](int i) {
     if (const unsigned key = key_n[i]; key > best.key && allowed(i, key)) best = {key, i};
+  });
   const unsigned key = __reduce_max_sync(kAllLanes, best.key);
   return {key, __reduce_min_sync(kAllLanes, best.key == key ? best.at : n)};
 }
@@ -39,7 +49,7 @@ __device__ inline Largest warp_largest(const unsigned* key_n, int n) {
 // The same; it may not be taken again.
 __device__ inline Largest take_largest(unsigned* key_n, int n) {
   const Largest top = warp_largest(key_n, n);
-  if (top.key != 0 && static_cast<unsigned>(top.at) % kWarp == threadIdx.x % kWarp) key_n[top.at] = 0;
+  if (top.key != 0 && top.at % kWarp == lane_id()) key_n[top.at] = 0;
   return top;
 }
 

@@ -158,8 +158,9 @@ struct RouterShape {
   // sum of its ceil(K / num_nodes_kept) largest selection scores that the group limit leaves (of all of them where there are
   // fewer). Nodes are kept in order of falling score, ties to the lowest node, until num_nodes_kept are kept or none with
   // an allowed expert is left; all other experts are out. A token whose kept nodes hold fewer than K allowed experts is
-  // std::invalid_argument, thrown after all tokens; it cannot happen where any num_nodes_kept nodes hold K experts of any
-  // num_groups_kept groups. num_nodes_kept = num_nodes changes nothing.
+  // std::invalid_argument, thrown after all tokens; on a GPU, where values are not looked at, such a token goes on with its
+  // best experts of all others. It cannot happen where any num_nodes_kept nodes hold K experts of any num_groups_kept
+  // groups, which MeshContext checks. num_nodes_kept = num_nodes changes nothing.
   const std::int32_t* expert2node = nullptr;
   int num_nodes = 1, num_nodes_kept = 1;
 };

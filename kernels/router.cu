@@ -51,8 +51,6 @@ struct Forward {
   float* gate_TK;
 };
 
-__device__ int lane_id() { return static_cast<int>(threadIdx.x % kWarp); }
-
 // Selection key of expert e. Rounded as if the score had been stored and read again: not fused into one operation.
 __device__ unsigned selection_key(float score, const float* bias_E, int e) {
   return make_key(bias_E ? __fadd_rn(score, bias_E[e]) : score);
@@ -61,33 +59,31 @@ __device__ unsigned selection_key(float score, const float* bias_E, int e) {
 // scores_E (=), key_E (=).
 __device__ void scores_of(const Forward& f, const float* logits_E, float* scores_E, unsigned* key_E) {
   if (f.shape.score == Score::kSigmoid) {
-    for (int e = lane_id(); e < f.E; e += kWarp) {
-      scores_E[e] = 1.0f / (1.0f + expf(-logits_E[e]));
-      key_E[e] = selection_key(scores_E[e], f.bias_E, e);
-    }
+    for_own(f.E, [&](int e) {
+      const float score = 1.0f / (1.0f + expf(-logits_E[e]));
+      scores_E[e] = score;
+      key_E[e] = selection_key(score, f.bias_E, e);
+    });
     return;
   }
   float largest = -__builtin_inff(), sum = 0;
-#pragma unroll 4
-  for (int e = lane_id(); e < f.E; e += kWarp) {
+  for_own(f.E, [&](int e) {
     const float logit = logits_E[e];
     key_E[e] = __float_as_uint(logit);
     largest = fmaxf(largest, logit);  // what is not a number comes out in the sum
-  }
+  });
   largest = warp_max(largest);
-#pragma unroll 4
-  for (int e = lane_id(); e < f.E; e += kWarp) {
+  for_own(f.E, [&](int e) {
     const float v = expf(__uint_as_float(key_E[e]) - largest);
     key_E[e] = __float_as_uint(v);
     sum += v;
-  }
+  });
   const float factor = 1.0f / warp_sum(sum);
-#pragma unroll 4
-  for (int e = lane_id(); e < f.E; e += kWarp) {
+  for_own(f.E, [&](int e) {
     const float score = __fmul_rn(__uint_as_float(key_E[e]), factor);
     scores_E[e] = score;
     key_E[e] = selection_key(score, f.bias_E, e);
-  }
+  });
 }
 
 // The largest key, or the sum of the two largest; that of a single expert is its own key either way.
@@ -104,12 +100,13 @@ __device__ unsigned group_key(GroupScore rule, const unsigned* key, int n) {
 __device__ void limit_groups(const RouterShape& s, int E, unsigned* key_E, unsigned* key_G) {
   const int width = E / s.num_groups;
   __syncwarp();  // lanes read each other's keys
-  for (int g = lane_id(); g < s.num_groups; g += kWarp) key_G[g] = group_key(s.group_score, key_E + g * width, width);
+  for_own(s.num_groups, [&](int g) { key_G[g] = group_key(s.group_score, key_E + g * width, width); });
   for (int i = 0; i < s.num_groups_kept; ++i) take_largest(key_G, s.num_groups);
   __syncwarp();
   // What was taken now has the key 0, what was not has another.
-  for (int e = lane_id(); e < E; e += kWarp)
+  for_own(E, [&](int e) {
     if (key_G[e / width] != 0) key_E[e] = 0;
+  });
   __syncwarp();
 }
 
@@ -136,15 +133,16 @@ __device__ void limit_nodes(const RouterShape& s, int E, int K, unsigned* key_E,
   for (int i = 0; i < s.num_nodes_kept; ++i) take_largest(key_N, s.num_nodes);
   __syncwarp();
   // What was taken now has the key 0, and so has a node whose experts are out already.
-  for (int e = lane_id(); e < E; e += kWarp)
+  for_own(E, [&](int e) {
     if (key_N[s.expert2node[e]] != 0) key_E[e] = 0;
+  });
   __syncwarp();
 }
 
 // The limits have left fewer than K experts: all but the k chosen ones may be taken.
 __device__ void allow_the_rest(const Forward& f, const float* scores_E, const std::int32_t* idx_K, int k, unsigned* key_E) {
   __syncwarp();  // lane 0 has written idx
-  for (int e = lane_id(); e < f.E; e += kWarp) key_E[e] = selection_key(scores_E[e], f.bias_E, e);
+  for_own(f.E, [&](int e) { key_E[e] = selection_key(scores_E[e], f.bias_E, e); });
   for (int i = 0; i < k; ++i)
     if (idx_K[i] % kWarp == lane_id()) key_E[idx_K[i]] = 0;
 }
@@ -153,24 +151,27 @@ __device__ void gates_of(const RouterShape& s, int K, const float* scores_E, con
   float sum = 0;
 #pragma unroll 4
   for (int k = 0; k < K; ++k) sum += scores_E[idx_K[k]];
-  for (int k = lane_id(); k < K; k += kWarp) {
+  for_own(K, [&](int k) {
     const float score = scores_E[idx_K[k]];
     gate_K[k] = s.renormalize ? s.scale * (score / (sum + kTiny)) : s.scale * score;
-  }
+  });
 }
 
-__global__ void __launch_bounds__(kRouterThreads) forward_kernel(Forward f, KeyMemory memory) {
+// One kernel for each kind of limit, so that routers without any carry none. The second bound keeps registers unspilt.
+template <bool kLimitsGroups, bool kLimitsNodes>
+__global__ void __launch_bounds__(kRouterThreads, 8) forward_kernel(Forward f, KeyMemory memory) {
   unsigned *const key_E = keys_of_warp(memory), *const key_other = key_E + f.E;  // of groups, then of nodes
-  const i64 first = i64{blockIdx.x} * kRouterWarps + threadIdx.x / kWarp, step = i64{gridDim.x} * kRouterWarps;
-  for (i64 t = first; t < f.num_tokens; t += step) {
+  for (i64 first = i64{blockIdx.x} * kRouterWarps; first < f.num_tokens; first += i64{gridDim.x} * kRouterWarps) {
+    const i64 t = first + threadIdx.x / kWarp;
+    if (t >= f.num_tokens) return;
     float* const scores_E = f.scores_TE + t * f.E;
     std::int32_t* const idx_K = f.idx_TK + t * f.K;
     scores_of(f, f.logits_TE + t * f.E, scores_E, key_E);
-    if (f.shape.num_groups_kept < f.shape.num_groups) limit_groups(f.shape, f.E, key_E, key_other);
-    if (f.shape.expert2node) limit_nodes(f.shape, f.E, f.K, key_E, key_other);
+    if constexpr (kLimitsGroups) limit_groups(f.shape, f.E, key_E, key_other);
+    if constexpr (kLimitsNodes) limit_nodes(f.shape, f.E, f.K, key_E, key_other);
     for (int k = 0; k < f.K; ++k) {
       Largest top = take_largest(key_E, f.E);
-      if (top.key == 0) {
+      if (kLimitsNodes && top.key == 0) {
         allow_the_rest(f, scores_E, idx_K, k, key_E);
         top = take_largest(key_E, f.E);
       }
@@ -198,19 +199,24 @@ void forward(Stream& stream, const RouterShape& shape, const float* logits_TE, s
     stream.copy(map, shape.expert2node, sizeof(std::int32_t) * static_cast<std::size_t>(E));
     f.shape.expert2node = map;
   }
-  launch(q, forward_kernel, memory.blocks, kRouterThreads, memory.shared_bytes, f, memory);
+  const auto run = [&](auto* kernel) { launch(q, kernel, memory.blocks, kRouterThreads, memory.shared_bytes, f, memory); };
+  if (nodes > 0)
+    groups > 0 ? run(forward_kernel<true, true>) : run(forward_kernel<false, true>);
+  else
+    groups > 0 ? run(forward_kernel<true, false>) : run(forward_kernel<false, false>);
 }
 
 // With S = sum of the chosen scores: d(s_k / S) = (ds_k - s_k dS / S) / S.
 __global__ void __launch_bounds__(kRouterThreads)
     backward_gates_kernel(RouterShape s, const float* scores_TE, i64 num_tokens, const std::int32_t* idx_TK,
                           const float* dgate_TK, float* dscores_TE) {
-  const i64 t = i64{blockIdx.x} * kRouterWarps + threadIdx.x / kWarp, E = s.num_experts;
+  const i64 t = i64{blockIdx.x} * kRouterWarps + threadIdx.x / kWarp;
+  const int E = s.num_experts;
   if (t >= num_tokens) return;
   const float *const scores_E = scores_TE + t * E, *const dgate_K = dgate_TK + t * s.top_k;
   const std::int32_t* const idx_K = idx_TK + t * s.top_k;
   float* const dscores_E = dscores_TE + t * E;
-  for (i64 e = lane_id(); e < E; e += kWarp) dscores_E[e] = 0;
+  for_own(E, [&](int e) { dscores_E[e] = 0; });
   float sum = kTiny, weighted = 0;
 #pragma unroll 4
   for (int k = 0; k < s.top_k; ++k) {
@@ -218,8 +224,9 @@ __global__ void __launch_bounds__(kRouterThreads)
     weighted += dgate_K[k] * scores_E[idx_K[k]];
   }
   __syncwarp();  // the zeros come first
-  for (int k = lane_id(); k < s.top_k; k += kWarp)
+  for_own(s.top_k, [&](int k) {
     dscores_E[idx_K[k]] = s.renormalize ? s.scale * ((dgate_K[k] - weighted / sum) / sum) : s.scale * dgate_K[k];
+  });
 }
 
 void backward_gates(Stream& stream, const RouterShape& shape, const float* scores_TE, std::int64_t num_tokens,
@@ -231,26 +238,26 @@ void backward_gates(Stream& stream, const RouterShape& shape, const float* score
 
 // Softmax: dl = s (ds - sum ds s). Sigmoid: dl = ds s (1 - s). dlogits may be dscores.
 __global__ void __launch_bounds__(kRouterThreads)
-    backward_scores_kernel(Score score, i64 E, const float* scores_TE, i64 num_tokens, const float* dscores_TE,
+    backward_scores_kernel(Score score, int E, const float* scores_TE, i64 num_tokens, const float* dscores_TE,
                            float* dlogits_TE) {
   const i64 t = i64{blockIdx.x} * kRouterWarps + threadIdx.x / kWarp;
   if (t >= num_tokens) return;
   const float *const s = scores_TE + t * E, *const ds = dscores_TE + t * E;
   float mean = 0;
   if (score == Score::kSoftmax) {
-#pragma unroll 4
-    for (i64 e = lane_id(); e < E; e += kWarp) mean += ds[e] * s[e];
+    for_own(E, [&](int e) { mean += ds[e] * s[e]; });
     mean = warp_sum(mean);
   }
-  for (i64 e = lane_id(); e < E; e += kWarp)
+  for_own(E, [&](int e) {
     dlogits_TE[t * E + e] = score == Score::kSoftmax ? s[e] * (ds[e] - mean) : ds[e] * s[e] * (1.0f - s[e]);
+  });
 }
 
 void backward_scores(Stream& stream, const RouterShape& shape, const float* scores_TE, std::int64_t num_tokens,
                      const float* dscores_TE, float* dlogits_TE) {
   check("router.backward_scores", shape);
   launch(queue_of(stream), backward_scores_kernel, blocks_for(num_tokens, kRouterWarps), kRouterThreads, 0, shape.score,
-         i64{shape.num_experts}, scores_TE, num_tokens, dscores_TE, dlogits_TE);
+         shape.num_experts, scores_TE, num_tokens, dscores_TE, dlogits_TE);
 }
 
 }  // namespace

@@ -15,13 +15,12 @@ __global__ void __launch_bounds__(kRouterThreads)
     count_kernel(const float* scores_TE, int E, int K, i64 num_tokens, i64 tokens_per_segment, unsigned long long* counts_GE,
                  KeyMemory memory) {
   unsigned* const key_E = keys_of_warp(memory);
-  const int lane = static_cast<int>(threadIdx.x % kWarp);
   const i64 first = i64{blockIdx.x} * kRouterWarps + threadIdx.x / kWarp, step = i64{gridDim.x} * kRouterWarps;
   for (i64 t = first; t < num_tokens; t += step) {
-    for (int e = lane; e < E; e += kWarp) key_E[e] = make_key(scores_TE[t * E + e]);
+    for_own(E, [&](int e) { key_E[e] = make_key(scores_TE[t * E + e]); });
     for (int k = 0; k < K; ++k) {
       const int e = take_largest(key_E, E).at;
-      if (lane == k % kWarp) atomicAdd(counts_GE + t / tokens_per_segment * E + e, 1ull);
+      if (lane_id() == k % kWarp) atomicAdd(counts_GE + t / tokens_per_segment * E + e, 1ull);
     }
   }
 }
@@ -36,35 +35,31 @@ __device__ void sum_tokens(i64 num_tokens, double* part, OfToken of_token) {
 }
 
 // q = (sum f_i s_i) / (sum s_i); ds (+=) factor * (f_i - q) / sum s.
-__global__ void balance_kernel(const float* scores_TE, const float* f_GE, i64 E, i64 num_tokens, i64 tokens_per_segment,
+__global__ void balance_kernel(const float* scores_TE, const float* f_GE, int E, i64 num_tokens, i64 tokens_per_segment,
                                float factor, float* dscores_TE, double* part) {
-  const i64 lane = threadIdx.x % kWarp;
   sum_tokens(num_tokens, part, [&](i64 t) -> double {
     const float *const s = scores_TE + t * E, *const f = f_GE + t / tokens_per_segment * E;
     float sum = 0, weighted = 0;
-    for (i64 e = lane; e < E; e += kWarp) sum += s[e], weighted += s[e] * f[e];
+    for_own(E, [&](int e) { sum += s[e], weighted += s[e] * f[e]; });
     sum = warp_sum(sum) + 1e-20f;
     const float q = warp_sum(weighted) / sum, slope = factor / sum;
-    if (dscores_TE)
-      for (i64 e = lane; e < E; e += kWarp) dscores_TE[t * E + e] += slope * (f[e] - q);
+    if (dscores_TE) for_own(E, [&](int e) { dscores_TE[t * E + e] += slope * (f[e] - q); });
     return q;
   });
 }
 
 // logsumexp(l)^2; dl (+=) factor * 2 * logsumexp * softmax.
-__global__ void z_kernel(const float* logits_TE, i64 E, i64 num_tokens, float factor, float* dlogits_TE, double* part) {
-  const i64 lane = threadIdx.x % kWarp;
+__global__ void z_kernel(const float* logits_TE, int E, i64 num_tokens, float factor, float* dlogits_TE, double* part) {
   sum_tokens(num_tokens, part, [&](i64 t) {
     const float* const l = logits_TE + t * E;
     float largest = -__builtin_inff(), sum = 0;
-    for (i64 e = lane; e < E; e += kWarp) largest = fmaxf(largest, l[e]);
+    for_own(E, [&](int e) { largest = fmaxf(largest, l[e]); });
     largest = warp_max(largest);
-    for (i64 e = lane; e < E; e += kWarp) sum += expf(l[e] - largest);
+    for_own(E, [&](int e) { sum += expf(l[e] - largest); });
     sum = warp_sum(sum);
     const double lse = log(static_cast<double>(sum)) + static_cast<double>(largest);
     const float slope = static_cast<float>(2.0 * lse * static_cast<double>(factor)) / sum;
-    if (dlogits_TE)
-      for (i64 e = lane; e < E; e += kWarp) dlogits_TE[t * E + e] += slope * expf(l[e] - largest);
+    if (dlogits_TE) for_own(E, [&](int e) { dlogits_TE[t * E + e] += slope * expf(l[e] - largest); });
     return lse * lse;
   });
 }
@@ -107,8 +102,8 @@ double router_balance_loss(Stream& stream, const RouterShape& shape, const float
   if (T == 0) return 0.0;
   const float factor = static_cast<float>(static_cast<double>(alpha) * grad_scale / static_cast<double>(T));
   TokenSum sum(stream, T);
-  launch(sum.q, balance_kernel, sum.blocks, kThreads, 0, scores_TE, f_GE, i64{shape.num_experts}, T, tokens_per_segment,
-         factor, dscores_TE, sum.part);
+  launch(sum.q, balance_kernel, sum.blocks, kThreads, 0, scores_TE, f_GE, shape.num_experts, T, tokens_per_segment, factor,
+         dscores_TE, sum.part);
   return static_cast<double>(alpha) * sum.wait() / static_cast<double>(T);
 }
 
@@ -119,7 +114,7 @@ double router_z_loss(Stream& stream, const RouterShape& shape, const float* logi
   if (T == 0) return 0.0;
   const float factor = static_cast<float>(static_cast<double>(coef) * grad_scale / static_cast<double>(T));
   TokenSum sum(stream, T);
-  launch(sum.q, z_kernel, sum.blocks, kThreads, 0, logits_TE, i64{shape.num_experts}, T, factor, dlogits_TE, sum.part);
+  launch(sum.q, z_kernel, sum.blocks, kThreads, 0, logits_TE, shape.num_experts, T, factor, dlogits_TE, sum.part);
   return static_cast<double>(coef) * sum.wait() / static_cast<double>(T);
 }
 
