@@ -1,5 +1,6 @@
 // Cross-entropy: against plain loops, finite differences in double, uncounted tokens, any number of threads.
 #include <limits>
+#include <algorithm>
 
 #include "tests/kernel_test.h"
 
@@ -121,6 +122,46 @@ TEST(CrossEntropy, GreedyTakesTheLowestOfTheLargest) {
       k->cross_entropy.greedy(stream, mat(rows[i].data(), 1, 3), got.data());
       EXPECT_EQ(got[0], want[i]) << k->isa << " row " << i;
     }
+}
+
+TEST(CrossEntropy, GreedyIsTheFirstOfTheLargest) {
+  for (const Kernels* k : all_isas())
+    for (const std::int64_t V : {1, 7, 31, 32, 33, 257, 1000, 4099})
+      for (const std::int64_t T : {0, 1, 13}) {
+        Stream stream(kernel_device(), 2);
+        TestMat logits = TestMat::random(DType::kF32, T, V, 1, V % 3, 9);
+        std::vector<std::int32_t> want(T), got(T, -5);
+        for (std::int64_t t = 0; t < T; ++t) {
+          // Few values, so that most are there often; some rows all alike, some without a finite one but the last.
+          for (std::int64_t v = 0; v < V; ++v)
+            logits.set(t, v, t % 5 == 3 ? -2.0f : t % 5 == 4 && v + 1 < V ? -HUGE_VALF : std::floor(logits.at(t, v)));
+          const std::vector<float> row = logits.values();
+          const auto begin = row.begin() + t * V;
+          want[t] = static_cast<std::int32_t>(std::max_element(begin, begin + V) - begin);
+        }
+        k->cross_entropy.greedy(stream, logits.view(), got.data());
+        EXPECT_EQ(got, want) << k->isa << " V " << V;
+        EXPECT_TRUE(logits.padding_is_intact());
+      }
+}
+
+// Whatever the logits are, the place is one of the vocabulary; half precision is refused.
+TEST(CrossEntropy, GreedyStaysInsideTheVocabulary) {
+  for (const Kernels* k : all_isas()) {
+    Stream stream(kernel_device(), 1);
+    for (const float bad : {std::nanf(""), -HUGE_VALF, HUGE_VALF}) {
+      std::vector<float> row(131, bad);
+      std::vector<std::int32_t> token{-5};
+      k->cross_entropy.greedy(stream, mat(row.data(), 1, 131), token.data());
+      EXPECT_TRUE(token[0] >= 0 && token[0] < 131) << token[0];
+      if (!std::isnan(bad)) {
+        EXPECT_EQ(token[0], 0);
+      }
+    }
+    TestMat half(DType::kBF16, 2, 5);
+    std::vector<std::int32_t> token(2);
+    EXPECT_THROW(k->cross_entropy.greedy(stream, half.view(), token.data()), std::invalid_argument);
+  }
 }
 
 TEST(CrossEntropy, BitsDoNotDependOnThreads) {
