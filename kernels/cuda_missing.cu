@@ -6,7 +6,6 @@ const BiasKernels bias_cuda = {};
 const RmsNormKernels rmsnorm_cuda = {};
 const RopeKernels rope_cuda = {};
 const LatentKernels latent_cuda = {};
-const CacheAttentionKernels cache_attention_cuda = {};
 const SwigluKernels swiglu_cuda = {};
 const RouterKernels router_cuda = {};
 const PermuteKernels permute_cuda = {};
