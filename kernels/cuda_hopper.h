@@ -85,6 +85,13 @@ __device__ inline void fence_shared_writes() { asm volatile("fence.proxy.async.s
 // Brings a line of global memory into the second-level cache.
 __device__ inline void prefetch_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 
+// Two floats rounded to bf16, the first in the lower half.
+__device__ inline unsigned pack_bf16(float low, float high) {
+  unsigned v;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(v) : "f"(high), "f"(low));
+  return v;
+}
+
 // ---- Registers of a warpgroup's threads, a multiple of 8; all its warps call it.
 template <unsigned kRegisters>
 __device__ inline void take_registers() {
