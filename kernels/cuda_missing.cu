@@ -1,7 +1,5 @@
 #include "kernels/cuda.h"
 namespace moe::cuda {
-const GemmKernels gemm_cuda = {};
-const GroupedGemmKernels grouped_gemm_cuda = {};
 const BiasKernels bias_cuda = {};
 const RmsNormKernels rmsnorm_cuda = {};
 const RopeKernels rope_cuda = {};
@@ -14,5 +12,4 @@ const CrossEntropyKernels cross_entropy_cuda = {};
 const AdamWKernels adamw_cuda = {};
 const MuonKernels muon_cuda = {};
 double register_peak_gflops_cuda(Stream&, double) { return 0; }
-void free_blas(void*) {}
 }  // namespace moe::cuda

@@ -125,13 +125,16 @@ namespace cuda_on_host {
 // ---- A block of fibers.
 
 extern thread_local unsigned thread_in_block;
-extern thread_local std::size_t block_serial;  // counts the blocks that have run: what a thread keeps belongs to one
 
 unsigned char* shared_bytes();
 // Lets the other fibers of the block run until `done()`.
 void wait_until(const std::function<bool()>& done, const char* what);
 // Returns when `count` threads of the block have called with the same key (of a few, below 1024).
 void barrier(unsigned key, unsigned count, const char* what);
+// Says that something happened that another fiber may wait for.
+void progressed();
+// Counts the blocks that this host thread ran, this one included.
+std::size_t block_number();
 // How many threads of this block have not ended.
 unsigned num_alive();
 // One value of every lane of `mask` in this warp, to read until the next exchange of the warp. At most 64 bytes each.

@@ -19,7 +19,6 @@ thread_local dim3 blockDim, gridDim;
 namespace cuda_on_host {
 
 thread_local unsigned thread_in_block = 0;
-thread_local std::size_t block_serial = 0;
 
 namespace {
 
@@ -49,6 +48,7 @@ struct Block {
   std::map<std::pair<unsigned, unsigned>, WarpExchange> exchanges;  // by first warp and mask, or number of warps
   std::vector<unsigned char> shared;
   unsigned alive = 0;
+  std::size_t number = 0;    // of blocks so far
   std::size_t progress = 0;  // changes whenever some fiber got on
   jmp_buf scheduler;
   ucontext_t scheduler_context;
@@ -167,6 +167,8 @@ void wait_until(const std::function<bool()>& done, const char* what) {
   ++block->progress;
 }
 
+void progressed() { ++block->progress; }
+std::size_t block_number() { return block->number; }
 unsigned num_alive() { return block->alive; }
 
 void barrier(unsigned key, unsigned count, const char* what) {
@@ -215,12 +217,12 @@ void run_grid(dim3 grid, dim3 size, std::size_t shared, const std::function<void
   for (unsigned z = 0; z < grid.z; ++z)
     for (unsigned y = 0; y < grid.y; ++y)
       for (unsigned x = 0; x < grid.x; ++x) {
-        ++block_serial;
         block->barriers.clear();
         block->exchanges.clear();
         block->shared.assign(shared + kSharedAlign, 0xff);  // with nothing behind what was asked for
         block->fibers.assign(n, Fiber{});
         block->alive = n;
+        ++block->number;
         blockIdx = {x, y, z};
         for (unsigned i = 0; i < n; ++i) {
           Fiber& f = block->fibers[i];
