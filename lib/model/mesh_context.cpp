@@ -114,7 +114,14 @@ std::vector<ParamLayout> MeshContext::rank_layouts() const {
 }
 
 void MeshContext::follow(Stream& compute) {
-  if (!compute.is_cpu()) lane().follow(&compute, &lane_stream_);
+  if (compute.is_cpu()) return;
+  compute_ = &compute;
+  lane().follow(&compute, &lane_stream_);
+}
+
+Stream& MeshContext::settled_stream() {
+  if (compute_) compute_->synchronize();
+  return lane_stream_;
 }
 
 MeshContext::~MeshContext() {

@@ -46,8 +46,11 @@ class MeshContext {
   const LayerPlacement& placed(int layer) const { return of_layer(layer).placed; }
   const ParamLayout& layout() const { return layout_; }
   int num_ranks() const { return options_.shape.size(); }
-  // For what tasks of the lane compute, and for the thread that makes the model while the lane does nothing.
+  // For what tasks of the lane compute.
   Env lane_env() { return {lane_stream_, kernels_}; }
+  // For the thread that computes, to copy from and to the device while the lane does nothing: everything that it has put
+  // into its stream is done.
+  Stream& settled_stream();
   // What the lane does is in order with this stream of the thread that computes (CommLane::follow); nothing on the CPU.
   void follow(Stream& compute);
   UnitComms unit_comms() const;
@@ -81,6 +84,7 @@ class MeshContext {
   std::unique_ptr<Comm> rows_, dense_rows_, shard_rows_, replicate_rows_;  // of memory of the device, where it is another
   const Kernels& kernels_;
   Stream lane_stream_;
+  Stream* compute_ = nullptr;  // that the lane follows
   std::unique_ptr<Dispatcher> dispatcher_;
 };
 
