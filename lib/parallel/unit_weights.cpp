@@ -48,7 +48,9 @@ void UnitWeights::gather_if_old(Holder& holder) {
     tensors.push_back({whole, p.weight_shard, p.num_local() / p.shard_cols, row_bytes});
   }
   Comm* comm = holder.kind == UnitKind::kExperts ? comms_.expert : comms_.dense;
-  holder.ticket = last_ticket_ = lane_.submit("gather", [comm, tensors] { gather_rows(*comm, "gather", tensors); });
+  holder.ticket = last_ticket_ = lane_.submit(
+      "gather", [comm, tensors] { gather_rows(*comm, "gather", tensors); },
+      {.name = "gather", .of = list_.units[static_cast<std::size_t>(holder.unit)].name});
   holder.fresh = true;
 }
 

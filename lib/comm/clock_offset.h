@@ -1,0 +1,20 @@
+// How the clock of a rank differs from that of rank 0, measured with messages: half of the shortest round trip bounds the
+// error. Not here: what clocks do between two measurements (lib/run/timeline.cpp draws a straight line).
+#pragma once
+
+#include <cstdint>
+
+#include "lib/comm/comm.h"
+
+namespace moe {
+
+struct ClockOffset {
+  std::int64_t at_ns = 0;      // of this rank's clock, when it was measured
+  std::int64_t offset_ns = 0;  // rank 0's clock - this one's
+  std::int64_t error_ns = 0;   // at most so far off
+};
+
+// Of trace_clock_ns(). A collective call: rank 0 answers one rank after the other, `rounds` times each.
+ClockOffset measure_clock(Comm& comm, int rounds = 32);
+
+}  // namespace moe

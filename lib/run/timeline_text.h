@@ -1,0 +1,21 @@
+// The text of a timeline: Chrome's trace event format, one event a line. Not here: collecting and writing (timeline.h).
+#pragma once
+
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "lib/base/trace.h"
+
+namespace moe {
+
+// What is in front of the events, and behind them; between two events is ",\n".
+std::string timeline_head(const nlohmann::json& about);
+inline constexpr const char* kTimelineTail = "\n]}\n";
+
+// All events of a rank: process and rows by name, then the spans. to_ns: from the rank's clock to the time of the file,
+// which must not run backwards.
+std::string timeline_of_rank(int rank, const std::string& rank_name, const std::vector<TraceEvent>& events,
+                             const std::function<std::int64_t(std::int64_t)>& to_ns);
+
+}  // namespace moe
