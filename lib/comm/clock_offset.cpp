@@ -46,4 +46,11 @@ ClockOffset measure_clock(Comm& comm, int rounds) {
   return best;
 }
 
+// Differences alone become doubles: a clock itself has more digits.
+std::int64_t on_first_clock(std::int64_t ns, const ClockOffset& a, const ClockOffset& b) {
+  if (b.at_ns <= a.at_ns) return ns + a.offset_ns;
+  const double part = static_cast<double>(ns - a.at_ns) / static_cast<double>(b.at_ns - a.at_ns);
+  return ns + a.offset_ns + static_cast<std::int64_t>(part * static_cast<double>(b.offset_ns - a.offset_ns));
+}
+
 }  // namespace moe

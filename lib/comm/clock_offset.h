@@ -1,5 +1,5 @@
 // How the clock of a rank differs from that of rank 0, measured with messages: half of the shortest round trip bounds the
-// error. Not here: what clocks do between two measurements (lib/run/timeline.cpp draws a straight line).
+// error.
 #pragma once
 
 #include <cstdint>
@@ -16,5 +16,9 @@ struct ClockOffset {
 
 // Of trace_clock_ns(). A collective call: rank 0 answers one rank after the other, `rounds` times each.
 ClockOffset measure_clock(Comm& comm, int rounds = 32);
+
+// A time of this rank on rank 0's clock, by a straight line through two measurements: clocks of two hosts drift apart by
+// microseconds in a second.
+std::int64_t on_first_clock(std::int64_t ns, const ClockOffset& a, const ClockOffset& b);
 
 }  // namespace moe

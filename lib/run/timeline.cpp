@@ -13,13 +13,6 @@ namespace {
 
 constexpr std::size_t kMaxPerRank = 100'000, kMaxOfAll = 4'000'000, kMinPerRank = 1000;
 
-// A line through two measurements: clocks of two hosts drift apart by some microseconds in a second.
-std::int64_t on_first_rank(std::int64_t ns, const ClockOffset& a, const ClockOffset& b) {
-  if (b.at_ns <= a.at_ns) return ns + a.offset_ns;
-  const double part = static_cast<double>(ns - a.at_ns) / static_cast<double>(b.at_ns - a.at_ns);
-  return ns + a.offset_ns + static_cast<std::int64_t>(part * static_cast<double>(b.offset_ns - a.offset_ns));
-}
-
 // use(text) on rank 0 with the text of each rank in turn. For a task of the lane.
 void each_text_at_first(Comm& comm, const std::string& mine, const std::function<void(const std::string&)>& use) {
   std::vector<std::int64_t> bytes(static_cast<std::size_t>(comm.size()));
@@ -59,6 +52,8 @@ void Timeline::before_step(std::int64_t step) {
 
 void Timeline::after_last_step() {
   if (phase_ == Phase::kCollecting) end();
+  if (phase_ == Phase::kBefore)
+    log_warning(o_.path + ": not written, since this call made no step " + std::to_string(o_.steps.first));
 }
 
 ClockOffset Timeline::measure() {
@@ -80,7 +75,7 @@ void Timeline::end() {
   const TraceLog log = world_.trace().end();
   phase_ = Phase::kOver;
   const ClockOffset last = measure();
-  const auto here = [&](std::int64_t ns) { return on_first_rank(ns, first_, last); };
+  const auto here = [&](std::int64_t ns) { return on_first_clock(ns, first_, last); };
   // The file begins where the first rank's window does.
   std::array<std::int64_t, 2> most = {-here(log.begin_ns), std::max(first_.error_ns, last.error_ns)};
   if (!world_.alone()) world_.lane().call("timeline", [&] { all_reduce_max(world_.comm(), "timeline", std::span(most)); });
@@ -139,8 +134,6 @@ void Timeline::write(const std::string& events, const TraceLog& log, std::int64_
 }
 
 void Timeline::finish() const {
-  if (phase_ == Phase::kBefore)
-    log_warning(o_.path + ": not written, since this call made no step " + std::to_string(o_.steps.first));
   world_.agree([&] {
     if (failure_) throw *failure_;
   });

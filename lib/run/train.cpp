@@ -140,7 +140,6 @@ class TrainRun {
   Exit finish(bool stopped) {
     checkpoint_ = saves_->finish(counters_now());
     if (trace_) trace_->finish(provenance());
-    if (timeline_) timeline_->finish();
     if (stopped) {
       if (is_first_) {
         log_warning("stopped by a signal at step " + std::to_string(counters_.step) +
@@ -154,9 +153,9 @@ class TrainRun {
     output_->write_event({{"event", "end"}, {"step", counters_.step}});
     world_.agree([&] { picture_ = output_->draw(last_.layers, is_first_ ? unigram_entropy(*inputs_->data) : 0); });
     print_sample();
-    if (!is_first_) return Exit::kOk;
-    write_result_json(o_.common.json, train_json(o_, report()));
-    if (o_.common.json != "-") std::printf("%s\n", train_box(report()).c_str());
+    write_summary_json();
+    if (is_first_ && o_.common.json != "-") std::printf("%s\n", train_box(report()).c_str());
+    if (timeline_) timeline_->finish();
     return Exit::kOk;
   }
 
