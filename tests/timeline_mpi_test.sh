@@ -25,7 +25,7 @@ expect() {  # CODE RANKS OPTION...
 }
 losses() { sed -n 's/.*[{,]\("loss":[^,]*\),.*/\1/p' "$1/metrics.jsonl"; }
 # Spans of a rank on a row; the file has one event a line.
-spans() { grep -c "\"ph\":\"X\",.*\"pid\":$2,\"tid\":$3," "$1"; }
+spans() { grep -c "\"ph\":\"X\",.*\"pid\":$(($2 + 1)),\"tid\":$(($2 + 1))$3," "$1"; }
 
 for i in $(seq 400); do echo "line $i: the quick brown fox jumps over the lazy dog $((i * i * 7919 % 1000))"; done >text.txt
 loud="--preset tiny --layers 2 --heads 2 --kv-heads 2 --head-dim 8 --experts 4 --expert-ffn 16 --d-model 16 --data text.txt"
@@ -39,9 +39,9 @@ cmp -s <(losses plain) <(losses traced) || fail "the losses are not those of a r
 [ "$(losses traced | wc -l)" = 6 ] || fail "expected six losses"
 [ "$(grep -c '"name":"process_name"' trace.json)" = 4 ] || fail "expected four processes in trace.json"
 for rank in 0 1 2 3; do
-  grep -q "\"name\":\"process_name\",\"pid\":$rank,.*\"name\":\"rank $rank (host " trace.json || fail "rank $rank has no name"
+  grep -q "\"name\":\"process_name\",\"pid\":$((rank + 1)),.*\"name\":\"rank $rank (host " trace.json || fail "rank $rank has no name"
   for row in 0 1 2; do [ "$(spans trace.json $rank $row)" -gt 0 ] || fail "rank $rank has nothing on row $row"; done
-  [ "$(grep -c "\"name\":\"step\",.*\"pid\":$rank,\"tid\":0,.*\"step\":[234]}" trace.json)" = 3 ] || fail "rank $rank: expected the steps 2 to 4"
+  [ "$(grep -c "\"name\":\"step\",.*\"pid\":$((rank + 1)),.*\"step\":[234]}" trace.json)" = 3 ] || fail "rank $rank: expected the steps 2 to 4"
 done
 grep -q '"name":"write checkpoint","cat":"saving"' trace.json || fail "the save of step 3 is not there"
 [ -z "$(find . -name '.tmp-trace*')" ] || fail "a temporary file is left"

@@ -19,6 +19,7 @@ using ::testing::HasSubstr;
 using ::testing::IsSupersetOf;
 
 constexpr int kVocab = 37;
+constexpr TraceRow kCompute = TraceRow::kCompute;
 
 TrainOptions options() {
   TrainOptions o;
@@ -63,10 +64,10 @@ TracedRun traced(const MeshOptions& mesh, const StepRange& steps, std::size_t ma
   return run;
 }
 
-std::vector<nlohmann::json> spans_of(const nlohmann::json& file, int rank, int row) {
+std::vector<nlohmann::json> spans_of(const nlohmann::json& file, int rank, TraceRow row) {
   std::vector<nlohmann::json> spans;
   for (const auto& e : file.at("traceEvents"))
-    if (e.at("ph") == "X" && e.at("pid") == rank && e.at("tid") == row) spans.push_back(e);
+    if (e.at("ph") == "X" && e.at("pid") == timeline_pid(rank) && e.at("tid") == timeline_tid(rank, row)) spans.push_back(e);
   return spans;
 }
 
@@ -102,14 +103,14 @@ TEST(Timeline, HasEveryRankAndRowAndTheStepsAskedFor) {
   std::map<int, std::string> processes;
   std::set<std::pair<int, std::string>> rows;
   for (const auto& e : run.file.at("traceEvents")) {
-    if (e.at("name") == "process_name") processes[e.at("pid").get<int>()] = e.at("args").at("name");
+    if (e.at("name") == "process_name") processes[e.at("pid").get<int>() - 1] = e.at("args").at("name");
     if (e.at("name") == "thread_name") rows.emplace(e.at("pid").get<int>(), e.at("args").at("name").get<std::string>());
   }
   ASSERT_EQ(processes.size(), 4u);
   EXPECT_EQ(rows.size(), 4 * kNumTraceRows);
   for (int r = 0; r < 4; ++r) {
     EXPECT_THAT(processes[r], HasSubstr("rank " + std::to_string(r)));
-    const auto compute = spans_of(run.file, r, 0), communication = spans_of(run.file, r, 1);
+    const auto compute = spans_of(run.file, r, kCompute), communication = spans_of(run.file, r, TraceRow::kCommunication);
     EXPECT_THAT(names_in(compute),
                 IsSupersetOf({"step", "data", "forward", "pre forward", "experts forward", "head forward", "backward",
                               "experts backward input", "experts backward weight", "totals", "update", "wait"}));
@@ -132,7 +133,7 @@ TEST(Timeline, WaitsAreTheExposedSecondsOfTheMetrics) {
   std::map<std::int64_t, double> waited;
   double step_begin = -1, step_end = -1;
   std::int64_t step = 0;
-  for (const auto& s : spans_of(run.file, 0, 0)) {
+  for (const auto& s : spans_of(run.file, 0, kCompute)) {
     const double begin = s.at("ts"), end = begin + s.at("dur").get<double>();
     if (s.at("name") == "step") step_begin = begin, step_end = end, step = s.at("args").at("step");
     if (s.at("name") == "wait" && begin >= step_begin && end <= step_end) waited[step] += 1e-6 * (end - begin);
@@ -157,7 +158,8 @@ TEST(Timeline, KeepsTheFirstEventsAndSaysHowManyItLeftOut) {
   const TracedRun run = traced({.shape = {1, 1, 2}}, {1, 2}, 10);
   EXPECT_EQ(run.file.at("otherData").at("num_events"), 20);
   EXPECT_GT(run.file.at("otherData").at("num_left_out").get<int>(), 20);
-  for (int r = 0; r < 2; ++r) EXPECT_EQ(spans_of(run.file, r, 0).size() + spans_of(run.file, r, 1).size(), 10u);
+  for (int r = 0; r < 2; ++r)
+    EXPECT_EQ(spans_of(run.file, r, kCompute).size() + spans_of(run.file, r, TraceRow::kCommunication).size(), 10u);
   EXPECT_LT(max_timeline_events(1000), max_timeline_events(1));
   EXPECT_GT(max_timeline_events(1'000'000), 0u);
 }
@@ -165,7 +167,7 @@ TEST(Timeline, KeepsTheFirstEventsAndSaysHowManyItLeftOut) {
 TEST(Timeline, WithoutItsStepsThereIsNoFileAndWithFewerWhatThereIs) {
   EXPECT_TRUE(traced({}, {5, 9}).file.is_null());
   const TracedRun run = traced({}, {4, 9});
-  EXPECT_EQ(names_in(spans_of(run.file, 0, 0)).count("step"), 1u);
+  EXPECT_EQ(names_in(spans_of(run.file, 0, kCompute)).count("step"), 1u);
 }
 
 TEST(Timeline, IsNotWrittenOverAnotherFile) {
@@ -193,7 +195,8 @@ TEST(TimelineText, EscapesNames) {
   const auto& span = file.at("traceEvents").back();
   EXPECT_EQ(span.at("name"), "x\"y\\z\n");
   EXPECT_EQ(span.at("args").at("of"), of);
-  EXPECT_EQ(span.at("pid"), 7);
+  EXPECT_EQ(span.at("pid"), 8);
+  EXPECT_EQ(span.at("tid"), 80);
   EXPECT_EQ(ns(span.at("ts")), 1'000);
   EXPECT_EQ(ns(span.at("dur")), 1'233'567);
 }

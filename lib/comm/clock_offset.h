@@ -15,7 +15,7 @@ struct ClockOffset {
 };
 
 // Of trace_clock_ns(). A collective call: rank 0 answers one rank after the other, `rounds` times each.
-ClockOffset measure_clock(Comm& comm, int rounds = 32);
+ClockOffset measure_clock(Comm& comm, int rounds = 16);
 
 // A time of this rank on rank 0's clock, by a straight line through two measurements: clocks of two hosts drift apart by
 // microseconds in a second.

@@ -11,9 +11,13 @@ std::string quoted(const std::string& text) {
   return nlohmann::json(text).dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
 }
 
-std::string metadata(int rank, int row, const char* what, const std::string& argument) {
-  return std::string("{\"ph\":\"M\",\"name\":\"") + what + "\",\"pid\":" + std::to_string(rank) +
-         ",\"tid\":" + std::to_string(row) + ",\"args\":{" + argument + "}}";
+// "pid":1,"tid":10
+std::string ids(int rank, TraceRow row) {
+  return "\"pid\":" + std::to_string(timeline_pid(rank)) + ",\"tid\":" + std::to_string(timeline_tid(rank, row));
+}
+
+std::string metadata(int rank, TraceRow row, const char* what, const std::string& argument) {
+  return std::string("{\"ph\":\"M\",\"name\":\"") + what + "\"," + ids(rank, row) + ",\"args\":{" + argument + "}}";
 }
 
 // Microseconds with all digits of the nanoseconds.
@@ -43,17 +47,18 @@ std::string timeline_head(const nlohmann::json& about) {
 
 std::string timeline_of_rank(int rank, const std::string& rank_name, const std::vector<TraceEvent>& events,
                              const std::function<std::int64_t(std::int64_t)>& to_ns) {
-  std::string text = metadata(rank, 0, "process_name", "\"name\":" + quoted(rank_name)) + ",\n" +
-                     metadata(rank, 0, "process_sort_index", "\"sort_index\":" + std::to_string(rank));
-  for (int row = 0; row < static_cast<int>(kNumTraceRows); ++row)
-    text += ",\n" + metadata(rank, row, "thread_name", "\"name\":" + quoted(kTraceRowNames[row])) + ",\n" +
-            metadata(rank, row, "thread_sort_index", "\"sort_index\":" + std::to_string(row));
-  const std::string head = "\",\"pid\":" + std::to_string(rank) + ",\"tid\":";
+  std::string text = metadata(rank, TraceRow::kCompute, "process_name", "\"name\":" + quoted(rank_name)) + ",\n" +
+                     metadata(rank, TraceRow::kCompute, "process_sort_index", "\"sort_index\":" + std::to_string(rank));
+  for (std::size_t i = 0; i < kNumTraceRows; ++i) {
+    const auto row = static_cast<TraceRow>(i);
+    text += ",\n" + metadata(rank, row, "thread_name", "\"name\":" + quoted(kTraceRowNames[i])) + ",\n" +
+            metadata(rank, row, "thread_sort_index", "\"sort_index\":" + std::to_string(i));
+  }
   for (const TraceEvent& e : events) {
     const std::int64_t begin = std::max<std::int64_t>(0, to_ns(e.begin_ns)), end = std::max(begin, to_ns(e.end_ns));
-    text += ",\n{\"ph\":\"X\",\"name\":" + quoted(e.name) + ",\"cat\":\"" + kTraceRowNames[static_cast<int>(e.row)] + head +
-            std::to_string(static_cast<int>(e.row)) + ",\"ts\":" + micros(begin) + ",\"dur\":" + micros(end - begin) +
-            ",\"args\":{" + arguments(e) + "}}";
+    text += ",\n{\"ph\":\"X\",\"name\":" + quoted(e.name) + ",\"cat\":\"" + kTraceRowNames[static_cast<int>(e.row)] + "\"," +
+            ids(rank, e.row) + ",\"ts\":" + micros(begin) + ",\"dur\":" + micros(end - begin) + ",\"args\":{" +
+            arguments(e) + "}}";
   }
   return text;
 }

@@ -268,6 +268,7 @@ Options train_options(TrainOptions& train) {
       {"moe-train --data text.txt --steps 200 -o run",
        "moe-train --preset tiny --data tokens.h5 --steps 300 -o run --resume must",
        "moe-train --data text.txt --steps 200 --router-trace trace.h5 --router-trace-steps 4",
+       "moe-train --data text.txt --steps 200 --trace step.json --trace-steps 1:2",
        "moe-train --preset olmoe-1b-7b --dry-run", "moe-train --data text.txt --steps 20 --experts 16 --top-k 4 --json -"});
   o.group("Model");
   o.add(
