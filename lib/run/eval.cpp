@@ -1,4 +1,3 @@
-#include "lib/run/compute.h"
 #include "lib/run/eval.h"
 
 #include <algorithm>
@@ -6,6 +5,7 @@
 #include <map>
 
 #include "lib/base/log.h"
+#include "lib/run/compute.h"
 #include "lib/run/eval_speculate.h"
 #include "lib/run/result.h"
 
@@ -123,6 +123,16 @@ Exit report(const EvalOptions& e, World& world) {
   return Exit::kOk;
 }
 
+// A cache of keys and values is memory of the host so far.
+CommonOptions on_cpu_if_needed(const EvalOptions& e) {
+  CommonOptions common = e.common;
+  if (e.arguments[0] != "generate") return common;
+  if (common.device == DeviceChoice::kCuda)
+    throw Error(Exit::kUnavailable, "generate: expected --device cpu, found cuda", "generation runs on the CPU");
+  common.device = DeviceChoice::kCpu;
+  return common;
+}
+
 }  // namespace
 
 Options eval_options(EvalOptions& e) {
@@ -146,16 +156,6 @@ Options eval_options(EvalOptions& e) {
   add_common_options(o, e.common);
   o.after_parse([&e](Options& parsed) { check_options(parsed, e); });
   return o;
-}
-
-// A cache of keys and values is memory of the host so far.
-CommonOptions on_cpu_if_needed(const EvalOptions& e) {
-  CommonOptions common = e.common;
-  if (e.arguments[0] != "generate") return common;
-  if (common.device == DeviceChoice::kCuda)
-    throw Error(Exit::kUnavailable, "generate: expected --device cpu, found cuda", "generation runs on the CPU");
-  common.device = DeviceChoice::kCpu;
-  return common;
 }
 
 Exit run_eval(EvalOptions& e, const Invocation& invocation, World& world) {
