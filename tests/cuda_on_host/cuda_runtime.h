@@ -239,6 +239,10 @@ T __ldcs(const T* p) {
   return *p;
 }
 template <class T>
+void __stwb(T* p, T v) {
+  *p = v;
+}
+template <class T>
 void __stcs(T* p, T v) {
   *p = v;
 }
