@@ -265,6 +265,10 @@ T __ldcs(const T* p) {
   return *p;
 }
 template <class T>
+void __stwb(T* p, T v) {
+  *p = v;
+}
+template <class T>
 void __stcs(T* p, T v) {
   *p = v;
 }
