@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/kernels.h"
+#include "tests/kernel_device.h"
 
 namespace moe {
 namespace {
@@ -44,7 +45,7 @@ struct Shape {
 const Shape kShapes[] = {{1, 1}, {37, 19}, {130, 600}, {1031, 257}};
 
 void expect_rows_alone(const Kernels& kernels, DType dtype, DType out, const Shape& shape, Store store, int threads) {
-  Stream stream(threads);
+  Stream stream(kernel_device(), threads);
   const Matrix x(dtype, kFewRows, shape.k, 1), w(dtype, shape.n, shape.k, 2);
   Matrix alone(out, kFewRows, shape.n, 3);
   for (Int i = 0; i < kFewRows; ++i)
@@ -69,11 +70,9 @@ void expect_rows_alone(const Kernels& kernels, DType dtype, DType out, const Sha
 }
 
 TEST(FewRows, HaveTheBitsOfRowsAlone) {
-  for (const char* isa : {"avx512", "avx2", "generic"}) {
-    const Kernels* kernels = cpu_kernels_by_isa(isa);
-    if (!kernels) continue;
+  for (const Kernels* kernels : all_isas()) {
     for (const Shape& shape : kShapes) {
-      if (isa == std::string("generic") && shape.n > 1000) continue;  // slow, and cut as the others are
+      if (kernels->isa == std::string("generic") && shape.n > 1000) continue;  // slow, and cut as the others are
       for (const DType dtype : {DType::kF32, DType::kBF16}) {
         expect_rows_alone(*kernels, dtype, dtype, shape, Store::kAssign, 1);
         expect_rows_alone(*kernels, dtype, DType::kF32, shape, Store::kAdd, 2);  // logits; the residual stream

@@ -1,4 +1,4 @@
-// Matrix products, plain and grouped, of every instruction set of this processor against double loops.
+// Matrix products, plain and grouped, of every instruction set of this processor, or of CUDA, against double loops.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -7,18 +7,12 @@
 
 #include "kernels/kernels.h"
 #include "tests/compare.h"
+#include "tests/kernel_device.h"
 
 namespace moe {
 namespace {
 
 using Int = std::int64_t;
-
-std::vector<const Kernels*> usable_kernels() {
-  std::vector<const Kernels*> list;
-  for (const char* isa : {"avx512", "avx2", "generic"})
-    if (const Kernels* k = cpu_kernels_by_isa(isa)) list.push_back(k);
-  return list;
-}
 
 // A matrix with its own storage and a row stride wider than its columns; the gap holds NaN, which must not be read.
 struct Matrix {
@@ -116,12 +110,12 @@ void check(const Case& c, bool grouped) {
   const std::vector<double> want = naive<double>(c, a, b, start);
   const double loop_error = worst_error<float, double>(naive<float>(c, a, b, start), want).relative;
   const double rounding = start.dtype == DType::kBF16 ? 1.0 / 256 : 0;
-  for (const Kernels* k : usable_kernels()) {
+  for (const Kernels* k : all_isas()) {
     SCOPED_TRACE(std::string(k->isa) + " op " + std::to_string(static_cast<int>(c.op)) + " rows " +
                  std::to_string(c.rows()) + " in " + std::to_string(c.in) + " out " + std::to_string(c.out));
     std::vector<float> first;
     for (int threads : {1, 2, 3}) {
-      Stream stream(threads);
+      Stream stream(kernel_device(), threads);
       Matrix y = start;
       grouped ? run_grouped(k->grouped_gemm, stream, c, a, b, y) : run_plain(k->gemm, stream, c, a, b, y);
       const std::vector<float> got = y.values();
@@ -163,8 +157,8 @@ TEST(Gemm, AddsAndReadsBf16) {
 
 TEST(Gemm, MixedTypes) {
   Matrix x(DType::kF32, 9, 20, 0, 1), w(DType::kBF16, 11, 20, 0, 2), y(DType::kF32, 9, 11, 0, 3);
-  for (const Kernels* k : usable_kernels()) {
-    Stream stream(1);
+  for (const Kernels* k : all_isas()) {
+    Stream stream(kernel_device(), 1);
     k->gemm.forward(stream, x.view(), w.view(), y.view(), Store::kAssign);
     for (Int i = 0; i < 9; ++i)
       for (Int j = 0; j < 11; ++j) {
@@ -186,8 +180,8 @@ TEST(Gemm, RoundsABf16ResultOnce) {
       x.bf16[static_cast<std::size_t>(i)] = to_bf16(k < 749 ? 1.0f : k < 1496 ? -1.0f : 0.0f);
     }
     std::fill(w.bf16.begin(), w.bf16.end(), to_bf16(1.0f));
-    for (const Kernels* k : usable_kernels()) {
-      Stream stream(1);
+    for (const Kernels* k : all_isas()) {
+      Stream stream(kernel_device(), 1);
       k->gemm.forward(stream, x.view(), w.view(), y.view(), Store::kAssign);
       for (float v : y.values()) EXPECT_EQ(v, 2.0f);
     }
@@ -195,11 +189,11 @@ TEST(Gemm, RoundsABf16ResultOnce) {
 }
 
 TEST(Gemm, NotANumberStaysVisible) {
-  for (const Kernels* k : usable_kernels())
+  for (const Kernels* k : all_isas())
     for (Int rows : {5, 40}) {
       Matrix x(DType::kF32, rows, 50, 0, 1), w(DType::kF32, 40, 50, 0, 2), y(DType::kF32, rows, 40, 0, 3);
       x.f32[2 * 50 + 17] = std::nanf("");
-      Stream stream(2);
+      Stream stream(kernel_device(), 2);
       k->gemm.forward(stream, x.view(), w.view(), y.view(), Store::kAssign);
       for (Int i = 0; i < rows; ++i)
         for (Int j = 0; j < 40; ++j) EXPECT_EQ(std::isnan(y.at(i, j)), i == 2);
@@ -214,8 +208,8 @@ TEST(Gemm, NoRows) {
 TEST(Gemm, RefusesShapesThatDoNotFit) {
   Matrix x(DType::kF32, 4, 6, 0, 1), w(DType::kF32, 5, 7, 0, 2), y(DType::kF32, 4, 5, 0, 3), half(DType::kBF16, 6, 7, 0, 4);
   const std::vector<Int> short_psum{0, 3};
-  for (const Kernels* k : usable_kernels()) {
-    Stream stream(1);
+  for (const Kernels* k : all_isas()) {
+    Stream stream(kernel_device(), 1);
     EXPECT_THROW(k->gemm.forward(stream, x.view(), w.view(), y.view(), Store::kAssign), std::invalid_argument);
     EXPECT_THROW(k->gemm.backward_weight(stream, x.view(), y.view(), half.view()), std::invalid_argument);
     EXPECT_THROW(k->grouped_gemm.forward(stream, x.view(), w.view(), short_psum, y.view(), Store::kAssign),
@@ -239,8 +233,8 @@ TEST(GroupedGemm, LargeEnoughForSeveralTasks) {
 }
 
 TEST(Peak, IsAPositiveFigure) {
-  for (const Kernels* k : usable_kernels()) {
-    Stream stream(1);
+  for (const Kernels* k : all_isas()) {
+    Stream stream(kernel_device(), 1);
     const double gflops = k->register_peak_gflops(stream, 0.002);
     EXPECT_GT(gflops, 0.1);
     EXPECT_LT(gflops, 1e5);

@@ -131,6 +131,10 @@ unsigned char* shared_bytes();
 void wait_until(const std::function<bool()>& done, const char* what);
 // Returns when `count` threads of the block have called with the same key (of a few, below 1024).
 void barrier(unsigned key, unsigned count, const char* what);
+// Says that something happened that another fiber may wait for.
+void progressed();
+// Counts the blocks that this host thread ran, this one included.
+std::size_t block_number();
 // How many threads of this block have not ended.
 unsigned num_alive();
 // One value of every lane of `mask` in this warp, to read until the next exchange of the warp. At most 64 bytes each.
@@ -255,6 +259,14 @@ inline float __ldg(const float* p) { return *p; }
 template <class T>
 T __ldg(const T* p) {
   return *p;
+}
+template <class T>
+T __ldcs(const T* p) {
+  return *p;
+}
+template <class T>
+void __stcs(T* p, T v) {
+  *p = v;
 }
 template <class T, class V>
 T atomicAdd(T* p, V v) {

@@ -48,6 +48,7 @@ struct Block {
   std::map<std::pair<unsigned, unsigned>, WarpExchange> exchanges;  // by first warp and mask, or number of warps
   std::vector<unsigned char> shared;
   unsigned alive = 0;
+  std::size_t number = 0;    // of blocks so far
   std::size_t progress = 0;  // changes whenever some fiber got on
   jmp_buf scheduler;
   ucontext_t scheduler_context;
@@ -166,6 +167,8 @@ void wait_until(const std::function<bool()>& done, const char* what) {
   ++block->progress;
 }
 
+void progressed() { ++block->progress; }
+std::size_t block_number() { return block->number; }
 unsigned num_alive() { return block->alive; }
 
 void barrier(unsigned key, unsigned count, const char* what) {
@@ -219,6 +222,7 @@ void run_grid(dim3 grid, dim3 size, std::size_t shared, const std::function<void
         block->shared.assign(shared + kSharedAlign, 0xff);  // with nothing behind what was asked for
         block->fibers.assign(n, Fiber{});
         block->alive = n;
+        ++block->number;
         blockIdx = {x, y, z};
         for (unsigned i = 0; i < n; ++i) {
           Fiber& f = block->fibers[i];
