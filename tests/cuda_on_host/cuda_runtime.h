@@ -131,6 +131,7 @@ unsigned char* shared_bytes();
 void wait_until(const std::function<bool()>& done, const char* what);
 // Returns when `count` threads of the block have called with the same key (of a few, below 1024).
 void barrier(unsigned key, unsigned count, const char* what);
+void barrier_without_waiting(unsigned key, unsigned count);  // counts as one of them
 // Says that something happened that another fiber may wait for.
 void progressed();
 // Counts the blocks that this host thread ran, this one included.
