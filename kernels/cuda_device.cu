@@ -44,7 +44,20 @@ void* Queue::scratch(std::size_t bytes) {
 
 namespace {
 
-cudaStream_t stream_of(void* queue) { return static_cast<Queue*>(queue)->stream; }
+int opened = 0;  // the device of this process
+
+// A thread begins on device 0.
+void use_device() {
+  static thread_local int current = 0;
+  if (current == opened) return;
+  check(cudaSetDevice(opened), "device");
+  current = opened;
+}
+
+cudaStream_t stream_of(void* queue) {
+  use_device();
+  return static_cast<Queue*>(queue)->stream;
+}
 
 // nullptr where there is not so much; any other failure is one.
 bool allocated(cudaError_t error, const char* what) {
@@ -57,6 +70,7 @@ bool allocated(cudaError_t error, const char* what) {
 }
 
 void* allocate(std::size_t bytes) {
+  use_device();
   void* p = nullptr;
   if (!allocated(cudaMalloc(&p, bytes), "allocate")) return nullptr;
   check(cudaMemset(p, 0, bytes), "allocate");
@@ -73,7 +87,10 @@ void* allocate_host(std::size_t bytes) {
 }
 void release_host(void* memory, std::size_t) { cudaFreeHost(memory); }
 
-void* make_queue() { return new Queue; }
+void* make_queue() {
+  use_device();
+  return new Queue;
+}
 void free_queue(void* queue) { delete static_cast<Queue*>(queue); }
 
 void copy(void* queue, void* to, const void* from, std::size_t bytes) {
@@ -84,10 +101,15 @@ void zero(void* queue, void* memory, std::size_t bytes) {
 }
 void synchronize(void* queue) { check(cudaStreamSynchronize(stream_of(queue)), "synchronize"); }
 
-void wait_for(void* queue, void* other) {
+void* mark(void* queue) {
+  const cudaStream_t stream = stream_of(queue);
   cudaEvent_t event;
   check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "event");
-  check(cudaEventRecord(event, stream_of(other)), "event");
+  check(cudaEventRecord(event, stream), "event");
+  return event;
+}
+void wait_mark(void* queue, void* mark) {
+  const auto event = static_cast<cudaEvent_t>(mark);
   check(cudaStreamWaitEvent(stream_of(queue), event, 0), "event");
   check(cudaEventDestroy(event), "event");  // when it has happened
 }
@@ -101,7 +123,7 @@ void memory(std::size_t* used_bytes, std::size_t* total_bytes) {
 char name[256] = "";  // of the device that was opened
 
 const Device device = {DeviceKind::kCuda, name, allocate, release,     allocate_host, release_host, make_queue,
-                       free_queue,        copy, zero,     synchronize, wait_for,      memory};
+                       free_queue,        copy, zero,     synchronize, mark,          wait_mark,    memory};
 
 int num_devices(char* text, int size) {
   int devices = 0;  // left untouched by the call where there is no driver
@@ -118,7 +140,8 @@ const Device* open(int index) {
   if (properties.major < 9)
     throw std::runtime_error(std::string("CUDA: expected compute capability 9.0 or more, found ") + properties.name +
                              " of " + std::to_string(properties.major) + "." + std::to_string(properties.minor));
-  check(cudaSetDevice(index), "device");
+  opened = index;
+  use_device();
   std::snprintf(name, sizeof name, "%s", properties.name);
   return &device;
 }

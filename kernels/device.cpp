@@ -25,11 +25,12 @@ void copy(void*, void* to, const void* from, std::size_t bytes) {
 void zero(void*, void* memory, std::size_t bytes) {
   if (bytes > 0) std::memset(memory, 0, bytes);
 }
-void wait_for(void*, void*) {}
+void* mark(void*) { return nullptr; }
+void wait_mark(void*, void*) {}
 void memory(std::size_t* used_bytes, std::size_t* total_bytes) { *used_bytes = *total_bytes = 0; }
 
-constexpr Device kCpuDevice = {DeviceKind::kCpu, "cpu", map,  unmap,   map,      unmap, no_queue,
-                               nothing,          copy,  zero, nothing, wait_for, memory};
+constexpr Device kCpuDevice = {DeviceKind::kCpu, "cpu", map,  unmap,   map,  unmap,     no_queue,
+                               nothing,          copy,  zero, nothing, mark, wait_mark, memory};
 
 }  // namespace
 

@@ -29,8 +29,10 @@ struct Device {
   void (*copy)(void* queue, void* to, const void* from, std::size_t bytes);
   void (*zero)(void* queue, void* memory, std::size_t bytes);
   void (*synchronize)(void* queue);  // returns when everything in the queue is done
-  // What comes into `queue` from now on waits for what is in `other` now; the host does not.
-  void (*wait_for)(void* queue, void* other);
+  // A mark behind what is in the queue now; what comes into a queue after wait_mark() waits for it, the host does not. Each
+  // mark is waited for once. nullptr on the CPU.
+  void* (*mark)(void* queue);
+  void (*wait_mark)(void* queue, void* mark);
   // Memory in use by this process, and all there is.
   void (*memory)(std::size_t* used_bytes, std::size_t* total_bytes);
 };
@@ -52,7 +54,8 @@ class Stream {
   void copy(void* to, const void* from, std::size_t bytes) { device_->copy(queue_, to, from, bytes); }
   void zero(void* memory, std::size_t bytes) { device_->zero(queue_, memory, bytes); }
   void synchronize() { device_->synchronize(queue_); }
-  void wait_for(Stream& other) { device_->wait_for(queue_, other.queue_); }
+  void* mark() { return device_->mark(queue_); }
+  void wait_mark(void* mark) { device_->wait_mark(queue_, mark); }
 
   // Of the CPU alone: 64-byte aligned scratch of one thread (index 0 .. num_threads-1), valid inside one kernel call. The
   // memory is kScratchBytes long and is only touched when used.

@@ -35,8 +35,28 @@ void swap(Stream& stream, std::span<float> a, std::span<float> b) {
   }
 }
 
+constexpr i64 kSumBlock = 2048;  // floats that are summed while they stay in the L1 cache
+
+void sum_block(std::span<const float* const> from, i64 at, i64 n, float* to, Store mode) {
+  float block[kSumBlock];
+  std::memcpy(block, from[0] + at, sizeof(float) * static_cast<std::size_t>(n));
+  for (std::size_t r = 1; r < from.size(); ++r)
+    for_columns(n,
+                [&](i64 i, auto lanes) { store(block + i, load(block + i, lanes) + load(from[r] + at + i, lanes), lanes); });
+  for_columns(n, [&](i64 i, auto lanes) {
+    const vf v = load(block + i, lanes);
+    store(to + at + i, mode == Store::kAdd ? load(to + at + i, lanes) + v : v, lanes);
+  });
+}
+
+void sum(Stream& stream, std::span<const float* const> from, std::int64_t n, float* to, Store mode) {
+  require(!from.empty(), "elements.sum: expected at least one vector");
+#pragma omp parallel for schedule(static) num_threads(threads_for(stream, n * 4 * static_cast <i64>(from.size())))
+  for (i64 at = 0; at < n; at += kSumBlock) sum_block(from, at, n - at < kSumBlock ? n - at : kSumBlock, to, mode);
+}
+
 }  // namespace
 
-const ElementKernels elements_cpu = {copy, swap};
+const ElementKernels elements_cpu = {copy, swap, sum};
 
 }  // namespace moe::MOE_ISA

@@ -51,8 +51,26 @@ void swap(Stream& stream, std::span<float> a, std::span<float> b) {
          n);
 }
 
+__global__ void sum_kernel(const float* const* from, int count, i64 n, float* to, bool add) {
+  for (i64 i = i64{blockIdx.x} * blockDim.x + threadIdx.x; i < n; i += i64{gridDim.x} * blockDim.x) {
+    float v = from[0][i];
+    for (int r = 1; r < count; ++r) v += from[r][i];
+    to[i] = add ? to[i] + v : v;
+  }
+}
+
+void sum(Stream& stream, std::span<const float* const> from, std::int64_t n, float* to, Store store) {
+  require(!from.empty(), "elements.sum: expected at least one vector");
+  Queue& q = queue_of(stream);
+  auto* list = q.scratch_of<const float*>(static_cast<i64>(from.size()));
+  stream.copy(list, from.data(), from.size_bytes());
+  const unsigned blocks = blocks_for(n, kThreads);
+  launch(q, sum_kernel, dim3(blocks < kMostBlocks ? blocks : kMostBlocks), kThreads, 0, list, static_cast<int>(from.size()),
+         n, to, store == Store::kAdd);
+}
+
 }  // namespace
 
-const ElementKernels elements_cuda = {copy, swap};
+const ElementKernels elements_cuda = {copy, swap, sum};
 
 }  // namespace moe::cuda

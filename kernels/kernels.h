@@ -234,6 +234,9 @@ struct ElementKernels {
   // to (=|+=) from, of the same shape: rounded, widened or only moved.
   void (*copy)(Stream&, CMat from, Mat to, Store store);
   void (*swap)(Stream&, std::span<float> a, std::span<float> b);
+  // to[0, n) (=|+=) from[0][0, n) + from[1][0, n) + ..., in this order; the list is of the host, and one of them may be
+  // `to`.
+  void (*sum)(Stream&, std::span<const float* const> from, std::int64_t n, float* to, Store store);
 };
 
 // AdamW (Loshchilov & Hutter 2019), fused over all tensors of a list.
@@ -299,6 +302,12 @@ struct Kernels {
   MuonKernels muon;
   // GFLOP/s of fused multiply-adds in registers alone, for `seconds` on all threads: the roof of this processor.
   double (*register_peak_gflops)(Stream&, double seconds);
+};
+
+// Where a computation runs and with what.
+struct Env {
+  Stream& stream;
+  const Kernels& kernels;
 };
 
 // The widest of avx512, avx2 and generic that this processor runs. The environment variable MOE_ISA may ask for less.

@@ -40,6 +40,29 @@ TEST(Elements, SwapLosesNothing) {
     }
 }
 
+TEST(Elements, SumIsInTheOrderOfTheList) {
+  for (const Kernels* k : all_isas())
+    for (const std::size_t n : {std::size_t{0}, std::size_t{1}, std::size_t{2049}, std::size_t{70001}})
+      for (const Store store : {Store::kAssign, Store::kAdd}) {
+        Stream stream(kernel_device(), 2);
+        std::vector<std::vector<float>> parts;
+        for (std::uint64_t r = 0; r < 3; ++r) parts.push_back(random_floats(n, r, -1, 1));
+        std::vector<float> to = random_floats(n, 9, -1, 1), want = to;
+        for (std::size_t i = 0; i < n; ++i) {
+          const float v = parts[0][i] + parts[1][i] + parts[2][i];
+          want[i] = store == Store::kAdd ? want[i] + v : v;
+        }
+        const std::vector<const float*> from = {parts[0].data(), parts[1].data(), parts[2].data()};
+        k->elements.sum(stream, from, static_cast<std::int64_t>(n), to.data(), store);
+        EXPECT_EQ(to, want);
+        if (store == Store::kAdd) continue;  // one of them may be the sum itself
+        const std::vector<const float*> itself = {parts[0].data(), to.data(), parts[2].data()};
+        for (std::size_t i = 0; i < n; ++i) want[i] = parts[0][i] + want[i] + parts[2][i];
+        k->elements.sum(stream, itself, static_cast<std::int64_t>(n), to.data(), store);
+        EXPECT_EQ(to, want);
+      }
+}
+
 TEST(Elements, RefusesOtherShapes) {
   for (const Kernels* k : all_isas()) {
     Stream stream(kernel_device(), 1);

@@ -15,6 +15,8 @@ bool tests_cuda() {
   return cuda;
 }
 
+bool on_host() { return tests_cuda() && std::string(kernel_device().name) == "stand-in on the host"; }
+
 const Device& kernel_device() {
   if (!tests_cuda()) return cpu_device();
   static const Device* const device = [] {

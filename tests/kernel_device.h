@@ -10,6 +10,7 @@
 namespace moe {
 
 bool tests_cuda();
+bool on_host();  // those of CUDA in the stand-in for machines without a GPU: a thousand times slower
 const Device& kernel_device();
 std::vector<const Kernels*> all_isas();
 

@@ -85,10 +85,10 @@ inline ::testing::AssertionResult as_good_as_naive(const std::vector<float>& got
 
 // run(stream) returns everything that a kernel computed; it must not depend on the number of threads.
 inline void expect_same_bits_with_any_threads(const std::function<std::vector<float>(Stream&)>& run) {
-  Stream one(1);
+  Stream one(kernel_device(), 1);
   const std::vector<float> want = run(one);
   for (const int n : {2, 3}) {
-    Stream stream(n);
+    Stream stream(kernel_device(), n);
     const std::vector<float> got = run(stream);
     EXPECT_TRUE(same_bits(std::span(got), std::span(want))) << n << " threads";
   }

@@ -70,14 +70,29 @@ TEST(MuonKernels, OrthogonalizeAgreesWithDouble) {
     }
 }
 
+// Large tiles are for large matrices, which the stand-in for a GPU would take minutes for.
+TEST(MuonKernels, LargeMatricesAgreeWithTheCpu) {
+  if (!tests_cuda() || std::string(kernel_device().name) == "stand-in on the host") GTEST_SKIP() << "no GPU";
+  for (const auto& [rows, cols] : {std::pair<std::int64_t, std::int64_t>{1501, 1463}, {1300, 2049}}) {
+    const std::vector<float> input = random_floats(static_cast<std::size_t>(rows * cols), 5, -3, 3);
+    std::vector<float> got = input, want = input, work(static_cast<std::size_t>(orthogonalize_floats(rows, cols)));
+    Stream host, device(kernel_device(), 1);
+    cpu_kernels().muon.orthogonalize(host, mat(want.data(), rows, cols), 1, work);
+    all_isas()[0]->muon.orthogonalize(device, mat(got.data(), rows, cols), 1, work);
+    EXPECT_TRUE(close_to(std::span<const float>(got), std::span<const float>(want), 2e-4));
+  }
+}
+
 TEST(MuonKernels, OrthogonalizeOfZeroIsZeroAndNothingElsePasses) {
   Stream stream(kernel_device(), 1);
   std::vector<float> x(12), work(static_cast<std::size_t>(orthogonalize_floats(3, 4)));
-  const MuonKernels& muon = cpu_kernels().muon;
-  muon.orthogonalize(stream, mat(x.data(), 3, 4), 1, work);
-  EXPECT_EQ(x, std::vector<float>(12, 0.0f));
-  EXPECT_THROW(muon.orthogonalize(stream, {x.data(), DType::kF32, 3, 3, 4}, 1, work), std::invalid_argument);
-  EXPECT_THROW(muon.orthogonalize(stream, mat(x.data(), 3, 4), 1, std::span(work).first(20)), std::invalid_argument);
+  for (const Kernels* k : all_isas()) {
+    const MuonKernels& muon = k->muon;
+    muon.orthogonalize(stream, mat(x.data(), 3, 4), 1, work);
+    EXPECT_EQ(x, std::vector<float>(12, 0.0f));
+    EXPECT_THROW(muon.orthogonalize(stream, {x.data(), DType::kF32, 3, 3, 4}, 1, work), std::invalid_argument);
+    EXPECT_THROW(muon.orthogonalize(stream, mat(x.data(), 3, 4), 1, std::span(work).first(20)), std::invalid_argument);
+  }
 }
 
 TEST(MuonKernels, MomentumAndUpdateAgreeWithPlainLoops) {
@@ -153,7 +168,7 @@ void two_steps(World& world, const ModelConfig& c, const MeshOptions& options, c
   Model model(c, DType::kF32, true, mesh, state);
   model.initialize(5);
   Muon muon(model.params(), mesh.unit_comms(), mesh.lane());
-  Stream stream(kernel_device(), 1);
+  Stream stream(1);
   for (std::int64_t step = 1; step <= 2; ++step) {
     for (const Param& p : model.params().all())
       for (const ShardRun& run : model.params().runs(p))
@@ -196,6 +211,7 @@ Tensors on_mesh(const ModelConfig& c, const MeshOptions& options, const Training
 }
 
 TEST(Muon, OnAnyMeshIsMuonOnWholeMatricesBitForBit) {
+  if (tests_cuda()) GTEST_SKIP() << "of the CPU";
   const Placement copies{5, {1, 2}, {{{{4, 0, 3}, {2, 1, 4, 0}}}, {{{0, 1, 2, 3, 4}, {2}}}}};
   for (const bool mla : {false, true}) {
     const TrainingState state{.moments = mla ? DType::kBF16 : DType::kF32, .muon = true};
@@ -229,7 +245,7 @@ TEST(Muon, AStepIsTheFormula) {
       p.grad_shard[i] = Rng(9, p.spec.name).normal(static_cast<std::uint64_t>(i));
   const Param& p = model.params().find(name);
   const std::vector<float> w(p.master, p.master + p.shard_size()), g(p.grad_shard, p.grad_shard + p.shard_size());
-  Stream stream(kernel_device(), 1);
+  Stream stream(1);
   muon.step(stream, cpu_kernels(), {.lr = 0.01f, .decay = 0.1f});
   const std::size_t cols = 12, rows[] = {8, 4, 4};
   std::size_t at = 0;

@@ -9,8 +9,11 @@ namespace {
 
 struct Shape {
   std::int64_t R, F;
+  std::int64_t pad = 1;  // factor on the elements that follow a row: with 8, all rows begin at multiples of 16 bytes
 };
-constexpr Shape kShapes[] = {{1, 1}, {7, 7}, {13, 16}, {31, 37}, {5, 257}, {0, 8}};
+// The last ones: rows that a GPU's threads read in packs, and rows wider than their registers.
+constexpr Shape kShapes[] = {{1, 1},    {7, 7},      {13, 16},    {31, 37},   {5, 257},     {0, 8},
+                             {9, 8, 8}, {17, 24, 8}, {5, 136, 8}, {11, 1100}, {11, 4136, 8}};
 
 template <class R>
 struct Reference {
@@ -39,7 +42,9 @@ struct Inputs {
   TestMat gu, dh;
   std::vector<float> gate;
   Inputs(const Shape& s, DType t)
-      : gu(TestMat::random(t, s.R, 2 * s.F, 1, 3, 6)), dh(TestMat::random(t, s.R, s.F, 2, 1)), gate(random_floats(s.R, 3)) {}
+      : gu(TestMat::random(t, s.R, 2 * s.F, 1, 3 * s.pad, 6)),
+        dh(TestMat::random(t, s.R, s.F, 2, s.pad)),
+        gate(random_floats(s.R, 3)) {}
 };
 
 TEST(Swiglu, AgreesWithPlainLoops) {
@@ -52,7 +57,7 @@ TEST(Swiglu, AgreesWithPlainLoops) {
           Inputs in(s, t);
           if (!gated) in.gate.assign(in.gate.size(), 1.0f);
           const float* gate = gated ? in.gate.data() : nullptr;
-          TestMat h(t, s.R, s.F, 2), dgu(t, s.R, 2 * s.F, 1);
+          TestMat h(t, s.R, s.F, 2 * s.pad), dgu(t, s.R, 2 * s.F, s.pad);
           std::vector<float> dgate(s.R);
           Stream stream(kernel_device(), 2);
           k->swiglu.forward(stream, {limit}, in.gu.view(), gate, h.view());
@@ -67,6 +72,28 @@ TEST(Swiglu, AgreesWithPlainLoops) {
           k->swiglu.backward_input(stream, {limit}, in.dh.view(), in.gu.view(), gate, in.gu.view(), nullptr);
           EXPECT_EQ(in.gu.values(), dgu.values());
         }
+}
+
+// Operands of different types, in rows that begin at multiples of 16 bytes and elsewhere.
+TEST(Swiglu, TypesMayDiffer) {
+  for (const Kernels* k : all_isas())
+    for (const Shape& s : {Shape{5, 48, 8}, Shape{5, 13}})
+      for (int types = 0; types < 16; ++types) {
+        const auto type = [&](int i) { return kDTypes[types >> i & 1]; };
+        const TestMat gu = TestMat::random(type(0), s.R, 2 * s.F, 1, s.pad, 6), dh = TestMat::random(type(1), s.R, s.F, 2);
+        TestMat h(type(2), s.R, s.F, s.pad), dgu(type(3), s.R, 2 * s.F, 2 * s.pad);
+        const std::vector<float> ones(s.R, 1.0f);
+        std::vector<float> dgate(s.R);
+        Stream stream(kernel_device(), 2);
+        k->swiglu.forward(stream, {}, gu.view(), nullptr, h.view());
+        k->swiglu.backward_input(stream, {}, dh.view(), gu.view(), nullptr, dgu.view(), dgate.data());
+        const auto naive = reference<float>(s, gu.values(), ones, dh.values());
+        const auto truth = reference<double>(s, gu.values<double>(), doubles(ones), dh.values<double>());
+        EXPECT_TRUE(as_good_as_naive(h.values(), naive.h, truth.h, type(2))) << k->isa << " types " << types;
+        EXPECT_TRUE(as_good_as_naive(dgu.values(), naive.dgu, truth.dgu, type(3))) << k->isa << " types " << types;
+        EXPECT_TRUE(as_good_as_naive(dgate, naive.dgate, truth.dgate)) << k->isa << " types " << types;
+        EXPECT_TRUE(h.padding_is_intact() && dgu.padding_is_intact());
+      }
 }
 
 TEST(Swiglu, GradientIsThatOfTheFormula) {

@@ -30,6 +30,17 @@ struct CommLane::State {
   std::atomic<int> num_waiting{0};
   std::map<std::string, LaneTime> times;
   std::thread thread;
+  Stream *compute = nullptr, *lane = nullptr;
+
+  // The task between what it waits for and what waits for it, on a GPU.
+  std::function<void()> in_order(std::function<void()> task) {
+    if (!lane) return task;
+    return [task = std::move(task), mark = compute->mark(), on = lane] {
+      on->wait_mark(mark);
+      task();
+      on->synchronize();
+    };
+  }
 
   // A task after a failed one is passed over: its peers are not where it thinks they are.
   void run_all() {
@@ -78,6 +89,7 @@ bool CommLane::threaded() const { return state_->thread.joinable(); }
 
 CommLane::Ticket CommLane::submit(const char* name, std::function<void()> task) {
   State& s = *state_;
+  task = s.in_order(std::move(task));
   if (!threaded()) {
     const Stopwatch watch;
     task();
@@ -107,6 +119,13 @@ void CommLane::wait(Ticket ticket) {
   --s.num_waiting;
   if (s.failure) std::rethrow_exception(s.failure);
 }
+
+void CommLane::follow(Stream* compute, Stream* lane) {
+  state_->compute = compute;
+  state_->lane = lane;
+}
+
+const Stream* CommLane::followed_on() const { return state_->lane; }
 
 void CommLane::wait_all() { wait(state_->submitted); }
 

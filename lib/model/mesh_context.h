@@ -30,7 +30,9 @@ ParamLayout layout_of(const MeshOptions& options, const MeshPlace& place, int nu
 class MeshContext {
  public:
   // A collective call: makes the groups.
-  MeshContext(World& world, const MeshOptions& options, int num_experts, const Kernels& kernels);
+  // device: where the model and the rows of its micro-batches are.
+  MeshContext(World& world, const MeshOptions& options, int num_experts, const Kernels& kernels,
+              const Device& device = cpu_device());
   // Error(kUsage) if some choice of max_nodes_per_token nodes holds fewer than top_k experts, or experts have copies.
   void check_node_limit(const ModelConfig& config) const;
   ~MeshContext();
@@ -44,6 +46,10 @@ class MeshContext {
   const LayerPlacement& placed(int layer) const { return of_layer(layer).placed; }
   const ParamLayout& layout() const { return layout_; }
   int num_ranks() const { return options_.shape.size(); }
+  // For what tasks of the lane compute, and for the thread that makes the model while the lane does nothing.
+  Env lane_env() { return {lane_stream_, kernels_}; }
+  // What the lane does is in order with this stream of the thread that computes (CommLane::follow); nothing on the CPU.
+  void follow(Stream& compute);
   UnitComms unit_comms() const;
   Comm& dense_comm() const { return *comms_.dense; }
   // How the rank at each place of the dense group cuts the model.
@@ -72,6 +78,8 @@ class MeshContext {
   std::vector<std::size_t> layer2map_;  // one entry: all layers alike
   int num_nodes_ = 1;
   MeshComms comms_;
+  std::unique_ptr<Comm> rows_, dense_rows_, shard_rows_, replicate_rows_;  // of memory of the device, where it is another
+  const Kernels& kernels_;
   Stream lane_stream_;
   std::unique_ptr<Dispatcher> dispatcher_;
 };

@@ -248,6 +248,7 @@ class MeshStepRun {
   }
 
   void report_checks(MeshStepReport& r) {
+    pass_.pull_tallies();
     std::vector<std::int64_t> counts;
     double max_vio = 0, rank_max_vio = 0, routed = 0;
     const auto E = static_cast<std::size_t>(o_.model.num_experts);

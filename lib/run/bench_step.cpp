@@ -104,6 +104,7 @@ class StepRun {
     update();
     sample.phase_seconds[3] = phase.lap();
     sample.seconds = whole.seconds();
+    pass_.pull_tallies();
     sample.parts = stream_.take_times();
     if (num_updates_ == 1) first_loss_ = loss;
     largest_loss_.add(loss, 0, 1);

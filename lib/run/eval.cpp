@@ -1,3 +1,4 @@
+#include "lib/run/compute.h"
 #include "lib/run/eval.h"
 
 #include <algorithm>
@@ -160,8 +161,9 @@ Exit run_eval(EvalOptions& e, const Invocation& invocation, World& world) {
   if (!world.alone()) world.start_watchdog(e.model.ranks.watchdog);
   const int num_modules = std::max(command->num_modules, modules_for_drafts(e.generate));
   if (e.common.dry_run) return say_what_would_be_done(e, models, world, num_modules);
-  Stream stream(e.common.threads);
-  return command->run({e, models, invocation, world, {stream, cpu_kernels()}});
+  const Compute compute = choose_compute(e.common, world);
+  Stream stream = compute_stream(compute, e.common);
+  return command->run({e, models, invocation, world, {stream, compute.kernels}});
 }
 
 }  // namespace moe

@@ -112,7 +112,7 @@ EvalModel::EvalModel(const std::string& path, const EvalModelOptions& o, World& 
   });
   const std::string trained_mask = trained_with(info_.state, "document-mask");
   document_mask_ = o.document_mask == MaskChoice::kAuto ? trained_mask == "true" : o.document_mask == MaskChoice::kOn;
-  mesh_ = std::make_unique<MeshContext>(world, mesh, config_.num_experts, env.kernels);
+  mesh_ = std::make_unique<MeshContext>(world, mesh, config_.num_experts, env.kernels, env.stream.device());
   mesh_->check_node_limit(config_);
   model_ = std::make_unique<Model>(config_, dtype_of(o, info_.state), false, *mesh_);
   load_weights_on_mesh(*model_, info_, weights_, true);

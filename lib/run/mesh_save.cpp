@@ -1,7 +1,6 @@
 #include "lib/run/mesh_save.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "lib/comm/collectives.h"
@@ -69,7 +68,7 @@ std::vector<TensorSlice> slices_to_write(Model& model) {
 
 MeshSaver::MeshSaver(Model& model, std::string run_dir, SaveMode mode)
     : model_(model), run_dir_(std::move(run_dir)), mode_(mode), slices_(slices_to_write(model)), to_write_(slices_) {
-  if (mode == SaveMode::kSync) return;
+  if (mode == SaveMode::kSync && model.on_host()) return;
   std::int64_t bytes = 0;
   for (const TensorSlice& s : slices_) bytes += bytes_in(s);
   staging_ = std::make_unique<std::byte[]>(static_cast<std::size_t>(bytes));  // zeros: its pages are there
@@ -84,9 +83,11 @@ MeshSaver::~MeshSaver() {
 
 void MeshSaver::stage() {
   if (!staging_) return;
+  Stream& stream = model_.mesh().lane_env().stream;
   for (std::size_t i = 0; i < slices_.size(); ++i)
     if (const auto bytes = static_cast<std::size_t>(bytes_in(slices_[i])); bytes > 0)
-      std::memcpy(to_write_[i].data, slices_[i].data, bytes);
+      stream.copy(to_write_[i].data, slices_[i].data, bytes);
+  stream.synchronize();
 }
 
 void MeshSaver::start(std::function<void()> work) {

@@ -8,6 +8,8 @@
 #include "lib/base/stopwatch.h"
 #include "lib/base/utf8.h"
 #include "lib/comm/collectives.h"
+#include "lib/model/host_model.h"
+#include "lib/run/compute.h"
 #include "lib/run/mesh_load.h"
 #include "lib/run/mesh_plan.h"
 #include "lib/run/peak.h"
@@ -29,7 +31,12 @@ namespace moe {
 namespace {
 
 std::string machine_text(const World& world, const Stream& stream, const Kernels& kernels, double peak) {
-  char text[120];
+  char text[320];
+  if (!stream.is_cpu()) {
+    const std::string ranks = world.alone() ? "" : ", " + std::to_string(world.size()) + " ranks";
+    std::snprintf(text, sizeof text, "cuda, %s%s, GEMM peak %.0f GFLOP/s", stream.device().name, ranks.c_str(), peak);
+    return text;
+  }
   const std::string ranks = world.alone() ? "" : std::to_string(world.size()) + " ranks of ";
   std::snprintf(text, sizeof text, "cpu, %s%d %s, %s, GEMM peak %.0f GFLOP/s", ranks.c_str(), stream.num_threads(),
                 stream.num_threads() == 1 ? "thread" : "threads", kernels.isa, peak);
@@ -52,8 +59,9 @@ class TrainRun {
         invocation_(invocation),
         world_(world),
         is_first_(world.rank() == 0),
-        stream_(options.common.threads),
-        env_{stream_, cpu_kernels()} {
+        compute_(choose_compute(options.common, world)),
+        stream_(compute_stream(compute_, options.common)),
+        env_{stream_, compute_.kernels} {
     world.watchdog().watch_signal(StopSignal::terminated);
     world.start_watchdog(o_.ranks.watchdog);
     const CheckpointInfo* from = parent_checkpoint();
@@ -87,7 +95,7 @@ class TrainRun {
   }
 
   void prepare() {
-    on_ = make_mesh_model(world_, mesh_options_, o_, env_.kernels);
+    on_ = make_mesh_model(world_, mesh_options_, o_, env_);
     trainer_ = std::make_unique<Trainer>(o_, model(), *inputs_->data, env_);
     if (o_.resume_from)
       resume();
@@ -95,7 +103,7 @@ class TrainRun {
       start_from_weights();
     else
       model().initialize(o_.common.seed);
-    if (!o_.resume_from) model().params().start_ema();
+    if (!o_.resume_from) start_average();
     world_.agree([&] {
       output_ = std::make_unique<RunOutput>(o_, invocation_, is_first_, parent_provenance(), inputs_->data->info(),
                                             o_.resume_from ? counters_.step : -1, model().moe_layers());
@@ -190,6 +198,13 @@ class TrainRun {
     log_info("weights of " + o_.weights_from->path + ", digest " + o_.weights_from->digest);
   }
 
+  void start_average() {
+    HostModel host(model());
+    host.pull();
+    host.model().params().start_ema();
+    host.push();
+  }
+
   void resume() {
     counters_ = resume_on_mesh(model(), o_, invocation_.options, inputs_->data->info());
     trainer_->steps_done = counters_.step;
@@ -226,7 +241,7 @@ class TrainRun {
     saves_->newest();  // it reads this model
     MeshModel moved;
     try {
-      moved = migrated(on_, decision->plan, o_, env_.kernels);
+      moved = migrated(on_, decision->plan, o_, env_);
     } catch (const AgreedError& e) {
       if (is_first_) log_warning(std::string("experts stay where they are: ") + e.what());
       return;
@@ -310,6 +325,7 @@ class TrainRun {
   const Invocation& invocation_;
   World& world_;
   bool is_first_;
+  Compute compute_;
   Stream stream_;
   Env env_;
   std::unique_ptr<TrainInputs> inputs_;

@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include "lib/base/log.h"
+#include "lib/model/host_model.h"
 
 namespace moe {
 namespace {
@@ -38,7 +39,10 @@ void TrainEvaluation::evaluate_now(Model& model, std::int64_t max_tokens, const 
 void TrainEvaluation::evaluate_average(Model& model, const Moment& now, RunOutput& output) {
   if (!data_ || !model.params().state().ema) return;
   const auto swap = [&] {
-    model.params().swap_ema();
+    HostModel host(model);
+    host.pull();
+    host.model().params().swap_ema();
+    host.push();
     model.units().weights_changed();
   };
   swap();

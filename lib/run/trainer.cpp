@@ -51,7 +51,7 @@ Trainer::Trainer(const TrainOptions& options, Model& model, const TokenSource& d
       pass_(model, pass_options(options, model.mesh()), env),
       batch_(cut_of(options, model.mesh(), options.batch), options.document_mask) {
   if (model.params().state().muon)
-    muon_ = std::make_unique<Muon>(model.params(), model.mesh().unit_comms(), model.mesh().lane());
+    muon_ = std::make_unique<Muon>(model.params(), model.mesh().unit_comms(), model.mesh().lane(), env.stream.device());
   const auto E = static_cast<std::size_t>(model.config().num_experts);
   coactivation_LEE_.resize(static_cast<std::size_t>(model.config().num_moe_layers()) * E * E);
 }
@@ -104,6 +104,7 @@ double Trainer::gradients(StepResult& result) {
 // One sum over all ranks of what is counted in double, and one of what is counted in integers.
 void Trainer::agree(StepResult& result, double loss_sum, const StepNews& news) {
   World& world = model_.mesh().world();
+  pass_.pull_tallies();
   std::vector<double> sums = {loss_sum, gradient_squares(model_, env_), news.stop() ? 1.0 : 0.0,
                               world.rank() == 0 ? news.clock() : 0.0, news.busy() ? 1.0 : 0.0};
   std::vector<std::int64_t> counts;
@@ -151,7 +152,7 @@ void Trainer::update_parameters(const StepResult& result) {
   if (muon_) muon_->step(env_.stream, env_.kernels, {.lr = lr, .decay = options_.weight_decay, .grad_scale = grad_scale});
 }
 
-// DeepSeek-V3 3.2.2 keeps it in host memory; here that is where all parameters are: 8 bytes read and 4 written a parameter.
+// DeepSeek-V3 3.2.2 keeps it in host memory; here it is where all parameters are: 8 bytes read and 4 written a parameter.
 void Trainer::update_average(StepResult& result) {
   if (!model_.params().state().ema) return;
   const Stopwatch watch;
@@ -170,6 +171,7 @@ void Trainer::update(StepResult& result) {
   for (int layer : model_.moe_layers())
     update_router_bias(model_.router_bias(layer), pass_.tallies()[static_cast<std::size_t>(layer)].counts_E,
                        static_cast<float>(result.bias_update_speed));
+  model_.router_bias_changed();
 }
 
 void Trainer::collect(StepResult& result) {

@@ -212,6 +212,26 @@ inline unsigned __match_any_sync(unsigned mask, int v) {
   }
   return bits;
 }
+// The largest or smallest value of the lanes (of integers, as on the device).
+template <class T, class Better>
+T cuda_on_host_reduce(unsigned mask, T v, Better better) {
+  static_assert(std::is_integral_v<T> && sizeof(T) == 4);
+  const unsigned char* all = cuda_on_host::exchange(mask, &v, sizeof v);
+  for (unsigned lane = 0; lane < 32; ++lane) {
+    T w = 0;
+    std::memcpy(&w, all + lane * cuda_on_host::kExchangeBytes, sizeof w);
+    if ((mask >> lane & 1u) && better(w, v)) v = w;
+  }
+  return v;
+}
+template <class T>
+T __reduce_max_sync(unsigned mask, T v) {
+  return cuda_on_host_reduce(mask, v, [](T a, T b) { return a > b; });
+}
+template <class T>
+T __reduce_min_sync(unsigned mask, T v) {
+  return cuda_on_host_reduce(mask, v, [](T a, T b) { return a < b; });
+}
 inline int __popc(unsigned v) { return __builtin_popcount(v); }
 inline int __ffs(int v) { return __builtin_ffs(v); }
 inline int __clz(int v) { return v == 0 ? 32 : __builtin_clz(static_cast<unsigned>(v)); }
@@ -228,6 +248,8 @@ inline unsigned __float_as_uint(float f) {
 inline int __float_as_int(float f) { return static_cast<int>(__float_as_uint(f)); }
 inline float __int_as_float(int i) { return __uint_as_float(static_cast<unsigned>(i)); }
 inline float __fmaf_rn(float a, float b, float c) { return std::fmaf(a, b, c); }
+inline float __fmul_rn(float a, float b) { return a * b; }  // never fused: the stand-in is compiled for no such machine
+inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __frcp_rn(float a) { return 1.0f / a; }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float __expf(float a) { return std::exp(a); }
@@ -237,6 +259,14 @@ inline float __ldg(const float* p) { return *p; }
 template <class T>
 T __ldg(const T* p) {
   return *p;
+}
+template <class T>
+T __ldcs(const T* p) {
+  return *p;
+}
+template <class T>
+void __stcs(T* p, T v) {
+  *p = v;
 }
 template <class T, class V>
 T atomicAdd(T* p, V v) {
