@@ -18,7 +18,8 @@
 
 namespace moe {
 
-// Linear maps, weights stored [out, in] as Hugging Face does.
+// Linear maps, weights stored [out, in] as Hugging Face does. A GPU rounds an fp32 operand of more than 4096 columns to bf16
+// where the other one is of bf16 (the gradient of the logits).
 struct GemmKernels {
   // y_MN (=|+=) x_MK w_NK^T
   void (*forward)(Stream&, CMat x_MK, CMat w_NK, Mat y_MN, Store store);
