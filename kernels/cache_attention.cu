@@ -22,12 +22,13 @@ struct Problem {
   const i64* first_row_T;
   const std::int32_t* num_keys_T;
   const float* sinks_H;
-  bool q_is_bf16, o_is_bf16;
+  bool q_is_bf16, o_is_bf16, wide;  // wide: loads of 16 bytes fit keys and values
   int S, V, num_heads, group, heads_per_block, blocks_per_group, window;
   float scale;
   i64 t0;             // the first row of this launch
   float *sums, *out;  // [row of this launch][head][kParts] of {largest, sum}, and of V sums of values
 
+  __device__ __host__ int q_pitch() const { return (S + 7) / 8 * 8; }  // of a query in shared memory, zeros behind it
   // Tiles [begin, end) of a row, and how many of them a part has.
   struct Tiles {
     int begin, end, per_part;
@@ -60,22 +61,22 @@ __device__ void read_some(const X* p, int left, bool wide, float (&x)[kN]) {
   }
 }
 
-// scores[h][key] (=) q k of the tile's keys, eight lanes a key. q [kHeads][S] in shared memory.
+// scores[h][key] (=) q k of the tile's keys, eight lanes a key. q [kHeads][q_pitch] in shared memory.
 template <int kHeads, class X>
-__device__ void score_tile(const X* k, i64 stride, int num_keys, int S, const float* q, float (*scores)[kTile]) {
+__device__ void score_tile(const Problem& p, const X* k, int num_keys, const float* q, float (*scores)[kTile]) {
   constexpr int kN = 16 / sizeof(X), kLanes = 8;
   const int lane = static_cast<int>(threadIdx.x) % kWarp, sub = lane % kLanes;
 #pragma unroll 2
   for (int first = 0; first < kTile; first += kWarp / kLanes) {
     const int key = first + lane / kLanes;
     float sum[kHeads] = {};
-    for (int d = sub * kN; key < num_keys && d < S; d += kLanes * kN) {
+    for (int d = sub * kN; key < num_keys && d < p.S; d += kLanes * kN) {
       float x[kN];
-      read_some<kN, kWide>(k + key * stride + d, S - d, x);
+      read_some(k + key * p.k_stride + d, p.S - d, p.wide, x);
 #pragma unroll
       for (int i = 0; i < kN; ++i)
 #pragma unroll
-        for (int h = 0; h < kHeads; ++h) sum[h] += x[i] * q[h * q_pitch(S) + d + i];
+        for (int h = 0; h < kHeads; ++h) sum[h] += x[i] * q[h * p.q_pitch() + d + i];
     }
 #pragma unroll
     for (int h = 0; h < kHeads; ++h) {
@@ -101,7 +102,7 @@ __device__ void attend_tile(const Problem& p, const X* k, const X* v, int num_v,
                             float (*scores)[kTile], Running<kHeads, kColumns>& r) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   __syncwarp();
-  score_tile<kHeads, kWide>(k, p.k_stride, end, p.S, q, scores);
+  score_tile<kHeads>(p, k, end, q, scores);
   __syncwarp();
 #pragma unroll
   for (int h = 0; h < kHeads; ++h) {
@@ -123,7 +124,7 @@ __device__ void attend_tile(const Problem& p, const X* k, const X* v, int num_v,
       const int col = (c * kWarp / 4 + lane) * 4;
       if (col >= num_v) continue;
       float x[4];
-      read_some<4, kWide>(v + key * p.v_stride + col, num_v - col, x);
+      read_some(v + key * p.v_stride + col, num_v - col, p.wide, x);
 #pragma unroll
       for (int h = 0; h < kHeads; ++h)
 #pragma unroll
@@ -182,9 +183,12 @@ __global__ void __launch_bounds__(kThreads, 1) part_kernel(Problem p) {
   const int head = kv * p.group + in_group, heads = min(p.heads_per_block, p.group - in_group);
   const Problem::Tiles tiles = p.tiles(t);
   if (part >= tiles.num_parts()) return;
-  float *const q = shared_of<float>(), *const scores = q + kHeads * p.S, *const joined = scores + kWarps * kHeads * kTile;
-  for (int i = static_cast<int>(threadIdx.x); i < kHeads * p.S; i += kThreads)
-    q[i] = i < heads * p.S ? read(p.q, p.q_is_bf16, t * p.q_stride + i64{head} * p.S + i) : 0.0f;
+  float *const q = shared_of<float>(), *const scores = q + kHeads * p.q_pitch(),
+               *const joined = scores + kWarps * kHeads * kTile;
+  for (int i = static_cast<int>(threadIdx.x); i < kHeads * p.q_pitch(); i += kThreads) {
+    const int h = i / p.q_pitch(), d = i % p.q_pitch();
+    q[i] = h < heads && d < p.S ? read(p.q, p.q_is_bf16, t * p.q_stride + i64{head + h} * p.S + d) : 0.0f;
+  }
   __syncthreads();
   const int warp = static_cast<int>(threadIdx.x) / kWarp, num_v = min(kChunk, p.V - chunk);
   const int first_key = p.first_key(t), num_keys = p.num_keys_T[t];
@@ -197,7 +201,7 @@ __global__ void __launch_bounds__(kThreads, 1) part_kernel(Problem p) {
     const X* const k = static_cast<const X*>(p.k) + at * p.k_stride + i64{kv} * p.S;
     const X* const v = static_cast<const X*>(p.v) + at * p.v_stride + i64{kv} * p.V + chunk;
     attend_tile<kHeads, kColumns>(p, k, v, num_v, max(first_key - first, 0), min(num_keys - first, kTile), q,
-                                         reinterpret_cast<float(*)[kTile]>(scores + warp * kHeads * kTile), r);
+                                  reinterpret_cast<float(*)[kTile]>(scores + warp * kHeads * kTile), r);
   }
   join_warps(p, r, joined, row, head, heads, part, chunk);
 }
@@ -225,27 +229,21 @@ __global__ void join_kernel(Problem p) {
 
 template <int kHeads, int kColumns, class X>
 void launch_parts(Queue& queue, const Problem& p, i64 rows) {
-  const std::size_t floats =
-      static_cast<std::size_t>(kHeads) * static_cast<std::size_t>(p.S + kWarps * kTile + 2 * kWarps + std::min(p.V, kChunk));
+  const std::size_t floats = static_cast<std::size_t>(kHeads) *
+                             static_cast<std::size_t>(p.q_pitch() + kWarps * kTile + 2 * kWarps + std::min(p.V, kChunk));
   require(floats * sizeof(float) <= 227 * 1024, "cache_attention: a head is too wide for shared memory");
   const int blocks = p.num_heads / p.group * p.blocks_per_group * ((p.V + kChunk - 1) / kChunk);
-  launch(queue, part_kernel<kHeads, kColumns, X>,
-         dim3(kParts, static_cast<unsigned>(blocks), static_cast<unsigned>(rows)), kThreads, floats * sizeof(float), p);
+  launch(queue, part_kernel<kHeads, kColumns, X>, dim3(kParts, static_cast<unsigned>(blocks), static_cast<unsigned>(rows)),
+         kThreads, floats * sizeof(float), p);
 }
 template <int kHeads, int kColumns>
-void launch_parts(Queue& queue, const Problem& p, i64 rows, const CMat& k, bool wide) {
-  dispatch(
-      [&]<class X>(const X*) {
-        wide ? launch_parts<kHeads, kColumns, true, X>(queue, p, rows)
-             : launch_parts<kHeads, kColumns, false, X>(queue, p, rows);
-      },
-      k);
+void launch_parts(Queue& queue, const Problem& p, i64 rows, const CMat& k) {
+  dispatch([&]<class X>(const X*) { launch_parts<kHeads, kColumns, X>(queue, p, rows); }, k);
 }
 // As few columns a lane as the values need.
 template <int kHeads>
-void launch_parts(Queue& queue, const Problem& p, i64 rows, const CMat& k, bool wide) {
-  p.V <= 4 * kWarp ? launch_parts<kHeads, 4>(queue, p, rows, k, wide)
-                   : launch_parts<kHeads, kChunk / kWarp>(queue, p, rows, k, wide);
+void launch_parts(Queue& queue, const Problem& p, i64 rows, const CMat& k) {
+  p.V <= 4 * kWarp ? launch_parts<kHeads, 4>(queue, p, rows, k) : launch_parts<kHeads, kChunk / kWarp>(queue, p, rows, k);
 }
 
 void forward(Stream& stream, const AttentionShape& s, CMat q, CMat k, CMat v, std::span<const i64> first_row_T,
@@ -274,6 +272,7 @@ void forward(Stream& stream, const AttentionShape& s, CMat q, CMat k, CMat v, st
                .sinks_H = s.sinks_H,
                .q_is_bf16 = q.dtype == DType::kBF16,
                .o_is_bf16 = o.dtype == DType::kBF16,
+               .wide = false,
                .S = s.head_dim,
                .V = s.value_dim,
                .num_heads = s.num_heads,
@@ -285,8 +284,8 @@ void forward(Stream& stream, const AttentionShape& s, CMat q, CMat k, CMat v, st
                .t0 = 0,
                .sums = nullptr,
                .out = nullptr};
-  bool wide = S % 8 == 0 && V % 8 == 0;
-  dispatch([&](const auto* a, const auto* b) { wide = wide && aligned16(a, k.stride) && aligned16(b, v.stride); }, k, v);
+  p.wide = S % 8 == 0 && V % 8 == 0;
+  dispatch([&](const auto* a, const auto* b) { p.wide = p.wide && aligned16(a, k.stride) && aligned16(b, v.stride); }, k, v);
   Queue& queue = queue_of(stream);
   const i64 floats_per_row = i64{s.num_heads} * kParts * (V + 2);
   const i64 most = std::clamp<i64>(kPartialBytes / 4 / floats_per_row, 1, 65535), rows_at_once = std::min(most, T);
@@ -298,7 +297,7 @@ void forward(Stream& stream, const AttentionShape& s, CMat q, CMat k, CMat v, st
                      : heads == 2 ? launch_parts<2>
                      : heads == 4 ? launch_parts<4>
                                   : launch_parts<8>;
-    run(queue, p, rows, k, wide);
+    run(queue, p, rows, k);
     launch(queue, join_kernel, dim3(static_cast<unsigned>(s.num_heads), static_cast<unsigned>(rows)), kThreads, 0, p);
   }
 }

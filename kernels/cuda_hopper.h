@@ -15,6 +15,7 @@
 #include <cuda.h>
 
 #include "kernels/cuda.h"
+#include "kernels/cuda_mma.h"
 
 namespace moe::cuda {
 
@@ -36,8 +37,6 @@ TensorMap tensor_map(const CMat& m, i64 groups, unsigned box_rows);
 struct Barrier {
   std::uint64_t bits;
 };
-
-__device__ inline unsigned shared_address(const void* p) { return static_cast<unsigned>(__cvta_generic_to_shared(p)); }
 
 // ---- Barriers. A phase ends when `arrivals` threads have arrived and all bytes that were expected have come; phases are
 // numbered from 0, wait() is given the parity of the phase to wait for and passes at once if that one is over.
@@ -84,13 +83,6 @@ __device__ inline void load_box(void* to, const TensorMap& map, Barrier* b, i64 
 __device__ inline void fence_shared_writes() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 // Brings a line of global memory into the second-level cache.
 __device__ inline void prefetch_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
-
-// Two floats rounded to bf16, the first in the lower half.
-__device__ inline unsigned pack_bf16(float low, float high) {
-  unsigned v;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(v) : "f"(high), "f"(low));
-  return v;
-}
 
 // ---- Registers of a warpgroup's threads, a multiple of 8; all its warps call it.
 template <unsigned kRegisters>

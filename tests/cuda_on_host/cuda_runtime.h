@@ -125,7 +125,6 @@ namespace cuda_on_host {
 // ---- A block of fibers.
 
 extern thread_local unsigned thread_in_block;
-extern thread_local std::size_t block_serial;  // counts the blocks that have run: what a thread keeps belongs to one
 
 unsigned char* shared_bytes();
 // Lets the other fibers of the block run until `done()`.

@@ -19,7 +19,6 @@ thread_local dim3 blockDim, gridDim;
 namespace cuda_on_host {
 
 thread_local unsigned thread_in_block = 0;
-thread_local std::size_t block_serial = 0;
 
 namespace {
 
@@ -218,7 +217,6 @@ void run_grid(dim3 grid, dim3 size, std::size_t shared, const std::function<void
   for (unsigned z = 0; z < grid.z; ++z)
     for (unsigned y = 0; y < grid.y; ++y)
       for (unsigned x = 0; x < grid.x; ++x) {
-        ++block_serial;
         block->barriers.clear();
         block->exchanges.clear();
         block->shared.assign(shared + kSharedAlign, 0xff);  // with nothing behind what was asked for

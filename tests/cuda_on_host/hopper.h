@@ -46,10 +46,6 @@ inline void load_box(void* to, const TensorMap& map, Barrier* b, i64 col, i64 ro
 inline void fence_shared_writes() {}
 inline void prefetch_l2(const void*) {}
 
-inline unsigned pack_bf16(float low, float high) {
-  return round_bf16(low).bits | static_cast<unsigned>(round_bf16(high).bits) << 16;
-}
-
 template <unsigned kRegisters>
 void take_registers() {}
 template <unsigned kRegisters>

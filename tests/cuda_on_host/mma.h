@@ -17,13 +17,13 @@ struct LateCopy {
 };
 // Groups of one thread that nobody waited for yet, the oldest first; the last one is not committed.
 struct LateCopies {
-  std::size_t block = 0;  // of block_serial
+  std::size_t block = 0;  // of block_number()
   std::vector<std::vector<LateCopy>> groups;
 };
 inline LateCopies& late_copies() {
   static thread_local std::vector<LateCopies> of_thread(1024);
   LateCopies& mine = of_thread[thread_in_block];
-  if (mine.block != block_serial) mine = {block_serial, {{}}};
+  if (mine.block != block_number()) mine = {block_number(), {{}}};
   return mine;
 }
 inline float bf16_half(unsigned pair, int half) { return std::bit_cast<float>(half == 0 ? pair << 16 : pair & 0xffff0000u); }
