@@ -185,7 +185,7 @@ const Kernels* kernels() {
 }  // namespace moe::cuda
 
 extern "C" const moe::CudaPlugin* moe_cuda_plugin() {
-  static const moe::CudaPlugin plugin = {moe::CudaPlugin::kVersion, moe::cuda::num_devices, moe::cuda::open,
-                                         moe::cuda::kernels, moe::cuda::allocate_shared, moe::cuda::nccl_comms};
+  static const moe::CudaPlugin plugin = {moe::CudaPlugin::kVersion, moe::cuda::num_devices,     moe::cuda::open,
+                                         moe::cuda::kernels,        moe::cuda::allocate_shared, moe::cuda::nccl_comms};
   return &plugin;
 }

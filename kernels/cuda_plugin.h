@@ -29,9 +29,9 @@ struct CudaComms {
   // Puts a batch into the queue; nothing may be put behind it before ready(). Pieces to and from one peer match in order,
   // with equal bytes; what a peer starts behind this batch must not be needed to finish it.
   void (*start)(void* comm, const CudaMessage* messages, int num_messages);
-  bool (*passed)(void* mark);   // has the queue come to a mark (Device::mark)? After true the mark is gone
-  void (*close)(void* comm);    // when nothing is on its way; waits for the other ranks' close()
-  void (*abort)(void* comm);    // ends it, whatever is on its way
+  bool (*passed)(void* mark);  // has the queue come to a mark (Device::mark)? After true the mark is gone
+  void (*close)(void* comm);   // when nothing is on its way; waits for the other ranks' close()
+  void (*abort)(void* comm);   // ends it, whatever is on its way
 };
 
 // What the plugin exports, as `const CudaPlugin* moe_cuda_plugin()`.

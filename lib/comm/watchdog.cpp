@@ -147,8 +147,7 @@ std::int64_t Watchdog::step() const {
   return state_->step;
 }
 
-void Watchdog::enter(const char* what, std::function<std::vector<Missing>()> pending,
-                     std::function<void()> ending) {
+void Watchdog::enter(const char* what, std::function<std::vector<Missing>()> pending, std::function<void()> ending) {
   const std::lock_guard lock(state_->mutex);
   state_->what = what;
   state_->pending = std::move(pending);
