@@ -22,7 +22,7 @@ tests         tests tools lib/run lib/pipeline lib/model lib/parallel lib/comm l
 # Header of a package -> the files that are its door (regular expressions; # instead of a space between them).
 doors='
 ^mpi\.h$                      ^lib/comm/mpi_comm\.cpp$
-^nccl\.h$                     ^lib/comm/nccl_comm\.(cpp|cu)$
+^nccl\.h$                     ^kernels/nccl_comm\.cu$
 ^hdf5\.h$                     ^lib/io/h5(_[a-z]+)?\.cpp$|^lib/io/h5_parts\.h$
 ^xxh(ash|_x86dispatch)\.h$      ^lib/io/
 ^sentencepiece                ^lib/io/tokenizer\.cpp$

@@ -10,6 +10,7 @@
 #include "lib/comm/collectives.h"
 #include "lib/model/host_model.h"
 #include "lib/run/compute.h"
+#include "lib/run/gpu_comm.h"
 #include "lib/run/mesh_load.h"
 #include "lib/run/mesh_plan.h"
 #include "lib/run/peak.h"
@@ -73,6 +74,7 @@ class TrainRun {
       mesh_options_ = choose_mesh(o_.ranks, world, o_.model, o_.common.dry_run);
     });
     if (!world.alone()) world.require_same({plan_fact(mesh_options_.plan)});
+    mesh_options_.gpu_comm = choose_gpu_comm(o_.ranks.gpu_comm, world, compute_.device);
   }
 
   void describe() {
