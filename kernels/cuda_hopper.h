@@ -204,5 +204,5 @@ __device__ inline void product_of_registers(float (&d)[128], const unsigned (&a)
 }  // namespace moe::cuda
 
 #ifdef MOE_CUDA_ON_HOST
-#include "tests/cuda_on_host/hopper.h"
+#include <hopper.h>
 #endif

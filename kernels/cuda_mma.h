@@ -8,7 +8,7 @@
 #pragma once
 
 #ifdef MOE_CUDA_ON_HOST
-#include "tests/cuda_on_host/mma.h"
+#include <mma.h>
 #else
 
 #include <cstdint>
