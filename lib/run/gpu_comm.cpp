@@ -61,9 +61,10 @@ GpuComm choose_gpu_comm(GpuComm wanted, World& world, const Device& device) {
       throw Error(Exit::kUnavailable, "--gpu-comm nccl: expected --device cuda, found cpu", "leave --gpu-comm out");
     return GpuComm::kAuto;
   }
+  if (world.alone() && wanted == GpuComm::kAuto) return wanted;  // there is nobody to reach
   const std::vector<RankGpu> ranks = gather_gpus(world);
   const GpuComm chosen = gpu_comm_for(wanted, ranks);
-  if (wanted == GpuComm::kAuto && chosen == GpuComm::kStaged && !share_gpus(ranks) && !world.alone())
+  if (wanted == GpuComm::kAuto && chosen == GpuComm::kStaged && !share_gpus(ranks))
     log_info("without NCCL, " + obstacle(ranks));
   return chosen;
 }
