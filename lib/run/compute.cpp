@@ -31,4 +31,9 @@ Compute choose_compute(const CommonOptions& common, const World& world) {
   }
 }
 
+void need_cpu(const Compute& compute, const std::string& what) {
+  if (!compute.on_cpu())
+    throw Error(Exit::kUnavailable, what + ": expected --device cpu, found " + compute.device.name, "use --device cpu");
+}
+
 }  // namespace moe
