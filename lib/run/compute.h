@@ -18,7 +18,8 @@ Compute choose_compute(const CommonOptions& common, const World& world);
 // A stream of it, with --threads.
 inline Stream compute_stream(const Compute& compute, const CommonOptions& common) {
   return Stream(compute.device, common.threads);
-}  // Error(kUnavailable) unless on the CPU; `what` needs it.
+}
+// Error(kUnavailable) unless on the CPU; `what` needs it.
 void need_cpu(const Compute& compute, const std::string& what);
 
 }  // namespace moe
