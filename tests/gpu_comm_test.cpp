@@ -183,7 +183,7 @@ TEST_P(GpuComms, RandomBatchesAreThoseOfTheHost) {
 TEST_P(GpuComms, LargeMessagesAndSeveralBatchesOnTheirWay) {
   on_gpu_ranks(3, GetParam(), [](GpuRank& rank) {
     const int next = (rank.gpu->rank() + 1) % 3, before = (rank.gpu->rank() + 2) % 3;
-    const std::size_t large = (std::size_t{3} << 20) + 5;
+    const std::size_t large = (std::size_t{1} << 18) + 5;
     const auto content = [&](int of) { return random_bytes(2 * large, static_cast<unsigned>(of)); };
     const DeviceBytes from(rank.stream, content(rank.gpu->rank())), to(rank.stream, std::vector<unsigned char>(2 * large));
     const SendPiece one[] = {{next, from.at(0), large}}, two[] = {{next, from.at(large), large}};

@@ -63,13 +63,19 @@ struct nccl_on_host {
   std::shared_ptr<Board> board;
   int rank = 0, num_groups = 0;
   bool finalized = false;
+  ncclResult_t error = ncclSuccess;  // of this rank alone, which came to a group that fails
   std::shared_ptr<bool> aborted = std::make_shared<bool>(false);
   // A group that was ended and is not in its stream yet.
   std::vector<Message> pending;
   cudaStream_t stream = nullptr;
 
   void enter_stream() {
-    if (++num_groups == number_in_environment("MOE_NCCL_ON_HOST_FAIL_AT")) board->error = ncclRemoteError;
+    if (++num_groups == number_in_environment("MOE_NCCL_ON_HOST_FAIL_AT")) error = ncclRemoteError;
+    if (error != ncclSuccess) {
+      cuda_on_host::enqueue_until(stream, [gone = aborted] { return *gone; });
+      pending.clear();
+      return;
+    }
     auto left = std::make_shared<int>(static_cast<int>(pending.size()));
     cuda_on_host::enqueue_until(
         stream, [b = board, r = rank, gone = aborted, left, posted = false, all = std::exchange(pending, {})]() mutable {
@@ -124,7 +130,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int size, ncclUniqueId id,
   if (!board) board = std::make_shared<Board>();
   board->size = size;
   ++board->num_opened;
-  *comm = new nccl_on_host{board, rank};
+  *comm = new nccl_on_host{.board = board, .rank = rank};
   return ncclInProgress;
 }
 
@@ -137,7 +143,7 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* state) {
   } else if (b.num_opened < b.size || (comm->finalized && b.num_finalized < b.size)) {
     *state = ncclInProgress;
   } else {
-    *state = b.error;
+    *state = comm->error != ncclSuccess ? comm->error : b.error;
   }
   return ncclSuccess;
 }
@@ -155,7 +161,8 @@ ncclResult_t ncclCommAbort(ncclComm_t comm) {
   while (number_in_environment("MOE_NCCL_ON_HOST_ABORT_HANGS") != 0) std::this_thread::sleep_for(std::chrono::seconds(1));
   const std::lock_guard guard(cuda_on_host::device_lock());
   *comm->aborted = true;
-  if (comm->board->error == ncclSuccess) comm->board->error = ncclRemoteError;  // its memory may be gone
+  // Memory of what it put on the board may be gone; a group that fails puts nothing there.
+  if (comm->error == ncclSuccess && comm->board->error == ncclSuccess) comm->board->error = ncclRemoteError;
   delete comm;
   return ncclSuccess;
 }
