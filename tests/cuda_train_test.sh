@@ -48,7 +48,7 @@ expect 69 "$eval" generate one --prompt line --device cuda
 # What the GPU wrote the CPU reads, and says the same of it.
 for device in cpu cuda; do
   expect 0 "$eval" perplexity one --data text.txt --max-tokens 512 --device $device --json $device.json
-  grep -o '"loss": [0-9.]*' $device.json | cut -c1-14 >$device.loss
+  grep -o '"nats_per_token": [0-9.]*' $device.json | cut -c1-24 >$device.loss
 done
 { [ -s cpu.loss ] && cmp -s cpu.loss cuda.loss; } || fail "perplexity: $(cat cpu.loss cuda.loss)"
 
