@@ -40,7 +40,9 @@ void forward(Stream& stream, const AttentionShape& s, CMat q, CMat k, CMat v, co
   check_shapes(s, q, k, v, o);
   const ForwardOperands a = {heads(q, s.head_dim), heads(k, s.head_dim), heads(v, s.value_dim), heads(o, s.value_dim),
                              lse_TH};
-  const auto way = takes_mma(s, {q, k, v, o}) ? attention_forward_mma : attention_forward_plain;
+  const auto way = !takes_mma(s, {q, k, v, o})                       ? attention_forward_plain
+                   : attention_hopper_takes(s.head_dim, s.value_dim) ? attention_forward_hopper
+                                                                     : attention_forward_mma;
   way(queue_of(stream), problem_of(s, doc_start_T), a);
 }
 

@@ -68,8 +68,8 @@ __global__ void __launch_bounds__(kThreads, 1) dq_kernel(AttentionProblem p, Bac
         for (int n = 0; n < kN; n += 8)
 #pragma unroll
           for (int c = 0; c < 2; ++c) {
-            float& v = dp[0][n / 8][2 * r + c];
-            v = exp2_fast(__fmaf_rn(scores[0][n / 8][2 * r + c], p.scale * kLog2E, -lse[r])) * (v - delta[r]);
+            float& v = dp[0][n / 2 + 2 * r + c];
+            v = exp2_fast(__fmaf_rn(scores[0][n / 2 + 2 * r + c], p.scale * kLog2E, -lse[r])) * (v - delta[r]);
             if (hides && (n + c > last || n + c < last + first)) v = 0;
           }
       }
@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(kThreads, 1) dq_kernel(AttentionProblem p, Bac
   }
 #pragma unroll
   for (int r = 0; r < 2; ++r)
-    if (query + 8 * r < p.seq_len) store_row<kD>(a.dq.bf16(sequence + query + 8 * r, h), a.dq.width, r, p.scale, dq[0]);
+    if (query + 8 * r < p.seq_len) store_row(a.dq.bf16(sequence + query + 8 * r, h), a.dq.width, r, p.scale, dq[0]);
 }
 
 // lse, delta and where the document opens, of kN queries.
@@ -146,7 +146,7 @@ __global__ void __launch_bounds__(kThreads, 1) dkdv_kernel(AttentionProblem p, B
           const int opens = p.doc_start_T != nullptr && hides ? numbers.opens[at] : 0;
 #pragma unroll
           for (int r = 0; r < 2; ++r) {
-            float &score = scores[0][n / 8][2 * r + c], &d = dp[0][n / 8][2 * r + c];
+            float &score = scores[0][n / 2 + 2 * r + c], &d = dp[0][n / 2 + 2 * r + c];
             score = exp2_fast(__fmaf_rn(score, p.scale * kLog2E, -lse));
             const int j = key + 8 * r;
             if (hides && (i < j || i >= j + p.window || i >= p.seq_len || j < opens)) score = 0;
@@ -161,8 +161,8 @@ __global__ void __launch_bounds__(kThreads, 1) dkdv_kernel(AttentionProblem p, B
 #pragma unroll
   for (int r = 0; r < 2; ++r)
     if (key + 8 * r < p.seq_len) {
-      store_row<kD>(a.dk.bf16(sequence + key + 8 * r, kv), a.dk.width, r, p.scale, dk[0]);
-      store_row<kV>(a.dv.bf16(sequence + key + 8 * r, kv), a.dv.width, r, 1.0f, dv[0]);
+      store_row(a.dk.bf16(sequence + key + 8 * r, kv), a.dk.width, r, p.scale, dk[0]);
+      store_row(a.dv.bf16(sequence + key + 8 * r, kv), a.dv.width, r, 1.0f, dv[0]);
     }
 }
 

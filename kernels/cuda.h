@@ -11,6 +11,10 @@
 
 #include "kernels/kernels.h"
 
+namespace moe {
+struct CudaComms;  // cuda_plugin.h
+}
+
 namespace moe::cuda {
 
 using i64 = std::int64_t;
@@ -19,6 +23,8 @@ using i64 = std::int64_t;
 
 // Throws std::runtime_error with what CUDA says.
 void check(cudaError_t error, const char* what);
+// Makes the device of this process that of the calling thread.
+void use_device();
 
 // Behind Stream::queue(). Memory of the device that a kernel call may use until it returns, and the next call again: work
 // in one queue never overlaps. It grows when more is asked for, and waits for the queue then; so ask for little, or for
@@ -198,6 +204,7 @@ extern const ElementKernels elements_cuda;
 extern const AdamWKernels adamw_cuda;
 extern const MuonKernels muon_cuda;
 double register_peak_gflops_cuda(Stream& stream, double seconds);
+extern const CudaComms nccl_comms;  // messages between GPUs (nccl_comm.cu)
 // What a queue owns of the BLAS (gemm.cu).
 void free_blas(void* blas);
 

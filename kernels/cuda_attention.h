@@ -108,5 +108,8 @@ void attention_backward_plain(Queue&, const AttentionProblem&, const BackwardOpe
 bool attention_mma_takes(int head_dim, int value_dim);
 void attention_forward_mma(Queue&, const AttentionProblem&, const ForwardOperands&);
 void attention_backward_mma(Queue&, const AttentionProblem&, const BackwardOperands&);
+// Hopper's matrix units and copies; what matrix units take, of the usual widths.
+bool attention_hopper_takes(int head_dim, int value_dim);
+void attention_forward_hopper(Queue&, const AttentionProblem&, const ForwardOperands&);
 
 }  // namespace moe::cuda

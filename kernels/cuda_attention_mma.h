@@ -3,8 +3,7 @@
 // Not here: the softmax (attention_forward.cu), its derivative (attention_backward.cu).
 #pragma once
 
-#include "kernels/cuda_attention.h"
-#include "kernels/cuda_mma.h"
+#include "kernels/cuda_attention_softmax.h"
 
 namespace moe::cuda {
 
@@ -13,9 +12,9 @@ inline constexpr int kPitch = kCols + 8;
 template <int kRows, int kCols>
 inline constexpr int kTileElements = kRows* kPitch<kCols>;
 
-// kM x kN/8 accumulators of 16 x 8: a warp's 16 kM rows and kN columns.
+// A warp's 16 kM rows and kN columns (cuda_attention_softmax.h).
 template <int kM, int kN>
-using Accumulators = float[kM][kN / 8][4];
+using Accumulators = float[kM][kN / 2];
 
 // kRows rows of kCols columns, late (copy_async): zeros from row `num_rows` and column `width` on.
 template <int kRows, int kCols, int kThreads>
@@ -45,8 +44,8 @@ __device__ inline void add_a_bt(Accumulators<kM, kN>& acc, const BF16* a, const 
       ldmatrix_x4(fb, b + n * kPitch<kK> + k);
 #pragma unroll
       for (int m = 0; m < kM; ++m) {
-        mma_bf16(acc[m][n / 8], fa[m], fb[0], fb[1]);
-        mma_bf16(acc[m][n / 8 + 1], fa[m], fb[2], fb[3]);
+        mma_bf16(acc[m] + n / 2, fa[m], fb[0], fb[1]);
+        mma_bf16(acc[m] + n / 2 + 4, fa[m], fb[2], fb[3]);
       }
     }
   }
@@ -61,39 +60,17 @@ __device__ inline void add_w_b(Accumulators<kM, kN>& acc, const Accumulators<kM,
   for (int k = 0; k < kK; k += 16) {
     unsigned fw[kM][4], fb[4];
 #pragma unroll
-    for (int m = 0; m < kM; ++m)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) fw[m][i] = pack_bf16(w[m][k / 8 + i / 2][i % 2 * 2], w[m][k / 8 + i / 2][i % 2 * 2 + 1]);
+    for (int m = 0; m < kM; ++m) pack_columns(fw[m], w[m], k);
 #pragma unroll
     for (int n = 0; n < kN; n += 16) {
       ldmatrix_x4_trans(fb, b + k * kPitch<kN> + n);
 #pragma unroll
       for (int m = 0; m < kM; ++m) {
-        mma_bf16(acc[m][n / 8], fw[m], fb[0], fb[1]);
-        mma_bf16(acc[m][n / 8 + 1], fw[m], fb[2], fb[3]);
+        mma_bf16(acc[m] + n / 2, fw[m], fb[0], fb[1]);
+        mma_bf16(acc[m] + n / 2 + 4, fw[m], fb[2], fb[3]);
       }
     }
   }
-}
-
-// Row r (0 or 1: 8 below) of a lane's accumulators, rounded: to[n + 2 (lane % 4)], n = 0, 8, .. below width.
-template <int kN>
-__device__ inline void store_row(BF16* to, int width, int r, float factor, const float (&acc)[kN / 8][4]) {
-  const int col = static_cast<int>(threadIdx.x) % 4 * 2;
-#pragma unroll
-  for (int n = 0; n < kN; n += 8)
-    if (n < width)
-      *reinterpret_cast<unsigned*>(to + n + col) = pack_bf16(acc[n / 8][2 * r] * factor, acc[n / 8][2 * r + 1] * factor);
-}
-
-// Over the four lanes of a row.
-__device__ inline float quad_max(float v) {
-  v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 1));
-  return fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 2));
-}
-__device__ inline float quad_sum(float v) {
-  v += __shfl_xor_sync(0xffffffffu, v, 1);
-  return v + __shfl_xor_sync(0xffffffffu, v, 2);
 }
 
 }  // namespace moe::cuda

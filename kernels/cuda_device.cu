@@ -46,6 +46,8 @@ namespace {
 
 int opened = 0;  // the device of this process
 
+}  // namespace
+
 // A thread begins on device 0.
 void use_device() {
   static thread_local int current = 0;
@@ -53,6 +55,8 @@ void use_device() {
   check(cudaSetDevice(opened), "device");
   current = opened;
 }
+
+namespace {
 
 cudaStream_t stream_of(void* queue) {
   use_device();
@@ -181,7 +185,7 @@ const Kernels* kernels() {
 }  // namespace moe::cuda
 
 extern "C" const moe::CudaPlugin* moe_cuda_plugin() {
-  static const moe::CudaPlugin plugin = {moe::CudaPlugin::kVersion, moe::cuda::num_devices, moe::cuda::open,
-                                         moe::cuda::kernels, moe::cuda::allocate_shared};
+  static const moe::CudaPlugin plugin = {moe::CudaPlugin::kVersion, moe::cuda::num_devices,     moe::cuda::open,
+                                         moe::cuda::kernels,        moe::cuda::allocate_shared, moe::cuda::nccl_comms};
   return &plugin;
 }

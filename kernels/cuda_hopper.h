@@ -67,6 +67,10 @@ __device__ inline void barrier_wait(Barrier* b, unsigned parity) {
 __device__ inline void sync_threads_of(unsigned id, unsigned threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
+// Counts as one who came, without waiting.
+__device__ inline void arrive_threads_of(unsigned id, unsigned threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
 
 // ---- Copies. One thread asks; the box of the map at (col, row, group) comes to `to` and counts on the barrier.
 __device__ inline void prefetch_map(const TensorMap& map) {
@@ -200,5 +204,5 @@ __device__ inline void product_of_registers(float (&d)[128], const unsigned (&a)
 }  // namespace moe::cuda
 
 #ifdef MOE_CUDA_ON_HOST
-#include "tests/cuda_on_host/hopper.h"
+#include <hopper.h>
 #endif

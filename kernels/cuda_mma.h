@@ -8,7 +8,7 @@
 #pragma once
 
 #ifdef MOE_CUDA_ON_HOST
-#include "tests/cuda_on_host/mma.h"
+#include <mma.h>
 #else
 
 #include <cstdint>
@@ -17,8 +17,8 @@ namespace moe::cuda {
 
 __device__ inline unsigned shared_address(const void* p) { return static_cast<unsigned>(__cvta_generic_to_shared(p)); }
 
-// c += A B
-__device__ inline void mma_bf16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+// c[0 .. 3] += A B
+__device__ inline void mma_bf16(float* c, const unsigned (&a)[4], unsigned b0, unsigned b1) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
       "{%0, %1, %2, %3};"

@@ -58,22 +58,39 @@ __device__ inline unsigned round_bf16x2(float a, float b) {
   return *reinterpret_cast<const unsigned*>(&v);
 #endif
 }
+// By functions of CUDA: what branches fill is else stored word by word.
+__device__ inline void store_words(void* p, const unsigned (&w)[1]) { __stwb(static_cast<unsigned*>(p), w[0]); }
+__device__ inline void store_words(void* p, const unsigned (&w)[2]) {
+  __stwb(static_cast<uint2*>(p), make_uint2(w[0], w[1]));
+}
+__device__ inline void store_words(void* p, const unsigned (&w)[4]) {
+  __stwb(static_cast<uint4*>(p), make_uint4(w[0], w[1], w[2], w[3]));
+}
+// to (=) from: one element, or 16 bytes of them.
+template <int kN, class T>
+__device__ inline void copy_pack(const T* from, T* to) {
+  static_assert(kN == 1 || kN * sizeof(T) == sizeof(uint4));
+  if constexpr (kN == 1)
+    *to = *from;
+  else
+    __stwb(reinterpret_cast<uint4*>(to), *reinterpret_cast<const uint4*>(from));
+}
 template <int kN>
 __device__ inline void store_floats(float* p, const float (&v)[kN]) {
-  Pack<kN, float> pack;
+  unsigned words[kN];
 #pragma unroll
-  for (int i = 0; i < kN; ++i) pack.v[i] = v[i];
-  *reinterpret_cast<Pack<kN, float>*>(p) = pack;
+  for (int i = 0; i < kN; ++i) words[i] = __float_as_uint(v[i]);
+  store_words(p, words);
 }
 template <int kN>
 __device__ inline void store_floats(BF16* p, const float (&v)[kN]) {
   if constexpr (kN == 1) {
     put(p, v[0]);
   } else {
-    Pack<kN / 2, unsigned> pack;
+    unsigned words[kN / 2];
 #pragma unroll
-    for (int i = 0; i < kN / 2; ++i) pack.v[i] = round_bf16x2(v[2 * i], v[2 * i + 1]);
-    *reinterpret_cast<Pack<kN / 2, unsigned>*>(p) = pack;
+    for (int i = 0; i < kN / 2; ++i) words[i] = round_bf16x2(v[2 * i], v[2 * i + 1]);
+    store_words(p, words);
   }
 }
 

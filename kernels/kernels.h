@@ -18,7 +18,8 @@
 
 namespace moe {
 
-// Linear maps, weights stored [out, in] as Hugging Face does.
+// Linear maps, weights stored [out, in] as Hugging Face does. A GPU rounds an fp32 operand of more than 4096 columns to bf16
+// where the other one is of bf16 (the gradient of the logits).
 struct GemmKernels {
   // y_MN (=|+=) x_MK w_NK^T
   void (*forward)(Stream&, CMat x_MK, CMat w_NK, Mat y_MN, Store store);
@@ -157,9 +158,9 @@ struct RouterShape {
   // expert2node: [E] of the host, in [0, num_nodes), in any order and number; nullptr: no node limit. A node's score is the
   // sum of its ceil(K / num_nodes_kept) largest selection scores that the group limit leaves (of all of them where there are
   // fewer). Nodes are kept in order of falling score, ties to the lowest node, until num_nodes_kept are kept or none with
-  // an allowed expert is left; all other experts are out. A token whose kept nodes hold fewer than K allowed experts is
-  // std::invalid_argument, thrown after all tokens; it cannot happen where any num_nodes_kept nodes hold K experts of any
-  // num_groups_kept groups. num_nodes_kept = num_nodes changes nothing.
+  // an allowed expert is left; all other experts are out. A token whose kept nodes hold fewer than K allowed experts, which
+  // cannot be where any num_nodes_kept nodes hold K experts of any num_groups_kept groups (MeshContext checks it), throws
+  // std::invalid_argument after all tokens; on a GPU it gets the best others. num_nodes_kept = num_nodes changes nothing.
   const std::int32_t* expert2node = nullptr;
   int num_nodes = 1, num_nodes_kept = 1;
 };

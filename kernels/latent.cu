@@ -46,7 +46,6 @@ template <int kN, class X>
 __global__ void __launch_bounds__(kMostThreads, 1)
     split_kernel(Heads h, const X* __restrict__ kv, i64 kv_stride, const X* __restrict__ rope, i64 rope_stride,
                  X* __restrict__ k, i64 k_stride, X* __restrict__ v, i64 v_stride, unsigned rows, unsigned team) {
-  using Packs = Pack<kN, X>;
   const Member me(team);
   if (me.row >= rows) return;
   walk_heads<kN>(h, me, [&](unsigned head, unsigned c) {
@@ -56,7 +55,7 @@ __global__ void __launch_bounds__(kMostThreads, 1)
       from -= h.R, to = v + me.row * v_stride + head * h.V + (c - h.N - h.R);
     else if (c >= h.N)
       from = rope + me.row * rope_stride + (c - h.N);
-    *reinterpret_cast<Packs*>(to) = load_pack<kN>(from);
+    copy_pack<kN>(from, to);
   });
 }
 
@@ -78,7 +77,6 @@ template <int kN, class X>
 __global__ void __launch_bounds__(kMostThreads, 1)
     join_kernel(Heads h, const X* __restrict__ dk, i64 k_stride, const X* __restrict__ dv, i64 v_stride, X* __restrict__ dkv,
                 i64 kv_stride, unsigned rows, unsigned team) {
-  using Packs = Pack<kN, X>;
   const Member me(team);
   if (me.row >= rows) return;
   const unsigned per_head = (h.N + h.V) / kN;
@@ -86,7 +84,7 @@ __global__ void __launch_bounds__(kMostThreads, 1)
     const unsigned head = j / per_head, c = j % per_head * kN;
     const X* const from =
         c < h.N ? dk + me.row * k_stride + head * (h.N + h.R) + c : dv + me.row * v_stride + head * h.V + (c - h.N);
-    *reinterpret_cast<Packs*>(dkv + me.row * kv_stride + head * (h.N + h.V) + c) = load_pack<kN>(from);
+    copy_pack<kN>(from, dkv + me.row * kv_stride + head * (h.N + h.V) + c);
   });
 }
 

@@ -1,4 +1,5 @@
-// Attention of every instruction set of this processor against the formula with double loops and full score matrices.
+// Attention, of every instruction set of this processor or of CUDA, against the formula with double loops and full score
+// matrices. Not here: a cache (cache_attention_test.cpp).
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -232,14 +233,23 @@ TEST(Attention, MatrixUnitsLengths) {
 }
 TEST(Attention, MatrixUnitsWidths) {
   check(for_matrix_units(shape(2, 33, 2, 2, 8, 24)));
-  check(for_matrix_units(shape(1, 130, 1, 1, 64, 64)));
+  check(for_matrix_units(shape(1, 66, 2, 1, 48, 56)));
   check(for_matrix_units(shape(1, 70, 2, 1, 80, 40)));
-  check(for_matrix_units(shape(1, 140, 1, 1, 128, 128)));
-  check(for_matrix_units(shape(1, 140, 1, 1, 192, 128)));
+  check(for_matrix_units(shape(1, 65, 1, 1, 136, 24)));
+  check(for_matrix_units(shape(1, 129, 1, 1, 128, 128)));
+  check(for_matrix_units(shape(1, 65, 1, 1, 192, 128)));
+}
+// The widths that Hopper's warpgroups take, with more tiles of 128 keys than are on their way at once.
+TEST(Attention, MatrixUnitsManyTiles) {
+  check(for_matrix_units(shape(1, 513, 1, 1, 64, 64)));
+  Case c = for_matrix_units(shape(2, 130, 2, 1, 64, 64), 100, true);
+  for (int s = 0; s < 2; ++s)
+    for (std::int32_t i = 0; i < 130; ++i) c.doc_start.push_back(i < 40 ? 0 : i < 129 || s == 0 ? 40 : 129);
+  check(c);
 }
 TEST(Attention, MatrixUnitsGroups) { check(for_matrix_units(shape(2, 70, 8, 1, 8, 8))); }
 TEST(Attention, MatrixUnitsWindowsSinksAndDocuments) {
-  for (int window : {5, 64, 150}) check(for_matrix_units(shape(1, 200, 2, 1, 16, 16), window, true));
+  for (int window : {5, 100}) check(for_matrix_units(shape(1, 200, 2, 1, 16, 16), window, true));
   for (int window : {0, 70}) {
     Case c = for_matrix_units(shape(2, 200, 1, 1, 24, 32), window, true);
     for (int s = 0; s < 2; ++s)

@@ -13,6 +13,7 @@
 #include <string>
 
 #include "kernels/device.h"
+#include "lib/base/trace.h"
 
 namespace moe {
 
@@ -25,15 +26,16 @@ class CommLane {
  public:
   using Ticket = std::uint64_t;
 
-  // Without a thread every task runs inside submit(), for one process.
-  explicit CommLane(bool threaded);
+  // Without a thread every task runs inside submit(), for one process. Tasks and waits are spans of the trace, if there is
+  // one.
+  explicit CommLane(bool threaded, Trace* trace = nullptr);
   ~CommLane();
   CommLane(const CommLane&) = delete;
   CommLane& operator=(const CommLane&) = delete;
 
   bool threaded() const;
-  // `name`: a string literal, the key of times().
-  Ticket submit(const char* name, std::function<void()> task);
+  // `name`: a string literal, the key of times(). `shown`: what the trace calls it, if not so; valid until the task has run.
+  Ticket submit(const char* name, std::function<void()> task, TraceLabel shown = {nullptr});
   // Returns when that task and all before it are done. Throws what one of them threw; after that every wait throws it.
   void wait(Ticket ticket);
   void wait_all();

@@ -26,7 +26,7 @@ void HostModel::move(Move move) {
 
 void HostModel::pull() {
   if (!copy_) return;
-  Stream& stream = original_.mesh().lane_env().stream;
+  Stream& stream = original_.mesh().settled_stream();
   move([&](void* here, void* there, std::size_t bytes) { stream.copy(here, there, bytes); });
   for (const int layer : original_.moe_layers()) copy_->router_bias(layer) = original_.router_bias(layer);
   stream.synchronize();
@@ -34,7 +34,7 @@ void HostModel::pull() {
 
 void HostModel::push() {
   if (!copy_) return;
-  Stream& stream = original_.mesh().lane_env().stream;
+  Stream& stream = original_.mesh().settled_stream();
   move([&](void* here, void* there, std::size_t bytes) { stream.copy(there, here, bytes); });
   stream.synchronize();
   for (const int layer : original_.moe_layers()) original_.router_bias(layer) = copy_->router_bias(layer);

@@ -68,7 +68,8 @@ MeshContext::MeshContext(World& world, const MeshOptions& options, int num_exper
       num_experts_(num_experts),
       layout_(layout_of(options, place_, num_experts)),
       kernels_(kernels),
-      lane_stream_(device, 1) {
+      lane_stream_(device, 1),
+      nccl_waits_{world.watchdog(), world.rank()} {
   const std::vector<int> rank2node = nodes_of_group(world, options.shape, place_);
   num_nodes_ = 1 + *std::max_element(rank2node.begin(), rank2node.end());
   if (options.plan.layers.empty()) {
@@ -83,19 +84,25 @@ MeshContext::MeshContext(World& world, const MeshOptions& options, int num_exper
       if (known == maps_.end()) add_map(placed, rank2node);
     }
   }
-  lane().call("split", [this] { comms_ = split_mesh(world_.comm(), options_.shape); });
-  if (!lane_stream_.is_cpu()) {
-    rows_ = make_staged_comm(*comms_.ep, lane_stream_);
-    dense_rows_ = make_staged_comm(*comms_.dense, lane_stream_);
-    shard_rows_ = make_staged_comm(*comms_.shard, lane_stream_);
-    replicate_rows_ = make_staged_comm(*comms_.replicate, lane_stream_);
-  }
+  lane().call("split", [this] {
+    comms_ = split_mesh(world_.comm(), options_.shape);
+    if (lane_stream_.is_cpu()) return;
+    rows_ = device_comm("ep", *comms_.ep);
+    dense_rows_ = device_comm("dense", *comms_.dense);
+    shard_rows_ = device_comm("shard", *comms_.shard);
+    replicate_rows_ = device_comm("replicate", *comms_.replicate);
+  });
   if (options.shape.ep == 1) return;
   std::vector<LayerMap> maps;
   for (const LayerExperts& m : maps_)
     maps.push_back(LayerMap::of(m.placed, num_experts, rank2node, place_.ep, options.replica_choice));
   dispatcher_ = std::make_unique<Dispatcher>(*comms_.ep, rows_ ? *rows_ : *comms_.ep, rank2node, maps, options.dispatch,
                                              lane_stream_, kernels);
+}
+
+std::unique_ptr<Comm> MeshContext::device_comm(const char* name, Comm& host) {
+  return options_.gpu_comm == GpuComm::kNccl ? make_nccl_comm(name, host, lane_stream_, nccl_waits_)
+                                             : make_staged_comm(host, lane_stream_);
 }
 
 void MeshContext::add_map(const LayerPlacement& placed, const std::vector<int>& rank2node) {
@@ -114,7 +121,14 @@ std::vector<ParamLayout> MeshContext::rank_layouts() const {
 }
 
 void MeshContext::follow(Stream& compute) {
-  if (!compute.is_cpu()) lane().follow(&compute, &lane_stream_);
+  if (compute.is_cpu()) return;
+  compute_ = &compute;
+  lane().follow(&compute, &lane_stream_);
+}
+
+Stream& MeshContext::settled_stream() {
+  if (compute_) compute_->synchronize();
+  return lane_stream_;
 }
 
 MeshContext::~MeshContext() {

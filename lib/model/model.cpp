@@ -57,7 +57,7 @@ void Model::initialize(std::uint64_t seed) {
 
 void Model::router_bias_changed() {
   if (on_host()) return;
-  Stream& stream = mesh_->lane_env().stream;
+  Stream& stream = mesh_->settled_stream();
   for (std::size_t i = 0; i < router_bias_.size(); ++i)
     stream.copy(device_router_bias_[i].data(), router_bias_[i].data(), device_router_bias_[i].size_bytes());
   stream.synchronize();

@@ -6,6 +6,7 @@
 
 #include "lib/base/stopwatch.h"
 #include "lib/comm/collectives.h"
+#include "lib/model/segment_names.h"
 #include "lib/model/track.h"
 
 namespace moe {
@@ -92,6 +93,7 @@ void Pass::run(Track& track, int layer, std::size_t segment, Part part) {
   const auto i = static_cast<std::size_t>(layer);
   const BlockContext block =
       block_context(model_, options_, env_, block_params_[i], rope_, tallies_[i], tally_rooms_[i], track, layer);
+  const TraceSpan span(world().trace(), TraceRow::kCompute, segment_label(segment, part, layer));
   const Stopwatch watch;
   part({block, track.batch, track.slots[i], track.block_output(layer), track.dx_TD});
   segment_seconds_[segment] += watch.seconds();
@@ -102,11 +104,13 @@ void Pass::communicate(Track& track, int layer, std::size_t segment, Part part) 
   const auto i = static_cast<std::size_t>(layer);
   if (model_.config().is_dense_layer(layer)) return;
   if (!model_.mesh().dispatcher()) return run(track, layer, segment, part);
-  track.on_its_way = model_.mesh().lane().submit(kBlockSegments[segment]->name, [this, &track, i, layer, part] {
+  const auto exchange = [this, &track, i, layer, part] {
     const BlockContext block =
         block_context(model_, options_, env_, block_params_[i], rope_, tallies_[i], tally_rooms_[i], track, layer);
     part({block, track.batch, track.slots[i], track.block_output(layer), track.dx_TD});
-  });
+  };
+  track.on_its_way =
+      model_.mesh().lane().submit(kBlockSegments[segment]->name, exchange, segment_label(segment, part, layer));
   if (!model_.mesh().options().overlap) await(track);
 }
 
@@ -175,6 +179,7 @@ void Pass::normalise(Track& t) {
 
 // Behind the modules, which leave the logits' memory to the model.
 double Pass::ends_forward() {
+  const TraceSpan span(world().trace(), TraceRow::kCompute, {.name = "head forward"});
   if (Track& t = *tracks_.front(); t.batch.cache) return normalise(t), head_of_runs(t.n_TD), 0;
   const auto& [stream, k] = env_;
   double total = 0;
@@ -196,6 +201,7 @@ void Pass::head_backward(Track& t, Mat n_TD, Mat dn_TD) {
 
 // dx_TD (=) gradient of the last block's output; gradients of head, final norm and modules +=.
 void Pass::ends_backward(bool last_of_step) {
+  const TraceSpan span(world().trace(), TraceRow::kCompute, {.name = "head backward"});
   const auto& [stream, k] = env_;
   Units& units = model_.units();
   begin_head_gradients();
@@ -211,6 +217,7 @@ void Pass::ends_backward(bool last_of_step) {
 }
 
 void Pass::embedding_backward(bool last_of_step) {
+  const TraceSpan span(world().trace(), TraceRow::kCompute, {.name = "embedding backward"});
   Units& units = model_.units();
   units.begin_gradients(units.embedding());
   const Mat grad = model_.params().find("embedding.weight").grad;
@@ -232,6 +239,7 @@ void Pass::forward_block(const MicroBatch& batch, int layer, int next_unit) {
 }
 
 double Pass::forward(const MicroBatch& batch) {
+  const TraceSpan span(world().trace(), TraceRow::kCompute, {.name = "forward"});
   Units& units = model_.units();
   int first = 0;
   for (std::size_t i = 0; i < tracks_.size(); ++i) {
@@ -301,6 +309,7 @@ void Pass::backward_layer(int layer, bool last_of_step) {
 }
 
 void Pass::backward(const MicroBatch& batch) {
+  const TraceSpan span(world().trace(), TraceRow::kCompute, {.name = "backward"});
   Units& units = model_.units();
   const int last = model_.config().num_layers - 1;
   units.prefetch(units.dense(last + num_modules_));

@@ -93,11 +93,14 @@ void UnitGradients::reduce(int index, bool last) {
   const bool over_group = unit.is_cut() && (buffer || last), over_replicas = last && num_replicas_ > 1;
   const bool over_copies = last && copies_.has_copies(index);
   if (!over_group && !over_copies && !over_replicas) return;
-  last_ticket_ = lane_.submit("reduce", [=, this, &unit, tensors = contributions(unit)] {
-    if (over_group) reduce_group(unit, tensors);
-    if (over_copies) copies_.sum(index);
-    if (over_replicas) reduce_replicas(unit);
-  });
+  last_ticket_ = lane_.submit(
+      "reduce",
+      [=, this, &unit, tensors = contributions(unit)] {
+        if (over_group) reduce_group(unit, tensors);
+        if (over_copies) copies_.sum(index);
+        if (over_replicas) reduce_replicas(unit);
+      },
+      {.name = "reduce", .of = unit.name});
   if (!buffer) return;
   show(unit, nullptr);
   buffer->unit = -1;

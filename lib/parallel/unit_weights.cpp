@@ -49,7 +49,8 @@ void UnitWeights::gather_if_old(Holder& holder) {
   }
   Comm* comm = holder.kind == UnitKind::kExperts ? comms_.expert : comms_.dense;
   holder.ticket = last_ticket_ =
-      lane_.submit("gather", [this, comm, tensors] { gather_rows(*comm, "gather", tensors, lane_stream_); });
+      lane_.submit("gather", [this, comm, tensors] { gather_rows(*comm, "gather", tensors, lane_stream_); },
+                   {.name = "gather", .of = list_.units[static_cast<std::size_t>(holder.unit)].name});
   holder.fresh = true;
 }
 

@@ -82,7 +82,7 @@ void Units::finish_gradients() {
 
 void Units::clear_gradients() {
   state_->wait();
-  state_->gradients.clear();
+  state_->lane.call("clear gradients", [this] { state_->gradients.clear(); });
 }
 
 std::size_t Units::buffer_bytes(const ParamStore& store, bool training, int num_replicas) {

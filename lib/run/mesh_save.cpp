@@ -83,17 +83,18 @@ MeshSaver::~MeshSaver() {
 
 void MeshSaver::stage() {
   if (!staging_) return;
-  Stream& stream = model_.mesh().lane_env().stream;
+  Stream& stream = model_.mesh().settled_stream();
   for (std::size_t i = 0; i < slices_.size(); ++i)
     if (const auto bytes = static_cast<std::size_t>(bytes_in(slices_[i])); bytes > 0)
       stream.copy(to_write_[i].data, slices_[i].data, bytes);
   stream.synchronize();
 }
 
-void MeshSaver::start(std::function<void()> work) {
+void MeshSaver::start(const char* name, std::function<void()> work) {
   failure_.reset();
-  const auto guarded = [this, work = std::move(work)] {
+  const auto guarded = [this, name, work = std::move(work)] {
     try {
+      const TraceSpan span(world().trace(), TraceRow::kSaving, {.name = name});
       work();
     } catch (const Error& e) {
       failure_ = e;
@@ -123,6 +124,7 @@ void MeshSaver::join_and_agree() {
 
 void MeshSaver::begin(SaveRequest request) {
   if (in_flight()) throw Error(Exit::kInternal, "a save began while another was in flight");
+  const TraceSpan span(world().trace(), TraceRow::kCompute, {.name = "save"});
   request_ = std::move(request);
   clock_ = Stopwatch();
   std::string text;
@@ -133,7 +135,7 @@ void MeshSaver::begin(SaveRequest request) {
   draft_ = CheckpointDraft::parse(text);
   phase_ = Phase::kWriting;
   stage();
-  start([this] { report_ = write_part(draft_, world().rank(), to_write_); });
+  start("write checkpoint", [this] { report_ = write_part(draft_, world().rank(), to_write_); });
   if (mode_ == SaveMode::kSync) advance();
   stall_seconds_ = clock_.seconds();
 }
@@ -143,7 +145,7 @@ void MeshSaver::start_publishing() {
   world().lane().call("checkpoint", [&] { reports = gather_texts_at_first(world().comm(), "checkpoint", report_); });
   phase_ = Phase::kPublishing;
   if (world().rank() != 0) return;
-  start([this, reports = std::move(reports)] {
+  start("publish checkpoint", [this, reports = std::move(reports)] {
     saved_ = publish_checkpoint(draft_, reports, request_.state, request_.provenance, request_.keep, request_.force);
     if (request_.when_published) request_.when_published();
   });
@@ -159,6 +161,7 @@ FinishedSave MeshSaver::finish() {
 }
 
 std::optional<FinishedSave> MeshSaver::advance() {
+  const TraceSpan span(world().trace(), TraceRow::kCompute, {.name = "save"});
   const Stopwatch watch;
   join_and_agree();
   if (phase_ == Phase::kWriting) {

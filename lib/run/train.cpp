@@ -10,6 +10,7 @@
 #include "lib/comm/collectives.h"
 #include "lib/model/host_model.h"
 #include "lib/run/compute.h"
+#include "lib/run/gpu_comm.h"
 #include "lib/run/mesh_load.h"
 #include "lib/run/mesh_plan.h"
 #include "lib/run/peak.h"
@@ -20,6 +21,7 @@
 #include "lib/run/run_output.h"
 #include "lib/run/schedule.h"
 #include "lib/run/stop_signal.h"
+#include "lib/run/timeline.h"
 #include "lib/run/train_evaluation.h"
 #include "lib/run/train_inputs.h"
 #include "lib/run/train_report.h"
@@ -72,6 +74,7 @@ class TrainRun {
       mesh_options_ = choose_mesh(o_.ranks, world, o_.model, o_.common.dry_run);
     });
     if (!world.alone()) world.require_same({plan_fact(mesh_options_.plan)});
+    mesh_options_.gpu_comm = choose_gpu_comm(o_.ranks.gpu_comm, world, compute_.device);
   }
 
   void describe() {
@@ -112,6 +115,12 @@ class TrainRun {
         std::make_unique<TrainEvaluation>(o_, inputs_->eval ? &*inputs_->eval : nullptr, summary_.micro_batch, world_, env_);
     saves_ = std::make_unique<TrainSaves>(o_, model(), *trainer_, *output_);
     if (!o_.router_trace.empty()) world_.agree([&] { trace_ = std::make_unique<TrainTrace>(o_, model(), *trainer_); });
+    if (!o_.trace.empty())
+      world_.agree([&] {
+        const bool replaces = o_.common.force || o_.resume_from.has_value();
+        timeline_ =
+            std::make_unique<Timeline>(world_, TimelineOptions{o_.trace, o_.trace_steps, replaces}, about_timeline());
+      });
   }
 
   // True if a signal ended it, on whichever rank. Rank 0's clock decides for all.
@@ -122,6 +131,7 @@ class TrainRun {
     bool stopped = false;
     for (double progress = run_progress(o_, counters_.step, run_seconds_); progress < 1 && !stopped;
          progress = run_progress(o_, counters_.step, run_seconds_)) {
+      if (timeline_) timeline_->before_step(steps_here_ + 1);
       one_step(progress, stop);
       if (trace_) trace_->step_done(last_.step);
       stopped = last_.stop;
@@ -133,14 +143,13 @@ class TrainRun {
       if (replanner_.due(counters_.step) && now < 1) replan();
       if (saves_->due(counters_.step)) saves_->begin(counters_now());
     }
+    if (timeline_) timeline_->after_last_step();
     return stopped && run_progress(o_, counters_.step, run_seconds_) < 1;
   }
 
   Exit finish(bool stopped) {
     checkpoint_ = saves_->finish(counters_now());
-    if (trace_)
-      trace_->finish(provenance_chain(invocation_, parent_provenance(),
-                                      {{inputs_->data->info().path, inputs_->data->info().fingerprint}}));
+    if (trace_) trace_->finish(provenance());
     if (stopped) {
       if (is_first_) {
         log_warning("stopped by a signal at step " + std::to_string(counters_.step) +
@@ -154,9 +163,9 @@ class TrainRun {
     output_->write_event({{"event", "end"}, {"step", counters_.step}});
     world_.agree([&] { picture_ = output_->draw(last_.layers, is_first_ ? unigram_entropy(*inputs_->data) : 0); });
     print_sample();
-    if (!is_first_) return Exit::kOk;
-    write_result_json(o_.common.json, train_json(o_, report()));
-    if (o_.common.json != "-") std::printf("%s\n", train_box(report()).c_str());
+    write_summary_json();
+    if (is_first_ && o_.common.json != "-") std::printf("%s\n", train_box(report()).c_str());
+    if (timeline_) timeline_->finish();
     return Exit::kOk;
   }
 
@@ -191,6 +200,17 @@ class TrainRun {
   }
 
   nlohmann::json parent_provenance() const { return parent_checkpoint() ? parent_checkpoint()->provenance : nullptr; }
+  nlohmann::json provenance() const {
+    return provenance_chain(invocation_, parent_provenance(),
+                            {{inputs_->data->info().path, inputs_->data->info().fingerprint}});
+  }
+  nlohmann::json about_timeline() const {
+    return {{"kind", "moe-timeline"},
+            {"version", version_text()},
+            {"ranks", world_.size()},
+            {"steps", {o_.trace_steps.first + counters_.step, o_.trace_steps.last + counters_.step}},
+            {"provenance", provenance()}};
+  }
 
   // The rest is as in a new run: step 0, moments zero, the data from its beginning.
   void start_from_weights() {
@@ -338,6 +358,7 @@ class TrainRun {
   std::unique_ptr<RunOutput> output_;
   std::unique_ptr<TrainSaves> saves_;
   std::unique_ptr<TrainTrace> trace_;
+  std::unique_ptr<Timeline> timeline_;
   RunCounters counters_;
   Replanner replanner_{o_, counters_.counts_since_look_LE};
   StepResult last_;

@@ -24,6 +24,7 @@ void tell(const char* what, const char* key, const Evaluation& e, const TrainEva
 }  // namespace
 
 Evaluation TrainEvaluation::evaluation_of(Model& model, std::int64_t max_tokens) {
+  const TraceSpan span(world_.trace(), TraceRow::kCompute, {.name = "evaluation"});
   if (!pass_)
     pass_ = std::make_unique<Pass>(model, PassOptions{.shape = {micro_batch_, o_.seq}, .training = false, .num_modules = 1},
                                    env_);

@@ -64,6 +64,7 @@ void Trainer::go_on_from(const Trainer& before) {
 
 // A batch that is smaller than the largest has micro-batches that are no larger, so it fits into the pass.
 void Trainer::load_batch(StepResult& result) {
+  const TraceSpan span(model_.mesh().world().trace(), TraceRow::kCompute, {.name = "data"});
   result.batch = batch_after(options_, result.step - 1);
   if (batch_.cut().batch != result.batch)
     batch_ = GlobalBatch(cut_of(options_, model_.mesh(), result.batch), options_.document_mask);
@@ -105,6 +106,7 @@ double Trainer::gradients(StepResult& result) {
 void Trainer::agree(StepResult& result, double loss_sum, const StepNews& news) {
   World& world = model_.mesh().world();
   pass_.pull_tallies();
+  const TraceSpan span(world.trace(), TraceRow::kCompute, {.name = "totals"});
   std::vector<double> sums = {loss_sum, gradient_squares(model_, env_), news.stop() ? 1.0 : 0.0,
                               world.rank() == 0 ? news.clock() : 0.0, news.busy() ? 1.0 : 0.0};
   std::vector<std::int64_t> counts;
@@ -162,6 +164,7 @@ void Trainer::update_average(StepResult& result) {
 }
 
 void Trainer::update(StepResult& result) {
+  const TraceSpan span(model_.mesh().world().trace(), TraceRow::kCompute, {.name = "update"});
   if (!result.updated) return model_.units().clear_gradients();
   update_parameters(result);
   update_average(result);
@@ -202,7 +205,11 @@ StepResult Trainer::step(double lr, const StepNews& news, double progress) {
   const RunPoint now = run_point(options_, result.step, progress);
   result.bias_update_speed = options_.balance.bias_update_speed.at(now);
   result.mtp_weight = options_.mtp_weight.at(now);
-  model_.mesh().world().watchdog().set_step(result.step);
+  World& world = model_.mesh().world();
+  world.watchdog().set_step(result.step);
+  world.trace().set_step(result.step);
+  const TraceSpan span(world.trace(), TraceRow::kCompute, {.name = "step"});
+  world.lane().take_times();  // of saves and evaluations since the last step
   Stopwatch whole, part;
   load_batch(result);
   result.data_seconds = part.lap();

@@ -6,7 +6,7 @@
 //   - shared memory of run-time size holds not-a-number before a block; the fibers of a block run in rising order in one
 //     launch and in falling order in the next
 //   - a barrier or warp operation that some thread never reaches ends the program with a message
-// Not here: matrix units and asynchronous copies (mma.h, hopper.h), the BLAS (cublas_v2.h), speed.
+// Not here: matrix units and asynchronous copies (mma.h, hopper.h), the BLAS (cublas_v2.h), messages (nccl.h), speed.
 #pragma once
 
 #include <cmath>
@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <mutex>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -95,6 +96,7 @@ cudaError_t cudaGetDevice(int*);
 cudaError_t cudaSetDevice(int);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp*, int);
 cudaError_t cudaDeviceGetAttribute(int*, cudaDeviceAttr, int);
+cudaError_t cudaDeviceGetPCIBusId(char* text, int size, int device);
 cudaError_t cudaDeviceSynchronize();
 cudaError_t cudaMalloc(void**, std::size_t);
 cudaError_t cudaFree(void*);
@@ -131,6 +133,7 @@ unsigned char* shared_bytes();
 void wait_until(const std::function<bool()>& done, const char* what);
 // Returns when `count` threads of the block have called with the same key (of a few, below 1024).
 void barrier(unsigned key, unsigned count, const char* what);
+void barrier_without_waiting(unsigned key, unsigned count);  // counts as one of them
 // Says that something happened that another fiber may wait for.
 void progressed();
 // Counts the blocks that this host thread ran, this one included.
@@ -146,6 +149,9 @@ inline constexpr std::size_t kExchangeBytes = 64;
 void run(cudaStream_t stream, dim3 grid, dim3 block, std::size_t shared, std::function<void()> body);
 // Puts host work into a stream (the stand-ins of libraries).
 void enqueue(cudaStream_t stream, std::function<void()> work);
+// The same for work that another thread must help with: tried until it says true, and what comes behind it waits.
+void enqueue_until(cudaStream_t stream, std::function<bool()> done);
+std::recursive_mutex& device_lock();  // held while work is done
 
 template <class T>
 T lane_value(unsigned mask, T v, unsigned lane) {
@@ -263,6 +269,10 @@ T __ldg(const T* p) {
 template <class T>
 T __ldcs(const T* p) {
   return *p;
+}
+template <class T>
+void __stwb(T* p, T v) {
+  *p = v;
 }
 template <class T>
 void __stcs(T* p, T v) {

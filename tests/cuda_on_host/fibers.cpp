@@ -187,6 +187,14 @@ void barrier(unsigned key, unsigned count, const char* what) {
   wait_until(complete, what);
 }
 
+void barrier_without_waiting(unsigned key, unsigned count) {
+  Barrier& b = block->barriers[key];
+  ++block->progress;
+  if (++b.arrived < count) return;
+  b.arrived = 0;
+  ++b.generation;
+}
+
 const unsigned char* exchange(unsigned mask, const void* mine, std::size_t bytes) {
   const unsigned lane = running->linear % 32, warp = running->linear / 32;
   if (!(mask >> lane & 1u)) fail("a warp operation whose mask does not name the calling lane");

@@ -38,6 +38,7 @@ inline void barrier_arrive(Barrier* b) { cuda_on_host::barrier_arrive(b, 0); }
 inline void barrier_expect(Barrier* b, unsigned bytes) { cuda_on_host::barrier_arrive(b, bytes); }
 inline void barrier_wait(Barrier* b, unsigned parity) { cuda_on_host::barrier_wait(b, parity); }
 inline void sync_threads_of(unsigned id, unsigned threads) { cuda_on_host::barrier(id, threads, "a named barrier"); }
+inline void arrive_threads_of(unsigned id, unsigned threads) { cuda_on_host::barrier_without_waiting(id, threads); }
 
 inline void prefetch_map(const TensorMap&) {}
 inline void load_box(void* to, const TensorMap& map, Barrier* b, i64 col, i64 row, i64 group) {

@@ -36,7 +36,7 @@ inline unsigned round_to_bf16(float f) {
 
 namespace moe::cuda {
 
-inline void mma_bf16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+inline void mma_bf16(float* c, const unsigned (&a)[4], unsigned b0, unsigned b1) {
   struct Operands {
     unsigned a[4], b[2];
   };

@@ -2,19 +2,25 @@
 // fibers. One lock: streams of several host threads take turns. See cuda_runtime.h.
 #include <sys/mman.h>
 
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <thread>
 #include <vector>
 
 #include "tests/cuda_on_host/cuda_runtime.h"
 #include "tests/cuda_on_host/fibers.h"
 
 struct cuda_on_host_stream {
-  std::deque<std::function<void()>> work;
+  struct Work {
+    std::function<void()> run;
+    std::function<bool()> done;  // in its place: tries, until it says true; what comes behind waits
+  };
+  std::deque<Work> work;
 };
 struct cuda_on_host_event {
   cuda_on_host_stream* stream = nullptr;
@@ -105,17 +111,27 @@ bool is_pageable(const void* p) {
   return static_cast<const unsigned char*>(p) >= static_cast<unsigned char*>(it->first) + it->second;
 }
 
-// Everything in a stream, or up to an event.
-void drain(cudaStream_t stream, const bool* until = nullptr) {
+// Everything in a stream, or up to an event, as far as it comes without the work of another thread. True: so far it came.
+bool advance(cudaStream_t stream, const bool* until = nullptr) {
   const std::lock_guard guard(lock());
-  if (!stream || stream->work.empty()) return;
+  if (!stream) return true;
   device_memory().open();
-  while (!stream->work.empty() && !(until && *until)) {
-    const auto work = std::move(stream->work.front());
-    stream->work.pop_front();
-    work();
+  bool moves = true;
+  while (moves && !stream->work.empty() && !(until && *until)) {
+    if (const auto& done = stream->work.front().done) {
+      moves = done();
+      if (moves) stream->work.pop_front();
+    } else {
+      const auto work = std::move(stream->work.front().run);
+      stream->work.pop_front();
+      work();
+    }
   }
   device_memory().close();
+  return moves;
+}
+void drain(cudaStream_t stream, const bool* until = nullptr) {
+  while (!advance(stream, until)) std::this_thread::sleep_for(std::chrono::microseconds(20));
 }
 
 std::vector<cudaStream_t>& streams() {
@@ -127,9 +143,15 @@ std::vector<cudaStream_t>& streams() {
 
 void enqueue(cudaStream_t stream, std::function<void()> work) {
   const std::lock_guard guard(lock());
-  stream->work.push_back(std::move(work));
-  if (launches_block()) drain(stream);
+  stream->work.push_back({std::move(work), {}});
+  if (launches_block()) advance(stream);
 }
+void enqueue_until(cudaStream_t stream, std::function<bool()> done) {
+  const std::lock_guard guard(lock());
+  stream->work.push_back({{}, std::move(done)});
+  if (launches_block()) advance(stream);
+}
+std::recursive_mutex& device_lock() { return lock(); }
 
 void run(cudaStream_t stream, dim3 grid, dim3 block, std::size_t shared, std::function<void()> body) {
   enqueue(stream, [=, body = std::move(body)] { run_grid(grid, block, shared, body); });
@@ -150,13 +172,17 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
   *p = {"stand-in on the host", 9, 0, 4};
   return cudaSuccess;
 }
+cudaError_t cudaDeviceGetPCIBusId(char* text, int size, int) {
+  std::snprintf(text, static_cast<std::size_t>(size), "0000:00:00.0");
+  return cudaSuccess;
+}
 cudaError_t cudaDeviceGetAttribute(int* v, cudaDeviceAttr which, int) {
   *v = which == cudaDevAttrMultiProcessorCount ? 4 : which == cudaDevAttrL2CacheSize ? 50 << 20 : 227 * 1024;
   return cudaSuccess;
 }
 cudaError_t cudaDeviceSynchronize() {
   const std::lock_guard guard(lock());
-  for (cudaStream_t s : streams()) drain(s);
+  for (cudaStream_t s : streams()) advance(s);  // what waits for another thread is left: a device of its own would not wait
   return cudaSuccess;
 }
 cudaError_t cudaMalloc(void** p, std::size_t bytes) {
@@ -242,7 +268,11 @@ cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
   enqueue(s, [happened = e->happened] { *happened = true; });
   return cudaSuccess;
 }
-cudaError_t cudaEventQuery(cudaEvent_t e) { return *e->happened ? cudaSuccess : cudaErrorNotReady; }
+cudaError_t cudaEventQuery(cudaEvent_t e) {
+  const std::lock_guard guard(lock());
+  if (e->stream) advance(e->stream, e->happened.get());
+  return *e->happened ? cudaSuccess : cudaErrorNotReady;
+}
 cudaError_t cudaEventSynchronize(cudaEvent_t e) {
   if (e->stream) drain(e->stream, e->happened.get());
   return cudaSuccess;
@@ -251,8 +281,9 @@ cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t, cudaEvent_t) { return *
 // What the other stream has to do before is done when this one comes here.
 cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned) {
   if (e->stream && e->stream != s)
-    enqueue(s, [other = e->stream, happened = e->happened] {
-      if (!*happened) drain(other, happened.get());
+    enqueue_until(s, [other = e->stream, happened = e->happened] {
+      if (!*happened) advance(other, happened.get());
+      return *happened;
     });
   return cudaSuccess;
 }
