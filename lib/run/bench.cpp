@@ -85,7 +85,7 @@ Compute compute_of(const BenchOptions& o, const World& world) {
   if (common.device == DeviceChoice::kAuto && (!knows_devices || o.isa != BenchIsa::kAuto))
     common.device = DeviceChoice::kCpu;
   const Compute compute = choose_compute(common, world);
-  if (!knows_devices) need_cpu(compute, "moe-bench: this command");
+  if (!knows_devices) need_cpu(compute, "--device: of this command and number of ranks");
   if (o.isa == BenchIsa::kAuto) return compute;
   const std::string name = o.isa == BenchIsa::kAvx512 ? "avx512" : o.isa == BenchIsa::kAvx2 ? "avx2" : "generic";
   if (!compute.on_cpu())

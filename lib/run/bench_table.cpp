@@ -55,7 +55,7 @@ std::vector<std::string> row_legend(bool of_device) {
       "# sets    operand sets that the calls cycle through, 256 MiB together, at most 32: more than caches hold; all data";
   lines[1] = "#         is random";
   lines[2] = "# us      median time of one call over reps repetitions; enough calls between two waits to last 5 ms";
-  lines[6] = "# %peak   of the GEMM of this run for TFLOP/s, of its copy for GB/s (above 100 %: from a cache)";
+  lines[5] = "# %peak   of the GEMM of this run for TFLOP/s, of its copy for GB/s (above 100 %: from a cache)";
   return lines;
 }
 
