@@ -1,5 +1,6 @@
 // A CUDA device as kernels/device.h has it. Allocation is cudaMalloc: it is done at the start, in large pieces.
 #include <cuda_runtime.h>
+#include <nvtx3/nvToolsExt.h>
 
 #include <stdexcept>
 #include <string>
@@ -155,6 +156,9 @@ void* allocate_shared(std::size_t bytes) {
   return cudaMallocManaged(&p, bytes) == cudaSuccess ? p : nullptr;
 }
 
+void push_range(const char* name) { nvtxRangePushA(name); }
+void pop_range() { nvtxRangePop(); }
+
 Kernels table() {
   return {.isa = "cuda",
           .gemm = gemm_cuda,
@@ -186,6 +190,7 @@ const Kernels* kernels() {
 
 extern "C" const moe::CudaPlugin* moe_cuda_plugin() {
   static const moe::CudaPlugin plugin = {moe::CudaPlugin::kVersion, moe::cuda::num_devices,     moe::cuda::open,
-                                         moe::cuda::kernels,        moe::cuda::allocate_shared, moe::cuda::nccl_comms};
+                                         moe::cuda::kernels,        moe::cuda::allocate_shared, moe::cuda::nccl_comms,
+                                         moe::cuda::push_range,     moe::cuda::pop_range};
   return &plugin;
 }

@@ -36,13 +36,15 @@ struct CudaComms {
 
 // What the plugin exports, as `const CudaPlugin* moe_cuda_plugin()`.
 struct CudaPlugin {
-  static constexpr int kVersion = 2;  // of this interface: a plugin of another build is refused
+  static constexpr int kVersion = 3;  // of this interface: a plugin of another build is refused
   int version;
   int (*num_devices)(char* text, int size);  // 0: why, in `text`
   const Device* (*open)(int index);          // takes the device for this process; throws std::runtime_error
   const Kernels* (*kernels)();
   void* (*allocate_shared)(std::size_t bytes);  // memory that host and device touch in turns, for tests; nullptr: none
   CudaComms comms;
+  void (*push_range)(const char* name);  // NVTX, for profilers: a range of the calling thread, ...
+  void (*pop_range)();                   // ... which the last one ends
 };
 
 struct CudaStatus {

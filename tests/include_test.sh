@@ -30,7 +30,7 @@ doors='
 ^utf8proc                     ^lib/io/tokenizer_bpe_nfc\.cpp$
 ^CLI/                         ^(lib/base/options[a-z_]*\.(cpp|h)|tools/.*)$
 ^spdlog/                      ^lib/base/log\.cpp$
-^(cuda|cublas|cudnn)[a-z_]*   (\.cu$|^kernels/cuda_[a-z_]*\.h$|^kernels/cuda\.h$|^tests/cuda_on_host/)
+^(cuda|cublas|cudnn|nvtx3/)[A-Za-z_]*   (\.cu$|^kernels/cuda_[a-z_]*\.h$|^kernels/cuda\.h$|^tests/cuda_on_host/)
 ^(cblas|oneapi/)              ^kernels/gemm(_library)?\.cpp$
 '
 # Files of lib/pipeline that describe schedules without a tensor.

@@ -31,6 +31,11 @@ Compute choose_compute(const CommonOptions& common, const World& world) {
   }
 }
 
+void show_ranges(const Compute& compute, World& world) {
+  if (compute.on_cpu()) return;
+  world.trace().show_on({.push = cuda_status().plugin->push_range, .pop = cuda_status().plugin->pop_range});
+}
+
 void need_cpu(const Compute& compute, const std::string& what) {
   if (!compute.on_cpu())
     throw Error(Exit::kUnavailable, what + ": expected --device cpu, found " + compute.device.name, "use --device cpu");

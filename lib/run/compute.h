@@ -19,6 +19,8 @@ Compute choose_compute(const CommonOptions& common, const World& world);
 inline Stream compute_stream(const Compute& compute, const CommonOptions& common) {
   return Stream(compute.device, common.threads);
 }
+// What the job traces is shown to profilers of the device too (NVTX). Before the first span.
+void show_ranges(const Compute& compute, World& world);
 // Error(kUnavailable) unless on the CPU; `what` needs it.
 void need_cpu(const Compute& compute, const std::string& what);
 

@@ -64,6 +64,7 @@ class TrainRun {
         compute_(choose_compute(options.common, world)),
         stream_(compute_stream(compute_, options.common)),
         env_{stream_, compute_.kernels} {
+    show_ranges(compute_, world);
     world.watchdog().watch_signal(StopSignal::terminated);
     world.start_watchdog(o_.ranks.watchdog);
     const CheckpointInfo* from = parent_checkpoint();
