@@ -19,6 +19,7 @@ extern const RouterKernels router_cpu;
 extern const PermuteKernels permute_cpu;
 extern const EmbeddingKernels embedding_cpu;
 extern const CrossEntropyKernels cross_entropy_cpu;
+extern const ElementKernels elements_cpu;
 extern const AdamWKernels adamw_cpu;
 extern const MuonKernels muon_cpu;
 double register_peak_gflops_cpu(Stream& stream, double seconds);

@@ -42,8 +42,22 @@ double forward(Stream& stream, Mat logits_TV, std::span<const std::int32_t> targ
   });
 }
 
+void greedy(Stream& stream, CMat logits_TV, std::int32_t* token_T) {
+  const i64 T = logits_TV.rows, V = logits_TV.cols;
+  expect_f32("cross_entropy.greedy", "logits", logits_TV);
+  expect_shape("cross_entropy.greedy", "logits", logits_TV, T, V);
+#pragma omp parallel for schedule(static) num_threads(threads_for(stream, T* V * 4))
+  for (i64 t = 0; t < T; ++t) {
+    const float* row = logits_TV.f32() + t * logits_TV.stride;
+    i64 best = 0;
+    for (i64 v = 1; v < V; ++v)
+      if (row[v] > row[best]) best = v;
+    token_T[t] = static_cast<std::int32_t>(best);
+  }
+}
+
 }  // namespace
 
-const CrossEntropyKernels cross_entropy_cpu = {forward};
+const CrossEntropyKernels cross_entropy_cpu = {forward, greedy};
 
 }  // namespace moe::MOE_ISA

@@ -3,9 +3,38 @@
 #include <sched.h>
 #include <sys/mman.h>
 
+#include <cstring>
 #include <new>
 
 namespace moe {
+namespace {
+
+void* map(std::size_t bytes) {
+  void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (p == MAP_FAILED) return nullptr;
+  madvise(p, bytes, MADV_HUGEPAGE);  // fewer page faults; refusal costs only time
+  return p;
+}
+void unmap(void* memory, std::size_t bytes) { munmap(memory, bytes); }
+
+void* no_queue() { return nullptr; }
+void nothing(void*) {}
+void copy(void*, void* to, const void* from, std::size_t bytes) {
+  if (bytes > 0) std::memmove(to, from, bytes);
+}
+void zero(void*, void* memory, std::size_t bytes) {
+  if (bytes > 0) std::memset(memory, 0, bytes);
+}
+void* mark(void*) { return nullptr; }
+void wait_mark(void*, void*) {}
+void memory(std::size_t* used_bytes, std::size_t* total_bytes) { *used_bytes = *total_bytes = 0; }
+
+constexpr Device kCpuDevice = {DeviceKind::kCpu, "cpu", map,  unmap,   map,  unmap,     no_queue,
+                               nothing,          copy,  zero, nothing, mark, wait_mark, memory};
+
+}  // namespace
+
+const Device& cpu_device() { return kCpuDevice; }
 
 int num_usable_processors() {
   cpu_set_t set;
@@ -15,14 +44,18 @@ int num_usable_processors() {
   return n > 0 ? n : 1;
 }
 
-Stream::Stream(int num_threads) : num_threads_(num_threads > 0 ? num_threads : num_usable_processors()) {
-  const std::size_t bytes = kScratchBytes * static_cast<std::size_t>(num_threads_);
-  void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (p == MAP_FAILED) throw std::bad_alloc();
-  madvise(p, bytes, MADV_HUGEPAGE);  // fewer page faults; refusal costs only time
-  scratch_ = static_cast<std::byte*>(p);
+Stream::Stream(int num_threads) : Stream(cpu_device(), num_threads) {}
+
+Stream::Stream(const Device& device, int num_threads)
+    : device_(&device), queue_(device.make_queue()), num_threads_(num_threads > 0 ? num_threads : num_usable_processors()) {
+  if (!is_cpu()) return;
+  scratch_ = static_cast<std::byte*>(map(kScratchBytes * static_cast<std::size_t>(num_threads_)));
+  if (!scratch_) throw std::bad_alloc();
 }
 
-Stream::~Stream() { munmap(scratch_, kScratchBytes * static_cast<std::size_t>(num_threads_)); }
+Stream::~Stream() {
+  if (scratch_) unmap(scratch_, kScratchBytes * static_cast<std::size_t>(num_threads_));
+  device_->free_queue(queue_);
+}
 
 }  // namespace moe

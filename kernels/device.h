@@ -1,5 +1,7 @@
-// Where kernels run. A Stream is passed to every kernel: the device, how many threads a CPU kernel may use, and its
-// scratch memory. Results never depend on the number of threads: every sum has a fixed order.
+// Where kernels run. A Device is memory and queues: plain calls on the CPU, a plugin's on a GPU (device_cuda.h). A Stream is
+// one queue of a device and is passed to every kernel; what is put into it happens in that order, at once on the CPU, some
+// time later on a GPU: what the host reads was copied to it and waited for (synchronize). Results never depend on the
+// number of threads: every sum has a fixed order. Not here: which device a tool takes (lib/base/common_options.h).
 #pragma once
 
 #include <cstddef>
@@ -10,24 +12,62 @@ namespace moe {
 
 enum class DeviceKind : std::uint8_t { kCpu, kCuda };
 
+// Functions of a device. A queue is what stands behind a Stream; nullptr on the CPU.
+struct Device {
+  DeviceKind kind;
+  const char* name;  // "cpu", or what the driver calls it
+  // Zero-filled memory for kernels, 256-byte aligned on a GPU, 64 on the CPU; nullptr if there is not so much.
+  void* (*allocate)(std::size_t bytes);
+  void (*release)(void* memory, std::size_t bytes);
+  // Zero-filled memory of the host that copies from and to the device run from and to without a detour.
+  void* (*allocate_host)(std::size_t bytes);
+  void (*release_host)(void* memory, std::size_t bytes);
+  void* (*make_queue)();
+  void (*free_queue)(void* queue);
+  // In the order of the queue. Memory of the host on either side, of allocate_host() or not: it must stay as it is until
+  // the queue is there, but for a source of other host memory, which was read when copy() returns.
+  void (*copy)(void* queue, void* to, const void* from, std::size_t bytes);
+  void (*zero)(void* queue, void* memory, std::size_t bytes);
+  void (*synchronize)(void* queue);  // returns when everything in the queue is done
+  // A mark behind what is in the queue now; what comes into a queue after wait_mark() waits for it, the host does not. Each
+  // mark is waited for once. nullptr on the CPU.
+  void* (*mark)(void* queue);
+  void (*wait_mark)(void* queue, void* mark);
+  // Memory in use by this process, and all there is.
+  void (*memory)(std::size_t* used_bytes, std::size_t* total_bytes);
+};
+const Device& cpu_device();
+
 class Stream {
  public:
-  // num_threads < 1 takes the number of processors that this process may use.
+  // Of the CPU. num_threads < 1 takes the number of processors that this process may use.
   explicit Stream(int num_threads = 0);
+  // Of a device; on the CPU with num_threads as above.
+  explicit Stream(const Device& device, int num_threads = 0);
   ~Stream();
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
 
-  DeviceKind device() const { return DeviceKind::kCpu; }
+  const Device& device() const { return *device_; }
+  bool is_cpu() const { return device_->kind == DeviceKind::kCpu; }
+  void* queue() const { return queue_; }
+  void copy(void* to, const void* from, std::size_t bytes) { device_->copy(queue_, to, from, bytes); }
+  void zero(void* memory, std::size_t bytes) { device_->zero(queue_, memory, bytes); }
+  void synchronize() { device_->synchronize(queue_); }
+  void* mark() { return device_->mark(queue_); }
+  void wait_mark(void* mark) { device_->wait_mark(queue_, mark); }
+
+  // Of the CPU alone: 64-byte aligned scratch of one thread (index 0 .. num_threads-1), valid inside one kernel call. The
+  // memory is kScratchBytes long and is only touched when used.
   int num_threads() const { return num_threads_; }
-  // 64-byte aligned scratch of one thread (index 0 .. num_threads-1), valid inside one kernel call. The memory is
-  // kScratchBytes long and is only touched when used.
   std::byte* scratch(int thread) const { return scratch_ + static_cast<std::size_t>(thread) * kScratchBytes; }
   static constexpr std::size_t kScratchBytes = std::size_t{16} << 20;
 
  private:
+  const Device* device_;
+  void* queue_;
   int num_threads_;
-  std::byte* scratch_;
+  std::byte* scratch_ = nullptr;
 };
 
 // Processors that this process may use (sched_getaffinity).

@@ -5,6 +5,9 @@
 // float and rounded once when stored. Outputs may not alias inputs unless a comment says so. Every sum has an order
 // that depends on the shapes only: the same input gives the same bits with any number of threads.
 // A shape that does not fit throws std::invalid_argument naming the operation.
+// All memory, spans and tables too, is the stream's device's, but for what is said to be of the host. On a GPU a call
+// returns before its work is done, unless it returns a number; what would be thrown for values (ids out of range) is not
+// looked at there.
 //
 // One struct of function pointers per noun; `Kernels` holds all of them; cpu_kernels() takes the widest vector
 // instructions that this processor has. Not here: models, files, ranks.
@@ -15,7 +18,8 @@
 
 namespace moe {
 
-// Linear maps, weights stored [out, in] as Hugging Face does.
+// Linear maps, weights stored [out, in] as Hugging Face does. A GPU rounds an fp32 operand of more than 4096 columns to bf16
+// where the other one is of bf16 (the gradient of the logits).
 struct GemmKernels {
   // y_MN (=|+=) x_MK w_NK^T
   void (*forward)(Stream&, CMat x_MK, CMat w_NK, Mat y_MN, Store store);
@@ -151,12 +155,12 @@ struct RouterShape {
       num_groups_kept = 1;  // E experts in equal contiguous groups; only experts of the kept groups may be chosen
   GroupScore group_score = GroupScore::kTop2Sum;  // V3: sum of the two largest selection scores; V2: the largest
   // Node limit (DeepSeek-V3 section 2.1.2), after the group limit: a token's experts lie on at most num_nodes_kept nodes.
-  // expert2node: [E], in [0, num_nodes), in any order and number; nullptr: no node limit. A node's score is the sum of
-  // its ceil(K / num_nodes_kept) largest selection scores that the group limit leaves (of all of them where there are
+  // expert2node: [E] of the host, in [0, num_nodes), in any order and number; nullptr: no node limit. A node's score is the
+  // sum of its ceil(K / num_nodes_kept) largest selection scores that the group limit leaves (of all of them where there are
   // fewer). Nodes are kept in order of falling score, ties to the lowest node, until num_nodes_kept are kept or none with
-  // an allowed expert is left; all other experts are out. A token whose kept nodes hold fewer than K allowed experts is
-  // std::invalid_argument, thrown after all tokens; it cannot happen where any num_nodes_kept nodes hold K experts of any
-  // num_groups_kept groups. num_nodes_kept = num_nodes changes nothing.
+  // an allowed expert is left; all other experts are out. A token whose kept nodes hold fewer than K allowed experts, which
+  // cannot be where any num_nodes_kept nodes hold K experts of any num_groups_kept groups (MeshContext checks it), throws
+  // std::invalid_argument after all tokens; on a GPU it gets the best others. num_nodes_kept = num_nodes changes nothing.
   const std::int32_t* expert2node = nullptr;
   int num_nodes = 1, num_nodes_kept = 1;
 };
@@ -187,6 +191,10 @@ struct RouterKernels {
   // if dlogits_TE is not null: dlogits_TE += grad_scale * d(returned value)/d(logits).
   double (*z_loss)(Stream&, const RouterShape&, const float* logits_TE, std::int64_t num_tokens, float coef,
                    float grad_scale, float* dlogits_TE);
+  // What was decided: counts_E += slots of each expert, coactivation_EE += tokens that chose both, *entropy += T times the
+  // mean over every eighth token (from the first) of the entropy of s / sum(s), in nats: a metric.
+  void (*tally)(Stream&, const RouterShape&, const float* scores_TE, std::int64_t num_tokens, const std::int32_t* idx_TK,
+                std::int64_t* counts_E, std::int64_t* coactivation_EE, double* entropy);
 };
 
 // Rows in the order of their experts. A slot is t*K + k; a row is a place in the sorted order, -1 = dropped.
@@ -200,6 +208,9 @@ struct PermuteKernels {
   void (*gather)(Stream&, CMat x_TD, std::span<const std::int32_t> row2slot_R, int top_k, Mat x_RD);
   // x_TD[t] (=|+=) sum over k = 0 .. K-1, in that order, of y_RD[slot2row_N[t*K+k]]; dropped rows add nothing.
   void (*combine)(Stream&, CMat y_RD, std::span<const std::int32_t> slot2row_N, int top_k, Mat x_TD, Store store);
+  // One number a slot, there and back: v_R[r] (=) v_N[row2slot_R[r]];  v_N[i] (=) v_R[slot2row_N[i]], 0 where dropped.
+  void (*gather_values)(Stream&, const float* v_N, std::span<const std::int32_t> row2slot_R, float* v_R);
+  void (*return_values)(Stream&, const float* v_R, std::span<const std::int32_t> slot2row_N, float* v_N);
 };
 
 // w_VD by token id. Ids must lie in [0, V): callers check data before it comes here; a foreign id throws.
@@ -215,10 +226,22 @@ struct CrossEntropyKernels {
   // token's term, 0 where not counted. If grad_scale != 0, logits_TV (f32) is overwritten by
   // grad_scale * (softmax - onehot), zero rows where not counted.
   double (*forward)(Stream&, Mat logits_TV, std::span<const std::int32_t> target_T, float grad_scale, float* loss_T);
+  // token_T (=) the place of each row's largest logit, ties to the lowest.
+  void (*greedy)(Stream&, CMat logits_TV, std::int32_t* token_T);
+};
+
+// Elements by themselves.
+struct ElementKernels {
+  // to (=|+=) from, of the same shape: rounded, widened or only moved.
+  void (*copy)(Stream&, CMat from, Mat to, Store store);
+  void (*swap)(Stream&, std::span<float> a, std::span<float> b);
+  // to[0, n) (=|+=) from[0][0, n) + from[1][0, n) + ..., in this order; the list is of the host, and one of them may be
+  // `to`.
+  void (*sum)(Stream&, std::span<const float* const> from, std::int64_t n, float* to, Store store);
 };
 
 // AdamW (Loshchilov & Hutter 2019), fused over all tensors of a list.
-struct AdamWTensor {
+struct AdamWTensor {       // lists of them are of the host
   float* w = nullptr;      // weights, or their fp32 master
   BF16* w_bf16 = nullptr;  // rounded copy, rewritten after the update; may be nullptr
   float* g = nullptr;      // gradient; set to zero after the update
@@ -261,7 +284,7 @@ constexpr std::int64_t orthogonalize_floats(std::int64_t M, std::int64_t N) {
 }
 
 struct Kernels {
-  const char* isa;  // "avx512", "avx2" or "generic"
+  const char* isa;  // "avx512", "avx2" or "generic"; "cuda"
   GemmKernels gemm;
   GroupedGemmKernels grouped_gemm;
   BiasKernels bias;
@@ -275,10 +298,17 @@ struct Kernels {
   PermuteKernels permute;
   EmbeddingKernels embedding;
   CrossEntropyKernels cross_entropy;
+  ElementKernels elements;
   AdamWKernels adamw;
   MuonKernels muon;
   // GFLOP/s of fused multiply-adds in registers alone, for `seconds` on all threads: the roof of this processor.
   double (*register_peak_gflops)(Stream&, double seconds);
+};
+
+// Where a computation runs and with what.
+struct Env {
+  Stream& stream;
+  const Kernels& kernels;
 };
 
 // The widest of avx512, avx2 and generic that this processor runs. The environment variable MOE_ISA may ask for less.

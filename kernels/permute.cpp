@@ -81,8 +81,16 @@ void combine(Stream& stream, CMat y_RD, std::span<const std::int32_t> slot2row_N
       y_RD, x_TD);
 }
 
+void gather_values(Stream&, const float* v_N, std::span<const std::int32_t> row2slot_R, float* v_R) {
+  for (std::size_t r = 0; r < row2slot_R.size(); ++r) v_R[r] = v_N[row2slot_R[r]];
+}
+
+void return_values(Stream&, const float* v_R, std::span<const std::int32_t> slot2row_N, float* v_N) {
+  for (std::size_t i = 0; i < slot2row_N.size(); ++i) v_N[i] = slot2row_N[i] < 0 ? 0 : v_R[slot2row_N[i]];
+}
+
 }  // namespace
 
-const PermuteKernels permute_cpu = {plan, gather, combine};
+const PermuteKernels permute_cpu = {plan, gather, combine, gather_values, return_values};
 
 }  // namespace moe::MOE_ISA

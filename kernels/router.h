@@ -49,5 +49,7 @@ double router_balance_loss(Stream& stream, const RouterShape& shape, const float
                            float* dscores_TE);
 double router_z_loss(Stream& stream, const RouterShape& shape, const float* logits_TE, std::int64_t num_tokens, float coef,
                      float grad_scale, float* dlogits_TE);
+void router_tally(Stream& stream, const RouterShape& shape, const float* scores_TE, std::int64_t num_tokens,
+                  const std::int32_t* idx_TK, std::int64_t* counts_E, std::int64_t* coactivation_EE, double* entropy);
 
 }  // namespace moe::MOE_ISA

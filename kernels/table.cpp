@@ -22,6 +22,7 @@ Kernels all_kernels() {
       .permute = permute_cpu,
       .embedding = embedding_cpu,
       .cross_entropy = cross_entropy_cpu,
+      .elements = elements_cpu,
       .adamw = adamw_cpu,
       .muon = muon_cpu,
       .register_peak_gflops = register_peak_gflops_cpu,

@@ -38,7 +38,7 @@ TEST(AdamW, AgreesWithPlainLoopsOverSteps) {
       State s(n, 1);
       auto w = doubles(s.w), m = doubles(s.m), v = doubles(s.v);
       auto w32 = s.w, m32 = s.m, v32 = s.v;
-      Stream stream(2);
+      Stream stream(kernel_device(), 2);
       for (std::int64_t step = 1; step <= 3; ++step) {
         const AdamWHyper h{.lr = 0.1f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .step = step, .grad_scale = 0.5f};
         s.g = random_floats(n, 10 + static_cast<std::uint64_t>(step));
@@ -65,7 +65,7 @@ TEST(AdamW, MomentsInBf16AreRoundedOnce) {
       std::transform(s.m.begin(), s.m.end(), m16.begin(), to_bf16);
       std::transform(s.v.begin(), s.v.end(), v16.begin(), to_bf16);
       auto w = s.w, m = s.m, v = s.v;
-      Stream stream(2);
+      Stream stream(kernel_device(), 2);
       for (std::int64_t step = 1; step <= 3; ++step) {
         const AdamWHyper h{.lr = 0.1f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .step = step};
         s.g = random_floats(n, 10 + static_cast<std::uint64_t>(step));
@@ -91,13 +91,13 @@ TEST(AdamW, AverageAgreesWithDouble) {
       std::vector<float> mean = random_floats(n, 1), w = random_floats(n, 2);
       std::vector<double> want(n);
       for (std::size_t i = 0; i < n; ++i) want[i] = 0.999 * mean[i] + 0.001 * w[i];
-      Stream stream(2);
+      Stream stream(kernel_device(), 2);
       k->adamw.average(stream, mean, w.data(), 0.999);
       EXPECT_TRUE(close_to(std::span<const float>(mean), std::span<const double>(want), 2e-7)) << k->isa << " " << n;
     }
-  Stream stream(1);
+  Stream stream(kernel_device(), 1);
   std::vector<float> mean(1);
-  EXPECT_THROW(cpu_kernels().adamw.average(stream, mean, mean.data(), 1), std::invalid_argument);
+  for (const Kernels* k : all_isas()) EXPECT_THROW(k->adamw.average(stream, mean, mean.data(), 1), std::invalid_argument);
 }
 
 // The first step from zero moments moves every weight by lr against the sign of its gradient.
@@ -107,7 +107,7 @@ TEST(AdamW, FirstStepIsTheSign) {
     const auto before = s.w, gradient = s.g;
     s.m.assign(37, 0.0f), s.v.assign(37, 0.0f);
     const AdamWTensor tensor = s.tensor(0, false);
-    Stream stream(1);
+    Stream stream(kernel_device(), 1);
     k->adamw.step(stream, {&tensor, 1}, {.lr = 0.25f, .step = 1});
     for (int i = 0; i < 37; ++i) EXPECT_NEAR(s.w[i], before[i] - 0.25 * (gradient[i] > 0 ? 1 : -1), 1e-6);
   }
@@ -121,7 +121,7 @@ TEST(AdamW, ListOfTensorsIsEachAloneWithAnyThreads) {
     for (std::size_t i = 0; i < sizes.size(); ++i) {
       State s(sizes[i], 100 * i);
       const AdamWTensor tensor = s.tensor(0.1f * static_cast<float>(i), false);
-      Stream one(1);
+      Stream one(kernel_device(), 1);
       k->adamw.step(one, {&tensor, 1}, h);
       want.insert(want.end(), s.w.begin(), s.w.end());
     }
@@ -131,7 +131,7 @@ TEST(AdamW, ListOfTensorsIsEachAloneWithAnyThreads) {
       for (std::size_t i = 0; i < sizes.size(); ++i) states.emplace_back(sizes[i], 100 * i);
       for (std::size_t i = 0; i < sizes.size(); ++i)
         tensors.push_back(states[i].tensor(0.1f * static_cast<float>(i), i % 2 == 1));
-      Stream stream(threads);
+      Stream stream(kernel_device(), threads);
       k->adamw.step(stream, tensors, h);
       std::vector<float> got;
       for (const State& s : states) got.insert(got.end(), s.w.begin(), s.w.end());
@@ -141,11 +141,64 @@ TEST(AdamW, ListOfTensorsIsEachAloneWithAnyThreads) {
   }
 }
 
+// Pieces of one array, many more than a block has threads, of any size and alignment, with moments of both dtypes.
+TEST(AdamW, ManyTensorsAndWhereTheyBeginDoNotMatter) {
+  constexpr std::size_t kTensors = 400;
+  const auto sizes = random_ints(kTensors, 1, 0, 40);
+  const AdamWHyper h{.lr = 0.1f, .step = 3, .grad_scale = 0.7f};
+  const auto run = [&](const Kernels& k, std::size_t first, bool each_alone) {
+    std::size_t n = first;
+    for (const int size : sizes) n += static_cast<std::size_t>(size);
+    State s(n - first, 5);
+    for (auto* values : {&s.w, &s.g, &s.m, &s.v}) values->insert(values->begin(), first, 77.0f);
+    std::vector<BF16> m16(n), v16(n), rounded(n);
+    for (std::size_t i = 0; i < n; ++i) m16[i] = to_bf16(s.m[i]), v16[i] = to_bf16(s.v[i]);
+    std::vector<AdamWTensor> list;
+    std::size_t at = first;
+    for (std::size_t i = 0; i < kTensors; ++i) {
+      const bool half = i % 3 == 0;
+      list.push_back({&s.w[at], i % 2 ? &rounded[at] : nullptr, &s.g[at], half ? static_cast<void*>(&m16[at]) : &s.m[at],
+                      half ? static_cast<void*>(&v16[at]) : &s.v[at], sizes[i], 0.01f * static_cast<float>(i),
+                      half ? DType::kBF16 : DType::kF32});
+      at += static_cast<std::size_t>(sizes[i]);
+    }
+    Stream stream(kernel_device(), 2);
+    for (std::size_t i = 0; i < kTensors; i += each_alone ? 1 : kTensors)
+      k.adamw.step(stream, std::span(list).subspan(i, each_alone ? 1 : kTensors), h);
+    EXPECT_EQ(std::vector<float>(s.g.begin() + static_cast<std::ptrdiff_t>(first), s.g.end()),
+              std::vector<float>(n - first, 0.0f));
+    std::vector<float> all;
+    for (std::size_t i = first; i < n; ++i)
+      all.insert(all.end(), {s.w[i], s.m[i], s.v[i], to_float(m16[i]), to_float(v16[i]), to_float(rounded[i])});
+    return all;
+  };
+  for (const Kernels* k : all_isas()) {
+    const auto want = run(*k, 0, true);
+    EXPECT_TRUE(same_bits(std::span<const float>(run(*k, 0, false)), std::span<const float>(want)));
+    EXPECT_TRUE(same_bits(std::span<const float>(run(*k, 3, false)), std::span<const float>(want)));
+  }
+}
+
+TEST(AdamW, SumsAndAveragesDoNotDependOnTheAlignment) {
+  for (const Kernels* k : all_isas())
+    for (const std::size_t n : {5, 64, 9001}) {
+      Stream stream(kernel_device(), 2);
+      const std::vector<float> g = random_floats(n, 5), w = random_floats(n, 6);
+      std::vector<float> moved(n + 1), mean = g;
+      std::copy(g.begin(), g.end(), moved.begin() + 1);
+      const std::span<float> to(moved.data() + 1, n);
+      EXPECT_EQ(k->adamw.sum_of_squares(stream, to), k->adamw.sum_of_squares(stream, g));
+      k->adamw.average(stream, mean, w.data(), 0.9);
+      k->adamw.average(stream, to, w.data(), 0.9);
+      EXPECT_TRUE(same_bits(std::span<const float>(to), std::span<const float>(mean)));
+    }
+}
+
 TEST(AdamW, SumOfSquares) {
   for (const Kernels* k : all_isas())
     for (const std::size_t n : {0, 1, 7, 4097, 65536, 300007}) {
       const auto g = random_floats(n, 5);
-      Stream one(1), three(3);
+      Stream one(kernel_device(), 1), three(kernel_device(), 3);
       const double got = k->adamw.sum_of_squares(one, g), want = dot(g, g);
       EXPECT_LE(std::fabs(got - want), 3e-7 * want) << k->isa << " n " << n;
       EXPECT_EQ(got, k->adamw.sum_of_squares(three, g));
@@ -158,7 +211,7 @@ TEST(AdamW, SumOfSquaresShowsWhatIsNotFinite) {
       for (const std::size_t at : {0, 17, 99999, 100000}) {
         std::vector<float> g(100001, 0.5f);
         g[at] = bad;
-        Stream stream(2);
+        Stream stream(kernel_device(), 2);
         EXPECT_FALSE(std::isfinite(k->adamw.sum_of_squares(stream, g))) << k->isa << " element " << at;
       }
 }
@@ -167,7 +220,7 @@ TEST(AdamW, RefusesMissingState) {
   for (const Kernels* k : all_isas()) {
     State s(5, 1);
     AdamWTensor tensor = s.tensor(0, false);
-    Stream stream(1);
+    Stream stream(kernel_device(), 1);
     EXPECT_THROW(k->adamw.step(stream, {&tensor, 1}, {.step = 0}), std::invalid_argument);
     tensor.v = nullptr;
     EXPECT_THROW(k->adamw.step(stream, {&tensor, 1}, {.step = 1}), std::invalid_argument);

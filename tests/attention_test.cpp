@@ -1,4 +1,5 @@
-// Attention of every instruction set of this processor against the formula with double loops and full score matrices.
+// Attention, of every instruction set of this processor or of CUDA, against the formula with double loops and full score
+// matrices. Not here: a cache (cache_attention_test.cpp).
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -8,19 +9,13 @@
 
 #include "kernels/kernels.h"
 #include "tests/compare.h"
+#include "tests/kernel_device.h"
 
 namespace moe {
 namespace {
 
 using Int = std::int64_t;
 using Doubles = std::vector<double>;
-
-std::vector<const Kernels*> usable_kernels() {
-  std::vector<const Kernels*> list;
-  for (const char* isa : {"avx512", "avx2", "generic"})
-    if (const Kernels* k = cpu_kernels_by_isa(isa)) list.push_back(k);
-  return list;
-}
 
 // Values in fp32 and bf16 with rows wider than the matrix, as slices of a fused projection have; NaN in the gap.
 struct Tensor {
@@ -29,7 +24,7 @@ struct Tensor {
   std::vector<float> f32;
   std::vector<BF16> bf16;
 
-  Tensor(DType t, Int r, Int c, unsigned seed) : dtype(t), rows(r), cols(c), stride(c + 3) {
+  Tensor(DType t, Int r, Int c, unsigned seed, Int pad = 3) : dtype(t), rows(r), cols(c), stride(c + pad) {
     std::mt19937 random(seed);
     std::normal_distribution<float> normal;
     f32.assign(static_cast<std::size_t>(r * stride), std::numeric_limits<float>::quiet_NaN());
@@ -55,12 +50,13 @@ struct Case {
   std::vector<std::int32_t> doc_start;  // empty: none
   DType dtype = DType::kF32;
   std::vector<float> sinks;  // empty: none
+  Int pad = 3;               // columns between the rows; with 8 the copies of 16 bytes fit that matrix units need
 
   Int tokens() const { return Int{shape.num_seqs} * shape.seq_len; }
-  Tensor queries(unsigned seed) const { return {dtype, tokens(), Int{shape.num_heads} * shape.head_dim, seed}; }
-  Tensor keys(unsigned seed) const { return {dtype, tokens(), Int{shape.num_kv_heads} * shape.head_dim, seed}; }
-  Tensor values(unsigned seed) const { return {dtype, tokens(), Int{shape.num_kv_heads} * shape.value_dim, seed}; }
-  Tensor outputs(unsigned seed) const { return {dtype, tokens(), Int{shape.num_heads} * shape.value_dim, seed}; }
+  Tensor queries(unsigned seed) const { return {dtype, tokens(), Int{shape.num_heads} * shape.head_dim, seed, pad}; }
+  Tensor keys(unsigned seed) const { return {dtype, tokens(), Int{shape.num_kv_heads} * shape.head_dim, seed, pad}; }
+  Tensor values(unsigned seed) const { return {dtype, tokens(), Int{shape.num_kv_heads} * shape.value_dim, seed, pad}; }
+  Tensor outputs(unsigned seed) const { return {dtype, tokens(), Int{shape.num_heads} * shape.value_dim, seed, pad}; }
   AttentionShape with_sinks() const {
     AttentionShape s = shape;
     s.sinks_H = sinks.empty() ? nullptr : sinks.data();
@@ -130,14 +126,14 @@ void check(const Case& c) {
   Tensor q = c.queries(1), k = c.keys(2), v = c.values(3), d_o = c.outputs(4);
   const Reference want(c, q, k, v, d_o);
   const double tolerance = c.dtype == DType::kF32 ? 5e-6 : 1.5e-2;  // bf16: o is rounded before delta is taken from it
-  for (const Kernels* kernels : usable_kernels()) {
+  for (const Kernels* kernels : all_isas()) {
     SCOPED_TRACE(std::string(kernels->isa) + " seq " + std::to_string(c.shape.seq_len) + " heads " +
                  std::to_string(c.shape.num_heads) + "/" + std::to_string(c.shape.num_kv_heads) + " window " +
                  std::to_string(c.shape.window) + " dims " + std::to_string(c.shape.head_dim) + "/" +
                  std::to_string(c.shape.value_dim));
     std::vector<std::vector<float>> first;
-    for (int threads : {1, 2, 3}) {
-      Stream stream(threads);
+    for (int threads = 1; threads <= (tests_cuda() ? 2 : 3); ++threads) {
+      Stream stream(kernel_device(), threads);
       Tensor o = c.outputs(5), dq = c.queries(6), dk = c.keys(7), dv = c.values(8);
       std::vector<float> lse(want.lse.size(), -1), dsinks(c.sinks.size(), 0.5f);
       kernels->attention.forward(stream, c.with_sinks(), q.view(), k.view(), v.view(), c.docs(), o.view(), lse.data());
@@ -162,7 +158,8 @@ AttentionShape shape(int seqs, int seq_len, int heads, int kv_heads, int head_di
 }
 
 TEST(Attention, LengthsAroundTheBlocks) {
-  for (int length : {1, 2, 7, 31, 127, 128, 129, 300}) check({shape(2, length, 2, 2, 16, 16), {}});
+  for (int length : {1, 2, 7, 31, 63, 64, 65}) check({shape(2, length, 2, 2, 16, 16), {}});
+  for (int length : {127, 128, 129, on_host() ? 131 : 300}) check({shape(1, length, 2, 2, 16, 16), {}});
 }
 
 TEST(Attention, WidthsOfHeads) {
@@ -172,8 +169,8 @@ TEST(Attention, WidthsOfHeads) {
 }
 
 TEST(Attention, GroupedQueries) {
-  check({shape(2, 150, 6, 2, 24, 24), {}});
-  check({shape(1, 600, 8, 1, 8, 8), {}});
+  check({shape(1, 150, on_host() ? 3 : 6, on_host() ? 1 : 2, 24, 24), {}});
+  check({shape(1, on_host() ? 70 : 600, 8, 1, 8, 8), {}});
 }
 
 TEST(Attention, Bf16) {
@@ -184,7 +181,7 @@ TEST(Attention, Bf16) {
 // Documents that begin inside blocks, at their edges, and one of a single token.
 TEST(Attention, Documents) {
   const std::vector<std::int32_t> starts = {0, 1, 5, 128, 200, 256, 299};
-  Case c{shape(2, 300, 4, 2, 32, 32), {}};
+  Case c{shape(2, 300, on_host() ? 1 : 4, on_host() ? 1 : 2, 32, 32), {}};
   for (int s = 0; s < 2; ++s)
     for (std::int32_t i = 0; i < 300; ++i) {
       std::int32_t begin = 0;
@@ -203,20 +200,20 @@ Case windowed(AttentionShape s, int window, bool sinks, DType dtype = DType::kF3
 
 // Windows around the sizes of tiles and blocks, and longer than the sequence.
 TEST(Attention, Windows) {
-  for (int window : {1, 2, 16, 100, 127, 129, 130, 255, 299, 1000})
-    check(windowed(shape(1, 300, 2, 1, 8, 8), window, false));
+  const std::vector<int> all = {1, 2, 16, 100, 127, 129, 130, 255, 299, 1000}, some = {1, 16, 65, 129, 1000};
+  for (int window : on_host() ? some : all) check(windowed(shape(1, on_host() ? 140 : 300, 2, 1, 8, 8), window, false));
   for (int window : {1, 13}) check(windowed(shape(2, 31, 2, 2, 8, 8), window, false));
-  check(windowed(shape(1, 700, 4, 1, 8, 8), 200, false));
+  if (!on_host()) check(windowed(shape(1, 700, 4, 1, 8, 8), 200, false));
 }
 
 TEST(Attention, Sinks) {
-  for (int length : {1, 2, 31, 128, 300}) check(windowed(shape(2, length, 4, 2, 16, 16), 0, true));
+  for (int length : {1, 2, 31, 128, on_host() ? 65 : 300}) check(windowed(shape(2, length, 4, 2, 16, 16), 0, true));
   check(windowed(shape(2, 70, 4, 2, 64, 64), 0, true, DType::kBF16));
 }
 
 TEST(Attention, SinksWindowsAndDocuments) {
   for (int window : {5, 128, 140}) {
-    Case c = windowed(shape(2, 290, 6, 2, 24, 16), window, true);
+    Case c = windowed(shape(2, 290, on_host() ? 1 : 6, on_host() ? 1 : 2, 24, 16), window, true);
     for (int s = 0; s < 2; ++s)
       for (std::int32_t i = 0; i < 290; ++i) c.doc_start.push_back(i < 3 ? 0 : i < 150 ? 3 : s == 0 ? 150 : 3);
     check(c);
@@ -224,13 +221,51 @@ TEST(Attention, SinksWindowsAndDocuments) {
   check(windowed(shape(1, 270, 2, 1, 32, 32), 100, true, DType::kBF16));
 }
 
+// bf16 with rows that lie apart by multiples of 16 bytes: what matrix units take (on the CPU a case like others). Widths of
+// each size that the tiles have, and of heads that fill them in part; documents, windows and sinks across their edges.
+Case for_matrix_units(AttentionShape s, int window = 0, bool sinks = false) {
+  Case c = windowed(s, window, sinks, DType::kBF16);
+  c.pad = 8;
+  return c;
+}
+TEST(Attention, MatrixUnitsLengths) {
+  for (int length : {1, 63, 64, 65, 127, 128, 129}) check(for_matrix_units(shape(1, length, 2, 1, 16, 16)));
+}
+TEST(Attention, MatrixUnitsWidths) {
+  check(for_matrix_units(shape(2, 33, 2, 2, 8, 24)));
+  check(for_matrix_units(shape(1, 66, 2, 1, 48, 56)));
+  check(for_matrix_units(shape(1, 70, 2, 1, 80, 40)));
+  check(for_matrix_units(shape(1, 65, 1, 1, 136, 24)));
+  check(for_matrix_units(shape(1, 129, 1, 1, 128, 128)));
+  check(for_matrix_units(shape(1, 65, 1, 1, 192, 128)));
+}
+// The widths that Hopper's warpgroups take, with more tiles of 128 keys than are on their way at once.
+TEST(Attention, MatrixUnitsManyTiles) {
+  check(for_matrix_units(shape(1, 513, 1, 1, 64, 64)));
+  Case c = for_matrix_units(shape(2, 130, 2, 1, 64, 64), 100, true);
+  for (int s = 0; s < 2; ++s)
+    for (std::int32_t i = 0; i < 130; ++i) c.doc_start.push_back(i < 40 ? 0 : i < 129 || s == 0 ? 40 : 129);
+  check(c);
+}
+TEST(Attention, MatrixUnitsGroups) { check(for_matrix_units(shape(2, 70, 8, 1, 8, 8))); }
+TEST(Attention, MatrixUnitsWindowsSinksAndDocuments) {
+  for (int window : {5, 100}) check(for_matrix_units(shape(1, 200, 2, 1, 16, 16), window, true));
+  for (int window : {0, 70}) {
+    Case c = for_matrix_units(shape(2, 200, 1, 1, 24, 32), window, true);
+    for (int s = 0; s < 2; ++s)
+      for (std::int32_t i = 0; i < 200; ++i)
+        c.doc_start.push_back(i < 3 ? 0 : i < 20 ? 3 : i < 190 ? 20 : s == 0 ? 190 : 20);
+    check(c);
+  }
+}
+
 // A sink far above all scores takes the weight, one far below is as none.
 TEST(Attention, SinksOfAnySize) {
   Case c = windowed(shape(1, 140, 2, 1, 8, 8), 0, true), none = windowed(c.shape, 0, false);
   c.sinks = {200, -200};
   Tensor q = c.queries(1), k = c.keys(2), v = c.values(3), o = c.outputs(4), plain = c.outputs(4);
-  for (const Kernels* kernels : usable_kernels()) {
-    Stream stream(1);
+  for (const Kernels* kernels : all_isas()) {
+    Stream stream(kernel_device(), 1);
     std::vector<float> lse(280), lse_plain(280);
     kernels->attention.forward(stream, c.with_sinks(), q.view(), k.view(), v.view(), nullptr, o.view(), lse.data());
     kernels->attention.forward(stream, none.shape, q.view(), k.view(), v.view(), nullptr, plain.view(), lse_plain.data());
@@ -249,8 +284,8 @@ TEST(Attention, KeysOutsideTheWindowMayBeAnything) {
   Tensor q = c.queries(1), k = c.keys(2), v = c.values(3), o = c.outputs(4);
   for (Int i = 0; i < 100; ++i)
     for (Int d = 0; d < 8; ++d) k.f32[static_cast<std::size_t>(i * k.stride + d)] = std::numeric_limits<float>::quiet_NaN();
-  for (const Kernels* kernels : usable_kernels()) {
-    Stream stream(2);
+  for (const Kernels* kernels : all_isas()) {
+    Stream stream(kernel_device(), 2);
     std::vector<float> lse(600);
     kernels->attention.forward(stream, c.shape, q.view(), k.view(), v.view(), nullptr, o.view(), lse.data());
     for (Int i = 256; i < 600; ++i) EXPECT_FALSE(std::isnan(o.at(i, 3))) << i;
@@ -267,8 +302,8 @@ TEST(Attention, LargeScores) {
       q.f32[static_cast<std::size_t>(i * q.stride + d)] = 100;
       k.f32[static_cast<std::size_t>(i * k.stride + d)] = static_cast<float>(i);  // each key beats the one before
     }
-  for (const Kernels* kernels : usable_kernels()) {
-    Stream stream(1);
+  for (const Kernels* kernels : all_isas()) {
+    Stream stream(kernel_device(), 1);
     std::vector<float> lse(260);
     kernels->attention.forward(stream, s, q.view(), k.view(), v.view(), nullptr, o.view(), lse.data());
     for (Int i = 0; i < 260; ++i) {
@@ -283,8 +318,8 @@ TEST(Attention, NotANumberStaysInItsRow) {
   Case c{shape(1, 140, 1, 1, 8, 8), {}};
   Tensor q = c.queries(1), k = c.keys(2), v = c.values(3), o = c.outputs(4);
   q.f32[static_cast<std::size_t>(130 * q.stride)] = std::numeric_limits<float>::quiet_NaN();
-  for (const Kernels* kernels : usable_kernels()) {
-    Stream stream(1);
+  for (const Kernels* kernels : all_isas()) {
+    Stream stream(kernel_device(), 1);
     std::vector<float> lse(140);
     kernels->attention.forward(stream, c.shape, q.view(), k.view(), v.view(), nullptr, o.view(), lse.data());
     for (Int i = 0; i < 140; ++i) EXPECT_EQ(std::isnan(o.at(i, 3)), i == 130);
@@ -295,8 +330,8 @@ TEST(Attention, RefusesShapesThatDoNotFit) {
   Case c{shape(1, 10, 2, 1, 8, 8), {}};
   Tensor q = c.queries(1), k = c.keys(2), v = c.values(3), o = c.outputs(4);
   c.shape.seq_len = 9;
-  for (const Kernels* kernels : usable_kernels()) {
-    Stream stream(1);
+  for (const Kernels* kernels : all_isas()) {
+    Stream stream(kernel_device(), 1);
     std::vector<float> lse(20);
     EXPECT_THROW(kernels->attention.forward(stream, c.shape, q.view(), k.view(), v.view(), nullptr, o.view(), lse.data()),
                  std::invalid_argument);

@@ -8,6 +8,7 @@ struct Shape {
   std::int64_t N;
   std::vector<std::int64_t> psum;  // empty: one expert without a list
   std::int64_t R = psum.empty() ? 0 : psum.back();
+  std::int64_t pad = 1;  // factor on the elements that follow a row: with 8, all rows begin at multiples of 16 bytes
   std::int64_t E() const { return psum.empty() ? 1 : static_cast<std::int64_t>(psum.size()) - 1; }
   std::size_t expert_of(std::int64_t r) const {
     std::size_t e = 0;
@@ -16,7 +17,15 @@ struct Shape {
   }
 };
 std::vector<Shape> shapes() {
-  return {{1, {}, 1}, {37, {}, 13}, {16, {0, 1}}, {70, {0, 0, 5, 5, 5, 300, 301, 301}}, {257, {0, 3, 7}}, {8, {0, 0, 0}}};
+  return {{1, {}, 1},
+          {37, {}, 13},
+          {16, {0, 1}},
+          {70, {0, 0, 5, 5, 5, 300, 301, 301}},
+          {257, {0, 3, 7}},
+          {8, {0, 0, 0}},
+          {40, {0, 0, 129, 130, 393, 393}, 393, 8},
+          {264, {}, 65, 8},
+          {2056, {0, 3}, 3, 8}};
 }
 
 template <class R>
@@ -41,22 +50,25 @@ Reference<R> reference(const Shape& s, const std::vector<R>& b, const std::vecto
 struct Inputs {
   TestMat b, dy;
   std::vector<float> gate;
-  // Stored as experts are: [E*N, 1].
-  Inputs(const Shape& s, DType t)
-      : b(TestMat::random(t, s.E() * s.N, 1, 1)), dy(TestMat::random(t, s.R, s.N, 2, 3)), gate(random_floats(s.R, 3)) {}
+  // Stored as experts are: [E*N, 1]. The type of the biases may be another.
+  Inputs(const Shape& s, DType t) : Inputs(s, t, t) {}
+  Inputs(const Shape& s, DType t, DType of_b)
+      : b(TestMat::random(of_b, s.E() * s.N, 1, 1)),
+        dy(TestMat::random(t, s.R, s.N, 2, 3 * s.pad)),
+        gate(random_floats(s.R, 3)) {}
 };
 
 TEST(Bias, AgreesWithPlainLoops) {
   for (const Kernels* k : all_isas())
     for (const Shape& s : shapes())
       for (const DType t : kDTypes)
-        for (const bool gated : {true, false})
+        for (const auto& [gated, of_b] : {std::pair{true, DType::kF32}, {true, DType::kBF16}, {false, t}})
           for (const Store store : {Store::kAssign, Store::kAdd}) {
             SCOPED_TRACE(std::string(k->isa) + " " + name_of(t) + " N " + std::to_string(s.N) + " R " + std::to_string(s.R));
-            Inputs in(s, t);
+            Inputs in(s, t, of_b);
             if (!gated) in.gate.assign(in.gate.size(), 1.0f);
             const float* gate = gated ? in.gate.data() : nullptr;
-            Stream stream(2);
+            Stream stream(kernel_device(), 2);
             std::vector<float> dgate(s.R, 1.0f), db(s.E() * s.N, 1.0f);
             k->bias.backward_gate(stream, in.dy.view(), in.b.view(), s.psum, dgate.data());
             k->bias.backward_weight(stream, in.dy.view(), s.psum, gate, mat(db.data(), s.E() * s.N, 1));
@@ -76,7 +88,7 @@ TEST(Bias, GradientIsThatOfTheFormula) {
   for (const Kernels* k : all_isas()) {
     Inputs in(s, DType::kF32);
     std::vector<float> dgate(s.R), db(s.E() * s.N);
-    Stream stream(2);
+    Stream stream(kernel_device(), 2);
     k->bias.backward_gate(stream, in.dy.view(), in.b.view(), s.psum, dgate.data());
     k->bias.backward_weight(stream, in.dy.view(), s.psum, in.gate.data(), mat(db.data(), s.E(), s.N));
     const auto b = in.b.values<double>(), dy = in.dy.values<double>(), gate = doubles(in.gate);
@@ -107,7 +119,7 @@ TEST(Bias, RefusesShapes) {
   TestMat y(DType::kF32, 3, 8), b(DType::kF32, 1, 8), wide(DType::kF32, 2, 8, 1), half(DType::kBF16, 1, 8);
   const std::vector<std::int64_t> two = {0, 1, 3}, few = {0, 1, 2};
   float gate[3] = {};
-  Stream stream(1);
+  Stream stream(kernel_device(), 1);
   for (const Kernels* k : all_isas()) {
     k->bias.forward(stream, b.view(), {}, nullptr, y.view(), Store::kAssign);
     EXPECT_THROW(k->bias.forward(stream, b.view(), two, nullptr, y.view(), Store::kAssign), std::invalid_argument);

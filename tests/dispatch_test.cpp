@@ -296,7 +296,7 @@ TEST(DispatchModes, AutoTakesTwoLevelsWhereTheyHelp) {
   const auto mode_of = [](const std::vector<int>& nodes, DispatchMode wanted) {
     DispatchMode mode = DispatchMode::kAuto;
     run_thread_ranks(static_cast<int>(nodes.size()), [&](std::unique_ptr<Comm> comm) {
-      Stream stream(1);
+      Stream stream(kernel_device(), 1);
       const Dispatcher d(*comm, nodes, linear_expert_map(4, comm->size()), wanted, stream, cpu_kernels());
       if (comm->rank() == 0) mode = d.mode();
     });
@@ -312,7 +312,7 @@ TEST(DispatchModes, AutoTakesTwoLevelsWhereTheyHelp) {
 
 TEST(DispatchErrors, AreRefused) {
   run_thread_ranks(1, [](std::unique_ptr<Comm> comm) {
-    Stream stream(1);
+    Stream stream(kernel_device(), 1);
     const ExpertMap map = linear_expert_map(4, 1);
     Dispatcher d(*comm, {0}, map, DispatchMode::kAuto, stream, cpu_kernels());
     Route route;

@@ -18,7 +18,7 @@ void for_all(F f) {
     for (const int threads : {1, 2})
       for (const DType type : kDTypes) {
         SCOPED_TRACE(std::string(k->isa) + " " + name_of(type) + " threads " + std::to_string(threads));
-        Stream stream(threads);
+        Stream stream(kernel_device(), threads);
         f(*k, stream, type);
       }
 }
@@ -131,7 +131,7 @@ TEST(Empty, Router) {
   for (const Kernels* k : all_isas())
     for (const Score score : {Score::kSoftmax, Score::kSigmoid})
       for (const std::int32_t* nodes : {expert2node.data(), static_cast<const std::int32_t*>(nullptr)}) {
-        Stream stream(2);
+        Stream stream(kernel_device(), 2);
         const RouterShape s = router_shape(score, nodes);
         const std::vector<float> bias(8, 0.5f);
         k->router.forward(stream, s, nullptr, 0, bias.data(), nullptr, nullptr, nullptr);
@@ -145,7 +145,7 @@ TEST(Empty, Router) {
 TEST(Empty, RouterLosses) {
   const std::vector<float> f(24, 1.0f);
   for (const Kernels* k : all_isas()) {
-    Stream stream(2);
+    Stream stream(kernel_device(), 2);
     const RouterShape s = router_shape(Score::kSoftmax, nullptr);
     std::vector<std::int64_t> counts(24, 77);
     k->router.count_top_k(stream, s, nullptr, 0, 5, nullptr);
@@ -212,7 +212,7 @@ TEST(Empty, Embedding) {
 TEST(Empty, CrossEntropy) {
   for (const Kernels* k : all_isas())
     for (const float grad_scale : {0.0f, 0.5f}) {
-      Stream stream(2);
+      Stream stream(kernel_device(), 2);
       EXPECT_EQ(k->cross_entropy.forward(stream, nothing(DType::kF32, 100), {}, grad_scale, nullptr), 0.0);
     }
 }
@@ -220,7 +220,7 @@ TEST(Empty, CrossEntropy) {
 // No list, and a list of shards of which some or all are empty.
 TEST(Empty, AdamW) {
   for (const Kernels* k : all_isas()) {
-    Stream stream(2);
+    Stream stream(kernel_device(), 2);
     const AdamWHyper hyper{.lr = 0.1f};
     k->adamw.step(stream, {}, hyper);
     k->adamw.step(stream, std::array<AdamWTensor, 2>{}, hyper);

@@ -22,7 +22,7 @@ tests         tests tools lib/run lib/pipeline lib/model lib/parallel lib/comm l
 # Header of a package -> the files that are its door (regular expressions; # instead of a space between them).
 doors='
 ^mpi\.h$                      ^lib/comm/mpi_comm\.cpp$
-^nccl\.h$                     ^lib/comm/nccl_comm\.(cpp|cu)$
+^nccl\.h$                     ^kernels/nccl_comm\.cu$
 ^hdf5\.h$                     ^lib/io/h5(_[a-z]+)?\.cpp$|^lib/io/h5_parts\.h$
 ^xxh(ash|_x86dispatch)\.h$      ^lib/io/
 ^sentencepiece                ^lib/io/tokenizer\.cpp$
@@ -30,7 +30,7 @@ doors='
 ^utf8proc                     ^lib/io/tokenizer_bpe_nfc\.cpp$
 ^CLI/                         ^(lib/base/options[a-z_]*\.(cpp|h)|tools/.*)$
 ^spdlog/                      ^lib/base/log\.cpp$
-^(cuda|cublas|cudnn)[a-z_]*   (\.cu|\.cuh|^kernels/device[a-z_]*\.(cpp|h))$
+^(cuda|cublas|cudnn|nvtx3/)[A-Za-z_]*   (\.cu$|^kernels/cuda_[a-z_]*\.h$|^kernels/cuda\.h$|^tests/cuda_on_host/)
 ^(cblas|oneapi/)              ^kernels/gemm(_library)?\.cpp$
 '
 # Files of lib/pipeline that describe schedules without a tensor.

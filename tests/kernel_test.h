@@ -1,4 +1,4 @@
-// What the tests of kernels share: matrices of either dtype with padded rows, every instruction set of this processor,
+// What the tests of kernels share: matrices of either dtype with padded rows, the kernels to judge (kernel_device.h),
 // and three judgements: as good as a naive float loop, the same bits with any number of threads, and a derivative that
 // agrees with finite differences. References are templates over the number type: float is naive, double is the truth.
 #pragma once
@@ -10,16 +10,10 @@
 
 #include "kernels/kernels.h"
 #include "tests/compare.h"
+#include "tests/kernel_device.h"
 #include "tests/random.h"
 
 namespace moe {
-
-inline std::vector<const Kernels*> all_isas() {
-  std::vector<const Kernels*> list;
-  for (const char* isa : {"avx512", "avx2", "generic"})
-    if (const Kernels* k = cpu_kernels_by_isa(isa)) list.push_back(k);
-  return list;
-}
 
 inline constexpr DType kDTypes[] = {DType::kF32, DType::kBF16};
 
@@ -91,10 +85,10 @@ inline ::testing::AssertionResult as_good_as_naive(const std::vector<float>& got
 
 // run(stream) returns everything that a kernel computed; it must not depend on the number of threads.
 inline void expect_same_bits_with_any_threads(const std::function<std::vector<float>(Stream&)>& run) {
-  Stream one(1);
+  Stream one(kernel_device(), 1);
   const std::vector<float> want = run(one);
   for (const int n : {2, 3}) {
-    Stream stream(n);
+    Stream stream(kernel_device(), n);
     const std::vector<float> got = run(stream);
     EXPECT_TRUE(same_bits(std::span(got), std::span(want))) << n << " threads";
   }

@@ -10,14 +10,16 @@
 #include <string>
 #include <vector>
 
+#include "lib/model/host_model.h"
 #include "lib/model/model.h"
 #include "lib/model/mtp.h"
+#include "tests/kernel_device.h"
 #include "tests/reference.h"
 
 namespace moe {
 
 struct RealSetting {
-  const Kernels* kernels = &cpu_kernels();
+  const Kernels* kernels = tests_cuda() ? all_isas().front() : &cpu_kernels();
   int threads = 1;
   DType dtype = DType::kF32;
   Recompute recompute = Recompute::kNone;
@@ -44,16 +46,18 @@ class RealModel {
       : setting_(setting),
         balance_(balance),
         num_seqs_(num_seqs),
-        stream_(setting.threads),
-        model_(config, setting.dtype, true),
+        stream_(kernel_device(), setting.threads),
+        model_(config, setting.dtype, true, *setting.kernels, kernel_device()),
         pass_(model_, options(seq_len, true), {stream_, *setting.kernels}),
         eval_(model_, options(seq_len, false), {stream_, *setting.kernels}) {
-    for (Param& p : model_.params().all()) {
+    HostModel host(model_);
+    for (Param& p : host.model().params().all()) {
       const std::vector<double>& w = params.at(p.spec.name);
       for (std::size_t i = 0; i < w.size(); ++i) p.master[i] = static_cast<float>(w[i]);
     }
-    model_.params().round_masters();
-    for (const auto& [name, b] : router_bias) model_.router_bias(std::stoi(name.substr(7))).assign(b.begin(), b.end());
+    host.model().params().round_masters();
+    for (const auto& [name, b] : router_bias) host.model().router_bias(std::stoi(name.substr(7))).assign(b.begin(), b.end());
+    host.push();
   }
 
   // Forward and backward; parameter gradients are added to what is there.
@@ -72,13 +76,16 @@ class RealModel {
       }
       pass_.backward(batch);
     }
+    pass_.pull_tallies();
     out.tallies = pass_.tallies();
     for (const RoutingTally& t : out.tallies)
       out.aux += t.aux, out.seq_aux += t.seq_aux, out.global_aux += t.global_aux, out.z += t.z;
     for (const Param& p : model_.params().all()) {
-      const float* g = p.grad.f32();
-      out.grads[p.spec.name].assign(g, g + p.spec.num_elements());
+      std::vector<float>& g = out.grads[p.spec.name];
+      g.resize(static_cast<std::size_t>(p.spec.num_elements()));
+      stream_.copy(g.data(), p.grad.data, g.size() * sizeof(float));
     }
+    stream_.synchronize();
     return out;
   }
 
@@ -91,7 +98,10 @@ class RealModel {
       batch.with_gradient = batch.tally = false;
       eval_.forward(batch);
       const Mat l = eval_.logits();
-      all.insert(all.end(), l.f32(), l.f32() + l.rows * l.cols);
+      const std::size_t before = all.size();
+      all.resize(before + static_cast<std::size_t>(l.rows * l.cols));
+      stream_.copy(all.data() + before, l.data, (all.size() - before) * sizeof(float));
+      stream_.synchronize();
     }
     return all;
   }
@@ -106,12 +116,14 @@ class RealModel {
     setting_.kernels->adamw.step(stream_, model_.params().adamw_tensors(decay), hyper);
   }
   void zero_gradients() {
-    for (const AdamWTensor& t : model_.params().adamw_tensors(0)) std::fill_n(t.g, t.n, 0.0f);
+    for (const AdamWTensor& t : model_.params().adamw_tensors(0))
+      stream_.zero(t.g, static_cast<std::size_t>(t.n) * sizeof(float));
   }
   void move_router_bias(float speed) {
     for (const int i : model_.moe_layers())
       if (!model_.router_bias(i).empty())
         update_router_bias(model_.router_bias(i), pass_.tallies()[static_cast<std::size_t>(i)].counts_E, speed);
+    model_.router_bias_changed();
   }
   Model& model() { return model_; }
 

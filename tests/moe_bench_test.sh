@@ -59,6 +59,23 @@ for command in checkpoint reshard; do
 done
 [ -z "$(find . -name '.tmp-*' -o -name 'shard-*')" ] || fail "checkpoint or reshard left files"
 
+# The same of another device, where the build has the stand-in for one: its memory faults when the host touches it.
+plugin=$1/../tests/libmoe_cuda_on_host.so
+if [ -e "$plugin" ]; then
+  tiny="--layers 1 --d-model 24 --heads 2 --kv-heads 1 --head-dim 8 --experts 3 --top-k 2 --expert-ffn 16 --vocab-size 32 --seq 5"
+  # shellcheck disable=SC2086
+  on_device() { MOE_CUDA_PLUGIN=$plugin "$bench" "$@" --device cuda $tiny --batch 2 --seconds 0.0001; }
+  on_device kernels --dtype bf16 --filter gemm/qkv,down/backward,permute/,rmsnorm,bias/backward_weight --json rows.json >table ||
+    { cat table; fail "a row on a device failed"; }
+  grep -q '^# ceilings of this run on it: bf16 GEMM' table || fail "device: the table does not name the ceilings"
+  grep -q '^permute/combine .* GB/s ' table || fail "device: no row of permute/combine"
+  grep -q '"unit": "TFLOP/s"' rows.json || fail "device: no TFLOP/s in the JSON"
+  on_device step >table || { cat table; fail "a step on a device failed"; }
+  grep -q 'model-FLOP utilisation' table || fail "device: step shows no utilisation"
+  expect_code 2 on_device kernels --isa generic
+  expect_code 69 on_device dispatch
+fi
+
 expect_code 2 "$bench"
 expect_code 2 "$bench" kernels --filter no-such-row
 expect_code 2 "$bench" kernels --shape XL

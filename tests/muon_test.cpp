@@ -70,14 +70,29 @@ TEST(MuonKernels, OrthogonalizeAgreesWithDouble) {
     }
 }
 
+// Large tiles are for large matrices, which the stand-in for a GPU would take minutes for.
+TEST(MuonKernels, LargeMatricesAgreeWithTheCpu) {
+  if (!tests_cuda() || std::string(kernel_device().name) == "stand-in on the host") GTEST_SKIP() << "no GPU";
+  for (const auto& [rows, cols] : {std::pair<std::int64_t, std::int64_t>{1501, 1463}, {1300, 2049}}) {
+    const std::vector<float> input = random_floats(static_cast<std::size_t>(rows * cols), 5, -3, 3);
+    std::vector<float> got = input, want = input, work(static_cast<std::size_t>(orthogonalize_floats(rows, cols)));
+    Stream host, device(kernel_device(), 1);
+    cpu_kernels().muon.orthogonalize(host, mat(want.data(), rows, cols), 1, work);
+    all_isas()[0]->muon.orthogonalize(device, mat(got.data(), rows, cols), 1, work);
+    EXPECT_TRUE(close_to(std::span<const float>(got), std::span<const float>(want), 2e-4));
+  }
+}
+
 TEST(MuonKernels, OrthogonalizeOfZeroIsZeroAndNothingElsePasses) {
-  Stream stream(1);
+  Stream stream(kernel_device(), 1);
   std::vector<float> x(12), work(static_cast<std::size_t>(orthogonalize_floats(3, 4)));
-  const MuonKernels& muon = cpu_kernels().muon;
-  muon.orthogonalize(stream, mat(x.data(), 3, 4), 1, work);
-  EXPECT_EQ(x, std::vector<float>(12, 0.0f));
-  EXPECT_THROW(muon.orthogonalize(stream, {x.data(), DType::kF32, 3, 3, 4}, 1, work), std::invalid_argument);
-  EXPECT_THROW(muon.orthogonalize(stream, mat(x.data(), 3, 4), 1, std::span(work).first(20)), std::invalid_argument);
+  for (const Kernels* k : all_isas()) {
+    const MuonKernels& muon = k->muon;
+    muon.orthogonalize(stream, mat(x.data(), 3, 4), 1, work);
+    EXPECT_EQ(x, std::vector<float>(12, 0.0f));
+    EXPECT_THROW(muon.orthogonalize(stream, {x.data(), DType::kF32, 3, 3, 4}, 1, work), std::invalid_argument);
+    EXPECT_THROW(muon.orthogonalize(stream, mat(x.data(), 3, 4), 1, std::span(work).first(20)), std::invalid_argument);
+  }
 }
 
 TEST(MuonKernels, MomentumAndUpdateAgreeWithPlainLoops) {
@@ -103,7 +118,7 @@ TEST(MuonKernels, MomentumAndUpdateAgreeWithPlainLoops) {
                             .n = static_cast<std::int64_t>(n),
                             .decay = 0.2f,
                             .moments = moments};
-        Stream stream(2);
+        Stream stream(kernel_device(), 2);
         k->muon.momentum(stream, t, 0.95f, 0.5f);
         EXPECT_TRUE(close_to(std::span<const float>(g), std::span<const double>(want_g), 1e-6));
         if (moments == DType::kBF16) std::transform(m16.begin(), m16.end(), m32.begin(), to_float);
@@ -196,6 +211,7 @@ Tensors on_mesh(const ModelConfig& c, const MeshOptions& options, const Training
 }
 
 TEST(Muon, OnAnyMeshIsMuonOnWholeMatricesBitForBit) {
+  if (tests_cuda()) GTEST_SKIP() << "of the CPU";
   const Placement copies{5, {1, 2}, {{{{4, 0, 3}, {2, 1, 4, 0}}}, {{{0, 1, 2, 3, 4}, {2}}}}};
   for (const bool mla : {false, true}) {
     const TrainingState state{.moments = mla ? DType::kBF16 : DType::kF32, .muon = true};

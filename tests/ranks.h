@@ -21,6 +21,7 @@ struct TestRank {
   MeshShape shape;
   MeshPlace place;
   std::unique_ptr<Comm> world, dense, expert, replicas, ep;
+  Stream lane_stream{1};
   CommLane lane{true};  // last: its tasks end before the groups do
 
   TestRank(const MeshShape& mesh, std::unique_ptr<Comm> comm) : shape(mesh), world(std::move(comm)) {
@@ -34,6 +35,7 @@ struct TestRank {
     });
   }
 
+  Env lane_env() { return {lane_stream, cpu_kernels()}; }
   int dense_rank() const { return place.shard * shape.ep + place.ep; }
   // Groups of one rank are left out, as a single process leaves them out.
   UnitComms unit_comms() const {

@@ -84,12 +84,12 @@ class Replan : public ::testing::Test {
       const TokenSource data = TokenSource::open(path_);
       Stream stream(1);
       const Env env{stream, cpu_kernels()};
-      Training t{make_mesh_model(world, {.shape = s.shape, .zero = s.zero, .plan = plan}, o, cpu_kernels()), nullptr};
+      Training t{make_mesh_model(world, {.shape = s.shape, .zero = s.zero, .plan = plan}, o, env), nullptr};
       t.on.model->initialize(o.common.seed);
       t.on.model->params().start_ema();
       t.trainer = std::make_unique<Trainer>(o, *t.on.model, data, env);
       const auto move = [&](const Placement& to) {
-        MeshModel moved = migrated(t.on, to, o, cpu_kernels());
+        MeshModel moved = migrated(t.on, to, o, env);
         auto trainer = std::make_unique<Trainer>(o, *moved.model, data, env);
         trainer->go_on_from(*t.trainer);
         t.trainer = std::move(trainer);

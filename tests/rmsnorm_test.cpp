@@ -8,8 +8,12 @@ struct Shape {
   std::int64_t T;
   int groups;
   std::int64_t G;
+  std::int64_t pad = 1;  // factor on the elements that follow a row: with 8, all rows begin at multiples of 16 bytes
 };
-constexpr Shape kShapes[] = {{1, 1, 1}, {7, 1, 7}, {13, 3, 16}, {131, 2, 37}, {257, 1, 256}, {70, 4, 64}, {0, 1, 5}};
+// The last ones: rows that a GPU's threads read in packs, and rows wider than their registers.
+constexpr Shape kShapes[] = {{1, 1, 1},      {7, 1, 7},    {13, 3, 16},    {131, 2, 37},   {257, 1, 256},
+                             {70, 4, 64},    {0, 1, 5},    {9, 1, 8, 8},   {33, 3, 64, 8}, {2, 1, 520, 8},
+                             {65, 1, 24, 8}, {2, 1, 2600}, {2, 1, 8712, 8}};
 constexpr float kEps = 1e-5f;
 
 template <class R>
@@ -41,7 +45,7 @@ struct Result {
 Result run(const Kernels& k, Stream& stream, const Shape& s, TestMat& x, TestMat& w, TestMat& dy, float old) {
   const DType t = x.dtype();
   const std::int64_t C = s.groups * s.G;
-  Result r{TestMat(t, s.T, C, 2), TestMat(t, s.T, C, 1), TestMat(t, s.T, C), std::vector<float>(s.T * s.groups),
+  Result r{TestMat(t, s.T, C, 2 * s.pad), TestMat(t, s.T, C, s.pad), TestMat(t, s.T, C), std::vector<float>(s.T * s.groups),
            std::vector<float>(s.G, old)};
   for (std::int64_t i = 0; i < s.T * C; ++i) r.dx_added.set(i / C, i % C, old);
   k.rmsnorm.forward(stream, x.view(), w.view(), s.groups, kEps, r.y.view(), r.rstd.data());
@@ -54,18 +58,19 @@ Result run(const Kernels& k, Stream& stream, const Shape& s, TestMat& x, TestMat
 struct Inputs {
   TestMat x, w, dy;
   Inputs(const Shape& s, DType t)
-      : x(TestMat::random(t, s.T, s.groups * s.G, 1, 3)),
+      : x(TestMat::random(t, s.T, s.groups * s.G, 1, 3 * s.pad)),
         w(TestMat::random(t, 1, s.G, 2)),
-        dy(TestMat::random(t, s.T, s.groups * s.G, 3, 1)) {}
+        dy(TestMat::random(t, s.T, s.groups * s.G, 3, s.pad)) {}
 };
 
 TEST(RmsNorm, AgreesWithPlainLoops) {
   for (const Kernels* k : all_isas())
     for (const Shape& s : kShapes)
       for (const DType t : kDTypes) {
+        if (!tests_cuda() && s.G > 5000) continue;  // registers of a GPU's threads only
         SCOPED_TRACE(std::string(k->isa) + " " + name_of(t) + " T " + std::to_string(s.T) + " G " + std::to_string(s.G));
         Inputs in(s, t);
-        Stream stream(2);
+        Stream stream(kernel_device(), 2);
         const Result got = run(*k, stream, s, in.x, in.w, in.dy, 0.0f);
         const auto naive = reference<float>(s, in.x.values(), in.w.values(), in.dy.values());
         const auto truth = reference<double>(s, in.x.values<double>(), in.w.values<double>(), in.dy.values<double>());
@@ -77,11 +82,35 @@ TEST(RmsNorm, AgreesWithPlainLoops) {
       }
 }
 
+// Operands of different types, in rows that begin at multiples of 16 bytes and elsewhere.
+TEST(RmsNorm, TypesMayDiffer) {
+  for (const Kernels* k : all_isas())
+    for (const Shape& s : {Shape{5, 2, 48, 8}, Shape{5, 2, 13}})
+      for (int types = 0; types < 16; ++types) {
+        const auto type = [&](int i) { return kDTypes[types >> i & 1]; };
+        const std::int64_t C = s.groups * s.G;
+        const TestMat x = TestMat::random(type(0), s.T, C, 1, s.pad), w = TestMat::random(type(1), 1, s.G, 2),
+                      dy = TestMat::random(type(2), s.T, C, 3, 3 * s.pad);
+        TestMat y(type(3), s.T, C, s.pad), dx(type(3), s.T, C, 2 * s.pad);
+        std::vector<float> rstd(s.T * s.groups), dw(s.G);
+        Stream stream(kernel_device(), 2);
+        k->rmsnorm.forward(stream, x.view(), w.view(), s.groups, kEps, y.view(), rstd.data());
+        k->rmsnorm.backward_input(stream, dy.view(), x.view(), w.view(), s.groups, rstd.data(), dx.view(), Store::kAssign);
+        k->rmsnorm.backward_weight(stream, dy.view(), x.view(), s.groups, rstd.data(), dw.data());
+        const auto naive = reference<float>(s, x.values(), w.values(), dy.values());
+        const auto truth = reference<double>(s, x.values<double>(), w.values<double>(), dy.values<double>());
+        EXPECT_TRUE(as_good_as_naive(y.values(), naive.y, truth.y, type(3))) << k->isa << " types " << types;
+        EXPECT_TRUE(as_good_as_naive(dx.values(), naive.dx, truth.dx, type(3))) << k->isa << " types " << types;
+        EXPECT_TRUE(as_good_as_naive(dw, naive.dw, truth.dw)) << k->isa << " types " << types;
+        EXPECT_TRUE(y.padding_is_intact() && dx.padding_is_intact());
+      }
+}
+
 TEST(RmsNorm, AddsToResidualAndWeightGradient) {
   const Shape s{19, 2, 23};
   for (const Kernels* k : all_isas()) {
     Inputs in(s, DType::kF32);
-    Stream stream(2);
+    Stream stream(kernel_device(), 2);
     const Result zero = run(*k, stream, s, in.x, in.w, in.dy, 0.0f), three = run(*k, stream, s, in.x, in.w, in.dy, 3.0f);
     const auto a = zero.dx.values(), b = three.dx_added.values();
     for (std::size_t i = 0; i < a.size(); ++i) EXPECT_NEAR(a[i] + 3, b[i], 1e-6);
@@ -93,7 +122,7 @@ TEST(RmsNorm, GradientIsThatOfTheFormula) {
   const Shape s{11, 2, 29};
   for (const Kernels* k : all_isas()) {
     Inputs in(s, DType::kF32);
-    Stream stream(2);
+    Stream stream(kernel_device(), 2);
     const Result got = run(*k, stream, s, in.x, in.w, in.dy, 0.0f);
     const auto x = in.x.values<double>(), w = in.w.values<double>(), dy = in.dy.values<double>();
     expect_gradient([&](const auto& v) { return dot(reference<double>(s, v, w, dy).y, dy); }, x, got.dx.values());
@@ -102,19 +131,19 @@ TEST(RmsNorm, GradientIsThatOfTheFormula) {
 }
 
 TEST(RmsNorm, InputGradientMayReplaceOutputGradient) {
-  const Shape s{9, 1, 37};
-  for (const Kernels* k : all_isas()) {
-    Inputs in(s, DType::kF32);
-    Stream stream(2);
-    const Result want = run(*k, stream, s, in.x, in.w, in.dy, 0.0f);
-    k->rmsnorm.backward_input(stream, in.dy.view(), in.x.view(), in.w.view(), 1, want.rstd.data(), in.dy.view(),
-                              Store::kAssign);
-    EXPECT_EQ(in.dy.values(), want.dx.values());
-  }
+  for (const Kernels* k : all_isas())
+    for (const Shape& s : {Shape{9, 1, 37}, Shape{9, 1, 72, 8}, Shape{2, 1, 8712, 8}}) {
+      Inputs in(s, DType::kF32);
+      Stream stream(kernel_device(), 2);
+      const Result want = run(*k, stream, s, in.x, in.w, in.dy, 0.0f);
+      k->rmsnorm.backward_input(stream, in.dy.view(), in.x.view(), in.w.view(), 1, want.rstd.data(), in.dy.view(),
+                                Store::kAssign);
+      EXPECT_EQ(in.dy.values(), want.dx.values());
+    }
 }
 
 TEST(RmsNorm, BitsDoNotDependOnThreads) {
-  const Shape s{331, 1, 203};
+  const Shape s{tests_cuda() ? 67 : 331, 1, 203};
   for (const Kernels* k : all_isas())
     for (const DType t : kDTypes) {
       Inputs in(s, t);
@@ -131,7 +160,7 @@ TEST(RmsNorm, BitsDoNotDependOnThreads) {
 TEST(RmsNorm, RefusesShapesAndNamesItself) {
   TestMat x(DType::kF32, 3, 8), w(DType::kF32, 1, 8), y(DType::kF32, 3, 7);
   std::vector<float> rstd(24), dw(8);
-  Stream stream(1);
+  Stream stream(kernel_device(), 1);
   for (const Kernels* k : all_isas()) {
     const RmsNormKernels& n = k->rmsnorm;
     EXPECT_THROW(n.forward(stream, x.view(), w.view(), 1, kEps, y.view(), rstd.data()), std::invalid_argument);

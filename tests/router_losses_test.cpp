@@ -47,7 +47,7 @@ TEST(RouterLosses, BalanceAgreesWithPlainLoopsAndFiniteDifferences) {
       const std::int64_t T = s.segments * s.tokens;
       const auto scores = random_floats(T * s.E, 1, 0.05f, 1), f = random_floats(s.segments * s.E, 2, 0, 3);
       std::vector<float> ds(scores.size(), 0.0f), added(scores.size(), 1.0f);
-      Stream stream(2);
+      Stream stream(kernel_device(), 2);
       const auto run = [&](float scale, float* out) {
         return k->router.balance_loss(stream, shape_of(s), scores.data(), s.segments, s.tokens, f.data(), kAlpha, scale,
                                       out);
@@ -65,7 +65,7 @@ TEST(RouterLosses, BalanceAgreesWithPlainLoopsAndFiniteDifferences) {
 TEST(RouterLosses, PerfectBalanceCostsAlpha) {
   for (const Kernels* k : all_isas()) {
     const std::vector<float> scores(12 * 8, 0.125f), f(3 * 8, 1.0f);  // f = E * share of each expert = 1
-    Stream stream(1);
+    Stream stream(kernel_device(), 1);
     const double got = k->router.balance_loss(stream, {8, 2}, scores.data(), 3, 4, f.data(), kAlpha, 1, nullptr);
     EXPECT_NEAR(got, kAlpha, 1e-9);
   }
@@ -77,7 +77,7 @@ TEST(RouterLosses, PerfectBalanceCostsAlpha) {
 TEST(RouterLosses, SequenceWiseLossOfKnownRouting) {
   constexpr int kE = 8, kK = 2, kSequences = 3, kTokens = 16;
   const auto loss_of = [&](const Kernels& k, const std::vector<float>& scores) {
-    Stream stream(2);
+    Stream stream(kernel_device(), 2);
     const RouterShape shape{.num_experts = kE, .top_k = kK, .score = Score::kSigmoid};
     std::vector<std::int64_t> counts(kSequences * kE);
     k.router.count_top_k(stream, shape, scores.data(), kSequences, kTokens, counts.data());
@@ -101,7 +101,7 @@ TEST(RouterLosses, SequenceWiseLossOfKnownRouting) {
 TEST(RouterLosses, VanishedScoresAreNotNotANumber) {
   for (const Kernels* k : all_isas()) {
     const std::vector<float> scores(8, 0.0f), f(8, 1.0f);
-    Stream stream(1);
+    Stream stream(kernel_device(), 1);
     EXPECT_TRUE(std::isfinite(k->router.balance_loss(stream, {8, 2}, scores.data(), 1, 1, f.data(), kAlpha, 1, nullptr)));
     EXPECT_EQ(k->router.balance_loss(stream, {8, 2}, scores.data(), 0, 0, f.data(), kAlpha, 1, nullptr), 0);
   }
@@ -114,7 +114,7 @@ TEST(RouterLosses, ZLossAndItsGradient) {
       const std::int64_t T = s.segments * s.tokens;
       const auto logits = random_floats(T * s.E, 1, -5, 5);
       std::vector<float> dl(logits.size(), 0.5f), published(logits.size());
-      Stream stream(2);
+      Stream stream(kernel_device(), 2);
       const double got = k->router.z_loss(stream, shape_of(s), logits.data(), T, coef, scale, dl.data());
       EXPECT_NEAR(got, z_loss(s.E, doubles(logits), coef), 1e-6 * got + 1e-12);
       EXPECT_EQ(k->router.z_loss(stream, shape_of(s), logits.data(), T, coef, scale, nullptr), got);
@@ -135,7 +135,7 @@ TEST(RouterLosses, ZLossAndItsGradient) {
 TEST(RouterLosses, ZLossOfLargeLogitsIsFinite) {
   for (const Kernels* k : all_isas()) {
     const std::vector<float> logits{1000, 1000, -1000};
-    Stream stream(1);
+    Stream stream(kernel_device(), 1);
     const double lse = 1000 + std::log(2.0);
     EXPECT_NEAR(k->router.z_loss(stream, {3, 1}, logits.data(), 1, 1, 1, nullptr), lse * lse, 1e-3);
   }
@@ -146,7 +146,7 @@ TEST(RouterLosses, CountsAreOfTheScoresAlone) {
     // Ties to the lowest index; groups and bias of the shape do not matter here.
     const std::vector<float> scores{.5f, .5f, .5f, .1f, .1f, .9f, .2f, .2f, 0, 0, 0, 0};
     std::vector<std::int64_t> counts(8, -1);
-    Stream stream(1);
+    Stream stream(kernel_device(), 1);
     const RouterShape grouped{4, 2, Score::kSigmoid, false, 1, 2, 1, GroupScore::kMax};
     k->router.count_top_k(stream, grouped, scores.data(), 1, 3, counts.data());
     EXPECT_EQ((std::vector<std::int64_t>(counts.begin(), counts.begin() + 4)), (std::vector<std::int64_t>{2, 3, 1, 0}));
@@ -170,7 +170,7 @@ TEST(RouterLosses, CountsOfSegmentsWithAnyThreads) {
       }
     for (const int threads : {1, 2, 3}) {
       std::vector<std::int64_t> counts(s.segments * s.E, -1);
-      Stream stream(threads);
+      Stream stream(kernel_device(), threads);
       k->router.count_top_k(stream, shape_of(s), scores.data(), s.segments, s.tokens, counts.data());
       EXPECT_EQ(counts, want);
     }

@@ -46,7 +46,11 @@ std::vector<Case> cases() {
           {{256, 8, G, true, 2.5f, 8, 4, GroupScore::kTop2Sum, blocks_of_8(), 8, 3}, true},
           {{256, 7, S, false, 1.0f, 4, 2, GroupScore::kMax, blocks_of_8(), 8, 1}, false},
           {{37, 5, S, true, 1.0f, 1, 1, GroupScore::kTop2Sum, uneven_5(), 5, 3}, true},
-          {{37, 1, G, false, 1.0f, 1, 1, GroupScore::kTop2Sum, uneven_5(), 5, 2}, true}};
+          {{37, 1, G, false, 1.0f, 1, 1, GroupScore::kTop2Sum, uneven_5(), 5, 2}, true},
+          {{32, 32, S, true}, false},
+          {{33, 1, G}, true},
+          {{97, 41, G, true, 2.5f}, true},  // more choices than a warp has lanes
+          {{520, 8, S, true, 1.0f, 65, 33, GroupScore::kTop2Sum}, true}};
 }
 
 template <class R>
@@ -137,7 +141,7 @@ TEST(Router, AgreesWithTheDefinition) {
       SCOPED_TRACE(std::string(k->isa) + " E " + std::to_string(s.num_experts));
       const auto logits = random_floats(kTokens * s.num_experts, 1, -4, 4),
                  bias = random_floats(s.num_experts, 2, -0.3f, 0.3f);
-      Stream stream(2);
+      Stream stream(kernel_device(), 2);
       const Routed r = route(*k, stream, s, logits, c.biased ? bias.data() : nullptr);
       std::vector<float> naive_scores, naive_gate;
       std::vector<double> true_scores, true_gate;
@@ -164,9 +168,33 @@ TEST(Router, AgreesWithTheDefinition) {
     }
 }
 
+// More than fit the shared memory of a GPU.
+TEST(Router, VeryManyExperts) {
+  constexpr int kE = 20480, kT = 5;
+  const auto nodes = random_ints(kE, 3, 0, 6);
+  const auto logits = random_floats(kT * kE, 1, -4, 4), bias = random_floats(kE, 2, -0.3f, 0.3f);
+  const RouterShape shapes[] = {{kE, 3, Score::kSigmoid},
+                                {kE, 3, Score::kSoftmax, true, 1.0f, 40, 3, GroupScore::kMax},
+                                {kE, 5, Score::kSigmoid, true, 2.5f, 4, 2, GroupScore::kTop2Sum, nodes.data(), 6, 2}};
+  for (const Kernels* k : all_isas())
+    for (const RouterShape& s : shapes) {
+      Stream stream(kernel_device(), 2);
+      const Routed r = route(*k, stream, s, logits, bias.data());
+      std::vector<std::int64_t> counts(kE), want_counts(kE);
+      k->router.count_top_k(stream, s, r.scores.data(), 1, kT, counts.data());
+      for (int t = 0; t < kT; ++t) {
+        const float* scores = &r.scores[t * kE];
+        const std::int32_t* idx = &r.idx[t * s.top_k];
+        EXPECT_EQ(std::vector<int>(idx, idx + s.top_k), choose(s, scores, bias.data())) << "token " << t;
+        for (const int e : choose({kE, s.top_k}, scores, nullptr)) ++want_counts[e];
+      }
+      EXPECT_EQ(counts, want_counts);
+    }
+}
+
 TEST(Router, TiesGoToTheLowestIndex) {
   for (const Kernels* k : all_isas()) {
-    Stream stream(1);
+    Stream stream(kernel_device(), 1);
     const RouterShape flat{40, 4, Score::kSoftmax};
     std::vector<float> logits(40, 0.5f);
     EXPECT_EQ(route(*k, stream, flat, logits, nullptr).idx, (std::vector<std::int32_t>{0, 1, 2, 3}));
@@ -185,7 +213,7 @@ TEST(Router, GroupRulesDiffer) {
   const auto logit = [](double p) { return static_cast<float>(std::log(p / (1 - p))); };
   const std::vector<float> logits{logit(0.6), logit(0.6), logit(0.9), logit(0.1)};
   for (const Kernels* k : all_isas()) {
-    Stream stream(1);
+    Stream stream(kernel_device(), 1);
     RouterShape s{4, 2, Score::kSigmoid, false, 1, 2, 1, GroupScore::kTop2Sum};
     EXPECT_EQ(route(*k, stream, s, logits, nullptr).idx, (std::vector<std::int32_t>{0, 1}));
     s.group_score = GroupScore::kMax;
@@ -196,7 +224,7 @@ TEST(Router, GroupRulesDiffer) {
 // The bias decides who is chosen; the gate is made of the score without it, also where the key is negative.
 TEST(Router, BiasChoosesButDoesNotWeigh) {
   for (const Kernels* k : all_isas()) {
-    Stream stream(1);
+    Stream stream(kernel_device(), 1);
     const std::vector<float> logits{2, 0, 0, 0}, bias{-5, -2, -3, -4};
     const Routed r = route(*k, stream, {4, 2, Score::kSigmoid, false}, logits, bias.data());
     EXPECT_EQ(r.idx, (std::vector<std::int32_t>{1, 2}));
@@ -217,7 +245,7 @@ TEST(Router, NotANumberStillGivesDistinctValidExperts) {
         for (const bool all : {false, true}) {
           auto logits = random_floats(3 * s.num_experts, 1);
           for (std::size_t i = 0; i < logits.size(); i += all ? 1 : 3) logits[i] = bad;
-          Stream stream(1);
+          Stream stream(kernel_device(), 1);
           const Routed r = route(*k, stream, s, logits, nullptr);
           for (int t = 0; t < 3; ++t) {
             const std::set<std::int32_t> chosen(&r.idx[t * s.top_k], &r.idx[t * s.top_k] + s.top_k);
@@ -234,7 +262,7 @@ TEST(Router, GradientIsThatOfTheFormula) {
       const RouterShape& s = c.shape;
       SCOPED_TRACE(std::string(k->isa) + " E " + std::to_string(s.num_experts));
       const auto logits = random_floats(kTokens * s.num_experts, 1, -2, 2), dgate = random_floats(kTokens * s.top_k, 3);
-      Stream stream(2);
+      Stream stream(kernel_device(), 2);
       const Routed r = route(*k, stream, s, logits, nullptr);
       std::vector<float> dscores(logits.size(), 9.0f);
       k->router.backward_gates(stream, s, r.scores.data(), kTokens, r.idx.data(), dgate.data(), dscores.data());
@@ -254,7 +282,7 @@ TEST(Router, GradientIsThatOfTheFormula) {
 TEST(Router, BitsDoNotDependOnThreads) {
   for (const Kernels* k : all_isas())
     for (const Case& c : cases()) {
-      const std::int64_t T = 1 + 140000 / 8 / c.shape.num_experts;  // enough work for several threads
+      const std::int64_t T = tests_cuda() ? 67 : 1 + 140000 / 8 / c.shape.num_experts;  // enough for several threads
       const auto logits = random_floats(T * c.shape.num_experts, 1, -4, 4), dgate = random_floats(T * c.shape.top_k, 2);
       expect_same_bits_with_any_threads([&](Stream& stream) {
         Routed r = route(*k, stream, c.shape, logits, nullptr);
@@ -269,7 +297,7 @@ TEST(Router, BitsDoNotDependOnThreads) {
 }
 
 TEST(Router, RefusesShapes) {
-  Stream stream(1);
+  Stream stream(kernel_device(), 1);
   std::vector<float> f(64);
   std::vector<std::int32_t> idx(64, 9);
   for (const Kernels* k : all_isas()) {
@@ -278,6 +306,10 @@ TEST(Router, RefusesShapes) {
           RouterShape{8, 3, Score::kSigmoid, true, 1, 4, 1}, RouterShape{8, 2, Score::kSigmoid, true, 1, 4, 5}})
       EXPECT_THROW(k->router.forward(stream, s, f.data(), 1, nullptr, f.data(), idx.data(), f.data()),
                    std::invalid_argument);
+    EXPECT_THROW(k->router.backward_gates(stream, {4, 5}, f.data(), 1, idx.data(), f.data(), f.data()),
+                 std::invalid_argument);
+    EXPECT_THROW(k->router.backward_scores(stream, {0, 1}, f.data(), 1, f.data(), f.data()), std::invalid_argument);
+    if (tests_cuda()) continue;  // values are not looked at there
     EXPECT_THROW(k->router.backward_gates(stream, {8, 2}, f.data(), 1, idx.data(), f.data(), f.data()),
                  std::invalid_argument);
   }

@@ -49,7 +49,7 @@ void check_reduce(int size, const std::vector<Shape>& shapes, Store store, bool 
                          in_place ? wholes[t].data() + cut.begin(shapes[t].rows) * shapes[t].cols : sums[t].data(),
                          shapes[t].rows, shapes[t].cols});
     std::vector<float> staging(static_cast<std::size_t>(staging_floats(size, longest)));
-    rank.lane.call("reduce", [&] { reduce_rows(*rank.dense, "test", tensors, store, staging); });
+    rank.lane.call("reduce", [&] { reduce_rows(*rank.dense, "test", tensors, store, staging, rank.lane_env()); });
     for (std::size_t t = 0; t < shapes.size(); ++t) {
       const std::int64_t begin = cut.begin(shapes[t].rows) * shapes[t].cols;
       std::int64_t wrong = 0;
@@ -90,7 +90,7 @@ TEST(RowExchange, TooLittleStagingIsNamed) {
     const ReduceRows tensor{whole.data(), whole.data(), 10, 1};
     EXPECT_THROW(rank.lane.call("reduce",
                                 [&] {
-                                  reduce_rows(*rank.dense, "test", {&tensor, 1}, Store::kAssign, {});
+                                  reduce_rows(*rank.dense, "test", {&tensor, 1}, Store::kAssign, {}, rank.lane_env());
                                 }),
                  std::logic_error);
   });
@@ -116,7 +116,7 @@ TEST(RowExchange, GathersFromShardsAndInPlace) {
           const float* own = in_place ? wholes[t].data() + cut.begin(rows) * cols : shards[t].data();
           tensors.push_back({reinterpret_cast<std::byte*>(wholes[t].data()), own, rows, static_cast<std::size_t>(cols) * 4});
         }
-        rank.lane.call("gather", [&] { gather_rows(*rank.dense, "test", tensors); });
+        rank.lane.call("gather", [&] { gather_rows(*rank.dense, "test", tensors, rank.lane_stream); });
         for (std::size_t t = 0; t < kSmall.size(); ++t)
           for (std::size_t i = 0; i < wholes[t].size(); ++i)
             EXPECT_EQ(wholes[t][i], value(0, t, static_cast<std::int64_t>(i))) << "tensor " << t << " element " << i;

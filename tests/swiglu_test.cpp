@@ -9,8 +9,11 @@ namespace {
 
 struct Shape {
   std::int64_t R, F;
+  std::int64_t pad = 1;  // factor on the elements that follow a row: with 8, all rows begin at multiples of 16 bytes
 };
-constexpr Shape kShapes[] = {{1, 1}, {7, 7}, {13, 16}, {31, 37}, {5, 257}, {0, 8}};
+// The last ones: rows that a GPU's threads read in packs, and rows wider than their registers.
+constexpr Shape kShapes[] = {{1, 1},    {7, 7},      {13, 16},    {31, 37},   {5, 257},     {0, 8},
+                             {9, 8, 8}, {17, 24, 8}, {5, 136, 8}, {11, 1100}, {11, 4136, 8}};
 
 template <class R>
 struct Reference {
@@ -39,7 +42,9 @@ struct Inputs {
   TestMat gu, dh;
   std::vector<float> gate;
   Inputs(const Shape& s, DType t)
-      : gu(TestMat::random(t, s.R, 2 * s.F, 1, 3, 6)), dh(TestMat::random(t, s.R, s.F, 2, 1)), gate(random_floats(s.R, 3)) {}
+      : gu(TestMat::random(t, s.R, 2 * s.F, 1, 3 * s.pad, 6)),
+        dh(TestMat::random(t, s.R, s.F, 2, s.pad)),
+        gate(random_floats(s.R, 3)) {}
 };
 
 TEST(Swiglu, AgreesWithPlainLoops) {
@@ -52,9 +57,9 @@ TEST(Swiglu, AgreesWithPlainLoops) {
           Inputs in(s, t);
           if (!gated) in.gate.assign(in.gate.size(), 1.0f);
           const float* gate = gated ? in.gate.data() : nullptr;
-          TestMat h(t, s.R, s.F, 2), dgu(t, s.R, 2 * s.F, 1);
+          TestMat h(t, s.R, s.F, 2 * s.pad), dgu(t, s.R, 2 * s.F, s.pad);
           std::vector<float> dgate(s.R);
-          Stream stream(2);
+          Stream stream(kernel_device(), 2);
           k->swiglu.forward(stream, {limit}, in.gu.view(), gate, h.view());
           k->swiglu.backward_input(stream, {limit}, in.dh.view(), in.gu.view(), gate, dgu.view(), dgate.data());
           const auto naive = reference<float>(s, in.gu.values(), in.gate, in.dh.values(), limit);
@@ -69,6 +74,28 @@ TEST(Swiglu, AgreesWithPlainLoops) {
         }
 }
 
+// Operands of different types, in rows that begin at multiples of 16 bytes and elsewhere.
+TEST(Swiglu, TypesMayDiffer) {
+  for (const Kernels* k : all_isas())
+    for (const Shape& s : {Shape{5, 48, 8}, Shape{5, 13}})
+      for (int types = 0; types < 16; ++types) {
+        const auto type = [&](int i) { return kDTypes[types >> i & 1]; };
+        const TestMat gu = TestMat::random(type(0), s.R, 2 * s.F, 1, s.pad, 6), dh = TestMat::random(type(1), s.R, s.F, 2);
+        TestMat h(type(2), s.R, s.F, s.pad), dgu(type(3), s.R, 2 * s.F, 2 * s.pad);
+        const std::vector<float> ones(s.R, 1.0f);
+        std::vector<float> dgate(s.R);
+        Stream stream(kernel_device(), 2);
+        k->swiglu.forward(stream, {}, gu.view(), nullptr, h.view());
+        k->swiglu.backward_input(stream, {}, dh.view(), gu.view(), nullptr, dgu.view(), dgate.data());
+        const auto naive = reference<float>(s, gu.values(), ones, dh.values());
+        const auto truth = reference<double>(s, gu.values<double>(), doubles(ones), dh.values<double>());
+        EXPECT_TRUE(as_good_as_naive(h.values(), naive.h, truth.h, type(2))) << k->isa << " types " << types;
+        EXPECT_TRUE(as_good_as_naive(dgu.values(), naive.dgu, truth.dgu, type(3))) << k->isa << " types " << types;
+        EXPECT_TRUE(as_good_as_naive(dgate, naive.dgate, truth.dgate)) << k->isa << " types " << types;
+        EXPECT_TRUE(h.padding_is_intact() && dgu.padding_is_intact());
+      }
+}
+
 TEST(Swiglu, GradientIsThatOfTheFormula) {
   const Shape s{7, 23};
   for (const Kernels* k : all_isas())
@@ -76,7 +103,7 @@ TEST(Swiglu, GradientIsThatOfTheFormula) {
       Inputs in(s, DType::kF32);
       TestMat dgu(DType::kF32, s.R, 2 * s.F);
       std::vector<float> dgate(s.R);
-      Stream stream(2);
+      Stream stream(kernel_device(), 2);
       k->swiglu.backward_input(stream, {limit}, in.dh.view(), in.gu.view(), in.gate.data(), dgu.view(), dgate.data());
       const auto gu = in.gu.values<double>(), dh = in.dh.values<double>(), gate = doubles(in.gate);
       expect_gradient([&](const auto& v) { return dot(reference<double>(s, v, gate, dh, limit).h, dh); }, gu, dgu.values());
@@ -87,7 +114,7 @@ TEST(Swiglu, GradientIsThatOfTheFormula) {
 TEST(Swiglu, LargeInputsStayFiniteAndNanShows) {
   const float nan = std::nanf("");
   for (const Kernels* k : all_isas()) {
-    Stream stream(1);
+    Stream stream(kernel_device(), 1);
     std::vector<float> gu{-1000, -100, -88, 100, 1000, nan, 1, 1, 1, 1, 1, 1}, h(6), dh(6, 1.0f), dgu(12);
     k->swiglu.forward(stream, {}, mat(gu.data(), 1, 12), nullptr, mat(h.data(), 1, 6));
     k->swiglu.backward_input(stream, {}, mat(dh.data(), 1, 6), mat(gu.data(), 1, 12), nullptr, mat(dgu.data(), 1, 12),
@@ -107,7 +134,7 @@ TEST(Swiglu, LargeInputsStayFiniteAndNanShows) {
 TEST(Swiglu, LimitCutsValuesAndGradients) {
   const float nan = std::nanf(""), inf = std::numeric_limits<float>::infinity();
   for (const Kernels* k : all_isas()) {
-    Stream stream(1);
+    Stream stream(kernel_device(), 1);
     std::vector<float> gu{7, 8, -inf, 1, 1, 1, nan, 1, 0, 0, 0, 7, 9, -inf, 0, nan}, h(8), dh(8, 1.0f), dgu(16), dgate(1);
     k->swiglu.forward(stream, {7}, mat(gu.data(), 1, 16), nullptr, mat(h.data(), 1, 8));
     k->swiglu.backward_input(stream, {7}, mat(dh.data(), 1, 8), mat(gu.data(), 1, 16), nullptr, mat(dgu.data(), 1, 16),
@@ -142,7 +169,7 @@ TEST(Swiglu, BitsDoNotDependOnThreads) {
 
 TEST(Swiglu, RefusesShapes) {
   TestMat gu(DType::kF32, 3, 8), h(DType::kF32, 3, 5);
-  Stream stream(1);
+  Stream stream(kernel_device(), 1);
   for (const Kernels* k : all_isas()) {
     EXPECT_THROW(k->swiglu.forward(stream, {}, gu.view(), nullptr, h.view()), std::invalid_argument);
     EXPECT_THROW(k->swiglu.backward_input(stream, {}, h.view(), gu.view(), nullptr, gu.view(), nullptr),

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <fstream>
 #include <new>
 #include <stdexcept>
@@ -68,9 +69,10 @@ TEST(ToolMain, OutOfMemoryAndOtherExceptions) {
 }
 
 TEST(ToolMain, CommonOptionsAreChecked) {
+  setenv("MOE_CUDA_PLUGIN", "/nothing.so", 1);  // as on a machine without CUDA
   const Ran cuda = run_tool({"show", "--device", "cuda"}, fine);
   EXPECT_EQ(cuda.code, 69);
-  EXPECT_THAT(cuda.err, AllOf(HasSubstr("found none in this version ("), HasSubstr("hint: use --device cpu")));
+  EXPECT_THAT(cuda.err, AllOf(HasSubstr("expected a CUDA device, found no CUDA plugin"), HasSubstr("hint: use --device cpu")));
   EXPECT_EQ(run_tool({"show", "--device", "auto"}, fine).code, 0);
   EXPECT_EQ(run_tool({"show", "--threads", "-1"}, fine).code, 2);
   EXPECT_EQ(run_tool({"show", "-v", "-q"}, fine).code, 2);

@@ -51,7 +51,7 @@ struct Counted {
         dense(*r.dense),
         expert(*r.expert),
         store(arena, specs(), DType::kF32, true, r.layout({0, 1, 2}, zero)),
-        units(store, {.dense = &dense, .expert = &expert}, r.lane, true) {
+        units(store, {.dense = &dense, .expert = &expert}, r.lane, true, r.lane_env()) {
     store.initialize(5);
   }
   // Gathers since the last call; r.lane has done all it was given.
@@ -173,8 +173,8 @@ TEST(UnitBuffers, GroupsMustCutAsTheLayoutDoes) {
   run_mesh_ranks(kTwo, [](TestRank& rank) {
     Arena arena(std::size_t{1} << 20);
     ParamStore store(arena, specs(), DType::kF32, true, rank.layout({0, 1, 2}, 3));
-    EXPECT_THROW(Units(store, {.dense = rank.dense.get()}, rank.lane, true), std::logic_error);
-    EXPECT_THROW(Units(store, {}, rank.lane, true), std::logic_error);
+    EXPECT_THROW(Units(store, {.dense = rank.dense.get()}, rank.lane, true, rank.lane_env()), std::logic_error);
+    EXPECT_THROW(Units(store, {}, rank.lane, true, rank.lane_env()), std::logic_error);
   });
 }
 

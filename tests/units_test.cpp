@@ -47,7 +47,7 @@ struct Part {
   Part(TestRank& rank, DType dtype, int zero, bool tied = false)
       : layout(rank.layout(kExpertOrder, zero)),
         store(arena, specs(tied), dtype, true, layout),
-        units(store, rank.unit_comms(), rank.lane, true) {
+        units(store, rank.unit_comms(), rank.lane, true, rank.lane_env()) {
     store.initialize(5);
   }
 

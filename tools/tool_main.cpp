@@ -12,7 +12,7 @@
 #include <new>
 #include <system_error>
 
-#include "kernels/cuda_status.h"
+#include "kernels/cuda_plugin.h"
 #include "kernels/kernels.h"
 #include "lib/base/log.h"
 #include "tools/tool_parts.h"
@@ -49,9 +49,8 @@ void check_common(const CommonOptions& common) {
     throw Error(Exit::kUnavailable,
                 std::string("MOE_ISA: expected avx512, avx2 or generic, as far as this processor has them, found ") + isa,
                 "unset it: the widest is taken");
-  if (common.device == DeviceChoice::kCuda)
-    throw Error(Exit::kUnavailable,
-                "--device cuda: expected CUDA kernels, found none in this version (" + cuda_status().text + ")",
+  if (common.device == DeviceChoice::kCuda && cuda_status().num_devices == 0)
+    throw Error(Exit::kUnavailable, "--device cuda: expected a CUDA device, found " + cuda_status().text,
                 "use --device cpu");
 }
 

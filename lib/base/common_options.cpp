@@ -5,7 +5,9 @@ namespace moe {
 void add_common_options(Options& options, CommonOptions& common) {
   options.group("Options of every tool");
   options.add("threads", common.threads, "CPU threads; 0 takes every processor that this process may use");
-  options.add("device", common.device, "where to compute", {"cpu", "cuda", "auto"});
+  options.add("device", common.device,
+              "where to compute; auto takes CUDA where its plugin and a GPU are found, else the CPU",
+              {"cpu", "cuda", "auto"});
   options.add("seed", common.seed, "seed of all random numbers");
   options.add("dry-run", common.dry_run, "say what would be done, write nothing");
   options.add("force", common.force, "overwrite existing output");

@@ -43,9 +43,13 @@ Route::~Route() = default;
 Route::Route(Route&&) noexcept = default;
 Route& Route::operator=(Route&&) noexcept = default;
 
-Dispatcher::Dispatcher(Comm& comm, const std::vector<int>& rank2node, std::span<const LayerMap> maps, DispatchMode mode,
-                       Stream& stream, const Kernels& kernels)
-    : state_(new State{.comm = comm, .stream = stream, .permute = kernels.permute, .ways = {comm.rank(), rank2node, mode}}) {
+Dispatcher::Dispatcher(Comm& comm, Comm& rows_comm, const std::vector<int>& rank2node, std::span<const LayerMap> maps,
+                       DispatchMode mode, Stream& stream, const Kernels& kernels)
+    : state_(new State{.comm = comm,
+                       .rows_comm = rows_comm,
+                       .stream = stream,
+                       .permute = kernels.permute,
+                       .ways = {comm.rank(), rank2node, mode}}) {
   for (const LayerMap& map : maps) {
     state_->maps.emplace_back(state_->ways, map.map);
     state_->choices.push_back(map.choice);
@@ -53,7 +57,7 @@ Dispatcher::Dispatcher(Comm& comm, const std::vector<int>& rank2node, std::span<
 }
 Dispatcher::Dispatcher(Comm& comm, const std::vector<int>& rank2node, const ExpertMap& map, DispatchMode mode,
                        Stream& stream, const Kernels& kernels)
-    : Dispatcher(comm, rank2node, std::vector<LayerMap>{{map, {}}}, mode, stream, kernels) {}
+    : Dispatcher(comm, comm, rank2node, std::vector<LayerMap>{{map, {}}}, mode, stream, kernels) {}
 Dispatcher::~Dispatcher() = default;
 
 DispatchMode Dispatcher::mode() const { return state_->ways.mode; }
@@ -80,7 +84,7 @@ Dispatcher::State::DispatchRows Dispatcher::State::rows_of_dispatch(const Route:
 
 // to (=) for bucket b of `split` its rows of `from`.
 void Dispatcher::State::gather(const PacketSplit& split, int b, CMat from, Mat to) {
-  if (to.rows > 0) permute.gather(stream, from, split.sources_of(b), 1, to);
+  if (to.rows > 0) permute.gather(stream, from, on_device(split.sources_of(b)), 1, to);
 }
 
 std::unique_ptr<Transfer> Dispatcher::State::send_hop1(const Route::Hops& hops, CMat x_TD, const DispatchRows& m) {
@@ -92,7 +96,7 @@ std::unique_ptr<Transfer> Dispatcher::State::send_hop1(const Route::Hops& hops, 
   }
   for (std::size_t i = 0; i < ways.sources.size(); ++i)
     batch.receive_rows(ways.sources[i], m.arrived, hops.arrived_S[i].row, hops.arrived_S[i].num_rows);
-  return ways.hop1 ? batch.start(comm, "dispatch rows") : nullptr;
+  return ways.hop1 ? batch.start(rows_comm, "dispatch rows") : nullptr;
 }
 
 // Own rows for this node: to the ranks that want them; those that stay are copied once, while the others travel.
@@ -104,7 +108,7 @@ std::unique_ptr<Transfer> Dispatcher::State::send_own(const Route::Hops& hops, C
     batch.send_rows(ways, ways.inside[d], m.out, r.row, r.num_rows, traffic);
     batch.receive_rows(ways.inside[d], m.here, at.row, at.num_rows);
   }
-  auto transfer = ways.hop2 ? batch.start(comm, "dispatch forward") : nullptr;
+  auto transfer = ways.hop2 ? batch.start(rows_comm, "dispatch forward") : nullptr;
   const PacketRange self = hops.own_F[ways.self_inside];
   gather(hops.out, ways.self_bucket, x_TD, m.here.slice_rows(self.row, self.num_rows));
   return transfer;
@@ -120,7 +124,7 @@ std::unique_ptr<Transfer> Dispatcher::State::send_forwarded(const Route::Hops& h
     batch.send_rows(ways, ways.inside[d], m.forward, r.row, r.num_rows, traffic);
     batch.receive_rows(ways.inside[d], m.here, at.row, at.num_rows);
   }
-  auto transfer = batch.start(comm, "dispatch forward");
+  auto transfer = batch.start(rows_comm, "dispatch forward");
   const PacketRange self = hops.forwarded_F[ways.self_inside];
   if (num_inside() > 1) gather(hops.forward, ways.self_inside, m.arrived, m.here.slice_rows(self.row, self.num_rows));
   return transfer;
@@ -131,7 +135,7 @@ void Dispatcher::dispatch(const Route& route, CMat x_TD, Mat y_RD) {
   const Route::Hops& hops = hops_of(route);
   expect_rows("tokens", x_TD, hops.num_tokens, y_RD.cols);
   expect_rows("rows", y_RD, route.num_rows, x_TD.cols);
-  if (s.alone()) return s.permute.gather(s.stream, x_TD, hops.row2u_R, 1, y_RD);
+  if (s.alone()) return s.permute.gather(s.stream, x_TD, s.on_device(hops.row2u_R), 1, y_RD);
   const DType dtype = x_TD.dtype == DType::kBF16 ? DType::kBF16 : y_RD.dtype;  // the narrower one travels
   const State::DispatchRows m = s.rows_of_dispatch(hops, dtype, x_TD.cols);
   s.traffic.inter_node_bytes_min += hops.num_other_nodes * MessageBatch::row_bytes(m.out);
@@ -141,7 +145,7 @@ void Dispatcher::dispatch(const Route& route, CMat x_TD, Mat y_RD) {
   const auto forwarded = s.send_forwarded(hops, m);
   wait_for(own);
   wait_for(forwarded);
-  s.permute.gather(s.stream, m.here, hops.row2u_R, 1, y_RD);
+  s.permute.gather(s.stream, m.here, s.on_device(hops.row2u_R), 1, y_RD);
 }
 
 // Hop 2 backwards: the partial sums of what arrived here go to who sent it, for its own tokens or for what it forwarded.
@@ -154,7 +158,7 @@ std::unique_ptr<Transfer> Dispatcher::State::return_inside(const Route::Hops& ho
     batch.send_rows(ways, ways.inside[d], sums, mine.row, mine.num_rows, traffic);
     batch.receive_rows(ways.inside[d], sums, theirs.row + (own ? hops.out_at() : hops.forward_at()), theirs.num_rows);
   }
-  return batch.start(comm, "combine inside");
+  return batch.start(rows_comm, "combine inside");
 }
 
 // Hop 1 backwards: for each packet that came from another node the sum over this one.
@@ -164,7 +168,7 @@ std::unique_ptr<Transfer> Dispatcher::State::return_hop1(const Route::Hops& hops
   Mat home = sums.slice_rows(self.row, self.num_rows);  // a node of one rank: its partial sums are the node's
   if (num_inside() > 1) {
     home = arrived_rows.rows(sums.dtype, hops.num_arrived(), sums.cols);
-    permute.combine(stream, sums, hops.arrived2sums.rows, hops.arrived2sums.stride, home, Store::kAssign);
+    permute.combine(stream, sums, on_device(hops.arrived2sums.rows), hops.arrived2sums.stride, home, Store::kAssign);
   }
   for (std::size_t i = 0; i < ways.sources.size(); ++i)
     batch.send_rows(ways, ways.sources[i], home, hops.arrived_S[i].row, hops.arrived_S[i].num_rows, traffic);
@@ -173,7 +177,7 @@ std::unique_ptr<Transfer> Dispatcher::State::return_hop1(const Route::Hops& hops
     const PacketRange r = hops.out.bucket(b);
     batch.receive_rows(ways.buckets[b].peer, sums, hops.out_at() + r.row, r.num_rows);
   }
-  return batch.start(comm, "combine rows");
+  return batch.start(rows_comm, "combine rows");
 }
 
 void Dispatcher::combine(const Route& route, CMat y_RD, Mat x_TD, Store store) {
@@ -182,16 +186,17 @@ void Dispatcher::combine(const Route& route, CMat y_RD, Mat x_TD, Store store) {
   expect_rows("tokens", x_TD, hops.num_tokens, y_RD.cols);
   expect_rows("rows", y_RD, route.num_rows, x_TD.cols);
   const RowMap& token2sums = hops.token2sums;
-  if (s.alone()) return s.permute.combine(s.stream, y_RD, token2sums.rows, token2sums.stride, x_TD, store);
+  if (s.alone()) return s.permute.combine(s.stream, y_RD, s.on_device(token2sums.rows), token2sums.stride, x_TD, store);
   const Mat sums = s.here_rows.rows(y_RD.dtype, hops.num_sums(), y_RD.cols);
   s.traffic.inter_node_bytes_min += hops.num_other_nodes * MessageBatch::row_bytes(sums);
-  s.permute.combine(s.stream, y_RD, hops.u2rows.rows, hops.u2rows.stride, sums.slice_rows(0, hops.num_u()), Store::kAssign);
+  s.permute.combine(s.stream, y_RD, s.on_device(hops.u2rows.rows), hops.u2rows.stride, sums.slice_rows(0, hops.num_u()),
+                    Store::kAssign);
   if (s.ways.hop1) wait_for(s.return_inside(hops, sums, false));  // first what has the longer way
   const auto hop1 = s.return_hop1(hops, sums);
   const auto own = s.return_inside(hops, sums, true);
   wait_for(own);
   wait_for(hop1);
-  s.permute.combine(s.stream, sums, token2sums.rows, token2sums.stride, x_TD, store);
+  s.permute.combine(s.stream, sums, s.on_device(token2sums.rows), token2sums.stride, x_TD, store);
 }
 
 // out_values, forward_values (=) what the ranks of this node say of the entries that they got from here.

@@ -49,8 +49,9 @@ class Dispatcher {
  public:
   // comm: the expert-parallel group; rank2node: node of each of its ranks (any numbers). kAuto takes two levels if a node
   // with several ranks and a second node are there. `maps`: of layers whose experts lie differently; they share all buffers.
-  Dispatcher(Comm& comm, const std::vector<int>& rank2node, std::span<const LayerMap> maps, DispatchMode mode,
-             Stream& stream, const Kernels& kernels);
+  // rows_comm: the same group, for memory of the stream's device; `comm` carries counts, ids and gates, of the host.
+  Dispatcher(Comm& comm, Comm& rows_comm, const std::vector<int>& rank2node, std::span<const LayerMap> maps,
+             DispatchMode mode, Stream& stream, const Kernels& kernels);
   Dispatcher(Comm& comm, const std::vector<int>& rank2node, const ExpertMap& map, DispatchMode mode, Stream& stream,
              const Kernels& kernels);
   ~Dispatcher();
@@ -61,7 +62,7 @@ class Dispatcher {
 
   // Decides the way of every row: idx_N (logical expert of slot t*K + k; -1: dropped), gate_N, any number of tokens, 0 too.
   // route (=); gate_R (=) the gates of the rows here, in room for max_rows(); Error(kInternal) if they do not fit. `map`:
-  // the number of the layer's map.
+  // the number of the layer's map. All of the host, as are the gates of return_gates().
   void plan(std::span<const std::int32_t> idx_N, std::span<const float> gate_N, int top_k, Route& route,
             std::span<float> gate_R, std::size_t map = 0);
   // y_RD (=) the row of x_TD of each row's token, sorted by local expert; y_RD has route.num_rows rows. If one is bf16, bf16

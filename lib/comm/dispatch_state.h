@@ -3,7 +3,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cstdlib>
 #include <memory>
 #include <new>
 #include <utility>
@@ -13,30 +12,59 @@
 
 namespace moe {
 
-// Rows of any dtype in memory that grows by at least half and is kept: fresh pages are slow. 64-byte aligned, rows packed.
+// Memory of a device that grows by at least half and is kept: fresh pages are slow. 64-byte aligned.
 class RowBuffer {
  public:
+  explicit RowBuffer(Stream& stream) : stream_(stream) {}
+  RowBuffer(const RowBuffer&) = delete;
+  RowBuffer& operator=(const RowBuffer&) = delete;
+  ~RowBuffer() { release(); }
+
   // The content is undefined, whatever was there before.
   Mat rows(DType dtype, std::int64_t n, std::int64_t cols) {
-    const std::size_t bytes = static_cast<std::size_t>(n * cols) * size_of(dtype);
-    if (bytes > bytes_) grow(std::max(bytes, bytes_ + bytes_ / 2));
-    return {data_.get(), dtype, n, cols, cols};
+    return {bytes(static_cast<std::size_t>(n * cols) * size_of(dtype)), dtype, n, cols, cols};
+  }
+  void* bytes(std::size_t wanted) {
+    if (wanted > bytes_) grow(std::max(wanted, bytes_ + bytes_ / 2));
+    return data_;
   }
 
  private:
-  struct Free {
-    void operator()(void* p) const { std::free(p); }
-  };
-  void grow(std::size_t bytes) {
-    data_.reset();
+  void release() {
+    if (data_) stream_.device().release(data_, bytes_);
+    data_ = nullptr;
     bytes_ = 0;
-    const std::size_t whole_lines = (bytes + 63) / 64 * 64;
-    data_.reset(std::aligned_alloc(64, whole_lines));
-    if (!data_) throw std::bad_alloc();
-    bytes_ = whole_lines;
   }
-  std::unique_ptr<void, Free> data_;
+  void grow(std::size_t bytes) {
+    stream_.synchronize();  // what is in it may still be read
+    release();
+    data_ = stream_.device().allocate(bytes);
+    if (!data_) throw std::bad_alloc();
+    bytes_ = bytes;
+  }
+  Stream& stream_;
+  void* data_ = nullptr;
   std::size_t bytes_ = 0;
+};
+
+// Maps where the device reads them. A map is valid until the next but kDepth.
+class DeviceMaps {
+ public:
+  explicit DeviceMaps(Stream& stream) : stream_(stream) {
+    for (int i = 0; i < kDepth; ++i) buffers_.push_back(std::make_unique<RowBuffer>(stream));
+  }
+  std::span<const std::int32_t> operator()(std::span<const std::int32_t> map) {
+    if (stream_.is_cpu() || map.empty()) return map;
+    void* const to = buffers_[static_cast<std::size_t>(next_++ % kDepth)]->bytes(map.size_bytes());
+    stream_.copy(to, map.data(), map.size_bytes());
+    return {static_cast<const std::int32_t*>(to), map.size()};
+  }
+
+ private:
+  static constexpr int kDepth = 4;
+  Stream& stream_;
+  std::vector<std::unique_ptr<RowBuffer>> buffers_;
+  int next_ = 0;
 };
 
 // One batch of messages in the making, and the number of bytes and rows in it.
@@ -83,7 +111,7 @@ class MessageBatch {
 };
 
 struct Dispatcher::State {
-  Comm& comm;
+  Comm &comm, &rows_comm;
   Stream& stream;
   const PermuteKernels permute;
   const DispatchWays ways;
@@ -93,7 +121,8 @@ struct Dispatcher::State {
   MessageBatch batch;
   // dispatch(): out_rows and forward_rows are sent, arrived_rows come by hop 1, here_rows is U. combine(): here_rows holds
   // all partial sums, arrived_rows the sums over a node on their way home.
-  RowBuffer out_rows, forward_rows, arrived_rows, here_rows;
+  RowBuffer out_rows{stream}, forward_rows{stream}, arrived_rows{stream}, here_rows{stream};
+  DeviceMaps on_device{stream};
   // plan(): what tokens, hop 1 and hop 2 brought.
   PacketList arrived, here;
   std::vector<std::int32_t> chosen_N, tokens_num_entries, words_out, words_in;

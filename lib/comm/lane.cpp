@@ -15,11 +15,13 @@ namespace {
 struct Task {
   const char* name;
   std::function<void()> run;
+  TraceLabel shown;
 };
 
 }  // namespace
 
 struct CommLane::State {
+  Trace* trace = nullptr;
   std::mutex mutex;
   std::condition_variable work, done;
   std::deque<Task> queue;
@@ -30,6 +32,17 @@ struct CommLane::State {
   std::atomic<int> num_waiting{0};
   std::map<std::string, LaneTime> times;
   std::thread thread;
+  Stream *compute = nullptr, *lane = nullptr;
+
+  // The task between what it waits for and what waits for it, on a GPU.
+  std::function<void()> in_order(std::function<void()> task) {
+    if (!lane) return task;
+    return [task = std::move(task), mark = compute->mark(), on = lane] {
+      on->wait_mark(mark);
+      task();
+      on->synchronize();
+    };
+  }
 
   // A task after a failed one is passed over: its peers are not where it thinks they are.
   void run_all() {
@@ -45,6 +58,7 @@ struct CommLane::State {
       const Stopwatch watch;
       std::exception_ptr thrown;
       if (!skip) try {
+          const TraceSpan span(trace, TraceRow::kCommunication, task.shown);
           task.run();
         } catch (...) {
           thrown = std::current_exception();
@@ -60,7 +74,8 @@ struct CommLane::State {
   }
 };
 
-CommLane::CommLane(bool threaded) : state_(std::make_unique<State>()) {
+CommLane::CommLane(bool threaded, Trace* trace) : state_(std::make_unique<State>()) {
+  state_->trace = trace;
   if (threaded) state_->thread = std::thread([s = state_.get()] { s->run_all(); });
 }
 
@@ -76,9 +91,13 @@ CommLane::~CommLane() {
 
 bool CommLane::threaded() const { return state_->thread.joinable(); }
 
-CommLane::Ticket CommLane::submit(const char* name, std::function<void()> task) {
+CommLane::Ticket CommLane::submit(const char* name, std::function<void()> task, TraceLabel shown) {
   State& s = *state_;
+  task = s.in_order(std::move(task));
+  if (!shown.name) shown.name = name;
   if (!threaded()) {
+    const TraceSpan wait(s.trace, TraceRow::kCompute, {.name = "wait", .of = name});
+    const TraceSpan span(s.trace, TraceRow::kCommunication, shown);
     const Stopwatch watch;
     task();
     s.times[name].busy += watch.seconds();
@@ -86,7 +105,7 @@ CommLane::Ticket CommLane::submit(const char* name, std::function<void()> task) 
     return ++s.submitted;
   }
   const std::lock_guard lock(s.mutex);
-  s.queue.push_back({name, std::move(task)});
+  s.queue.push_back({name, std::move(task), shown});
   s.work.notify_one();
   return ++s.submitted;
 }
@@ -98,15 +117,23 @@ void CommLane::wait(Ticket ticket) {
   std::unique_lock lock(s.mutex);
   ++s.num_waiting;
   while (s.finished < ticket && !s.failure) {
-    const Stopwatch watch;
     const Ticket before = s.finished;
     const char* name = s.queue.empty() || s.finished + s.queue.size() < s.submitted ? s.running : s.queue.front().name;
+    const TraceSpan span(s.trace, TraceRow::kCompute, {.name = "wait", .of = name});
+    const Stopwatch watch;
     s.done.wait(lock, [&] { return s.finished != before || s.failure; });
     s.times[name].exposed += watch.seconds();
   }
   --s.num_waiting;
   if (s.failure) std::rethrow_exception(s.failure);
 }
+
+void CommLane::follow(Stream* compute, Stream* lane) {
+  state_->compute = compute;
+  state_->lane = lane;
+}
+
+const Stream* CommLane::followed_on() const { return state_->lane; }
 
 void CommLane::wait_all() { wait(state_->submitted); }
 

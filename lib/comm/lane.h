@@ -2,7 +2,7 @@
 // computes. All communication of a rank goes through its lane, so every rank must submit the same collectives in the same
 // order; that order is the proof that nothing waits for itself. This is how progress is real under MPI: the lane's thread
 // is inside the collective, testing its messages, all the time; it sleeps between tests while the caller computes, and at
-// first tests without pause when the caller waits. (On a GPU the lane is a stream.)
+// first tests without pause when the caller waits. On a GPU the lane has a stream of its own.
 #pragma once
 
 #include <atomic>
@@ -11,6 +11,9 @@
 #include <map>
 #include <memory>
 #include <string>
+
+#include "kernels/device.h"
+#include "lib/base/trace.h"
 
 namespace moe {
 
@@ -23,20 +26,26 @@ class CommLane {
  public:
   using Ticket = std::uint64_t;
 
-  // Without a thread every task runs inside submit(), for one process.
-  explicit CommLane(bool threaded);
+  // Without a thread every task runs inside submit(), for one process. Tasks and waits are spans of the trace, if there is
+  // one.
+  explicit CommLane(bool threaded, Trace* trace = nullptr);
   ~CommLane();
   CommLane(const CommLane&) = delete;
   CommLane& operator=(const CommLane&) = delete;
 
   bool threaded() const;
-  // `name`: a string literal, the key of times().
-  Ticket submit(const char* name, std::function<void()> task);
+  // `name`: a string literal, the key of times(). `shown`: what the trace calls it, if not so; valid until the task has run.
+  Ticket submit(const char* name, std::function<void()> task, TraceLabel shown = {nullptr});
   // Returns when that task and all before it are done. Throws what one of them threw; after that every wait throws it.
   void wait(Ticket ticket);
   void wait_all();
   // submit and wait
   void call(const char* name, std::function<void()> task) { wait(submit(name, std::move(task))); }
+
+  // On a GPU: a task sees what was in `compute` when it was submitted, and is done when `lane` has done what it put there.
+  // `compute` is the stream of the thread that submits. nullptr, nullptr: no more.
+  void follow(Stream* compute, Stream* lane);
+  const Stream* followed_on() const;  // the lane's stream
 
   // Number of threads inside wait(): what polls may sleep while it is 0.
   const std::atomic<int>& num_waiting() const;

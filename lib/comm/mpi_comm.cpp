@@ -5,11 +5,9 @@
 #define OMPI_SKIP_MPICXX  // the C interface is all we use
 #define MPICH_SKIP_MPICXX
 #include <mpi.h>
-#include <sched.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,6 +16,7 @@
 #include "lib/base/error.h"
 #include "lib/base/launcher.h"
 #include "lib/comm/collectives.h"
+#include "lib/comm/patience.h"
 #include "lib/comm/self_comm.h"
 
 namespace moe {
@@ -25,14 +24,6 @@ namespace {
 
 constexpr int kTag = 1;
 constexpr std::size_t kMaxChunkBytes = std::size_t{1} << 30;
-// Looks before a wait sleeps, and how long it sleeps at first and at last between looks: while nobody waits for the lane the
-// processor belongs to whoever computes; and a rank that has waited long leaves it to those it waits for, where ranks share
-// processors.
-struct Patience {
-  int looks;
-  long first_sleep_ns, last_sleep_ns;
-};
-constexpr Patience kUnderCompute{4, 50'000, 300'000}, kAwaited{300, 20'000, 20'000};
 
 std::string error_text(int status) {
   char text[MPI_MAX_ERROR_STRING] = {};
@@ -188,13 +179,7 @@ class MpiTransfer : public Transfer {
   void rest(int looks) const {
     const MpiWaits& waits = group_->job->waits;
     if (waits.abort_code >= 0) mpi_abort(waits.abort_code);
-    const Patience& patience = waits.num_waiting > 0 ? kAwaited : kUnderCompute;
-    if (looks < patience.looks) {
-      sched_yield();
-      return;
-    }
-    const timespec pause{0, std::min(patience.last_sleep_ns, patience.first_sleep_ns * (1 + (looks - patience.looks) / 8))};
-    nanosleep(&pause, nullptr);
+    rest_between_looks(looks, waits.num_waiting > 0);
   }
 
   std::vector<Watchdog::Missing> missing() const {

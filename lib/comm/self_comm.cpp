@@ -63,7 +63,10 @@ void SelfChannel::match(const char* what) {
   if (from.bytes != to.bytes)
     throw Error(Exit::kInternal, std::string(what) + ": own message: expected " + std::to_string(to.bytes) +
                                      " bytes, found " + std::to_string(from.bytes));
-  std::memmove(to.to, from.from, from.bytes);
+  if (copy_)
+    copy_(to.to, from.from, from.bytes);
+  else
+    std::memmove(to.to, from.from, from.bytes);
   --*from.left;
   --*to.left;
 }

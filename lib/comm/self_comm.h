@@ -3,8 +3,10 @@
 
 #include <cstddef>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "lib/comm/comm.h"
 
@@ -13,6 +15,9 @@ namespace moe {
 // Matches in order; a message moves when its second side comes. `left` counts the sides of a batch that still wait.
 class SelfChannel {
  public:
+  // How bytes move; left out: at once, in memory of the host.
+  using Copy = std::function<void(void* to, const void* from, std::size_t bytes)>;
+  explicit SelfChannel(Copy copy = {}) : copy_(std::move(copy)) {}
   void send(const SendPiece& piece, const std::shared_ptr<int>& left, const char* what);
   void receive(const RecvPiece& piece, const std::shared_ptr<int>& left, const char* what);
 
@@ -24,6 +29,7 @@ class SelfChannel {
     std::shared_ptr<int> left;
   };
   void match(const char* what);
+  Copy copy_;
   std::deque<Side> sends_, receives_;
 };
 

@@ -58,6 +58,7 @@ struct Watchdog::State {
 
   const char* what = nullptr;  // nullptr: not waiting
   std::function<std::vector<Missing>()> pending;
+  std::function<void()> ending;
   Clock::time_point entered, told;  // told: when SIGTERM was seen first, in this wait
   bool was_told = false, spoke = false;
 
@@ -78,6 +79,7 @@ struct Watchdog::State {
   void end_process() const {
     log_error(where() + "waited " + seconds_text(seconds) + " for " + names_of(pending()) +
               "\n  hint: look at that rank first: it hangs, or waits for another in turn");
+    if (ending) ending();
     std::fflush(nullptr);
     _exit(static_cast<int>(Exit::kWatchdog));
   }
@@ -145,10 +147,11 @@ std::int64_t Watchdog::step() const {
   return state_->step;
 }
 
-void Watchdog::enter(const char* what, std::function<std::vector<Missing>()> pending) {
+void Watchdog::enter(const char* what, std::function<std::vector<Missing>()> pending, std::function<void()> ending) {
   const std::lock_guard lock(state_->mutex);
   state_->what = what;
   state_->pending = std::move(pending);
+  state_->ending = std::move(ending);
   state_->entered = Clock::now();
   state_->was_told = false;
 }

@@ -32,8 +32,9 @@ class Watchdog {
   // outlives the watchdog.
   void watch_signal(std::function<bool()> signalled);
   // Called by communicators around every wait, one at a time. `pending` is asked for the peers that are missing, each once;
-  // it is called by the watchdog's thread while the wait lasts.
-  void enter(const char* what, std::function<std::vector<Missing>()> pending);
+  // it is called by the watchdog's thread while the wait lasts. So is `ending`, after the line and before the process ends:
+  // for what else there is to say and to close, within a second or so.
+  void enter(const char* what, std::function<std::vector<Missing>()> pending, std::function<void()> ending = {});
   void leave();
 
  private:

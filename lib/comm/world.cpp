@@ -64,9 +64,10 @@ std::vector<int> renumbered(const std::vector<int>& numbers) {
 }  // namespace
 
 struct World::State {
-  explicit State(bool threaded) : lane(threaded), waits{lane.num_waiting(), watchdog} {}
+  explicit State(bool threaded) : lane(threaded, &trace), waits{lane.num_waiting(), watchdog} {}
 
   Watchdog watchdog;
+  Trace trace;
   CommLane lane;
   MpiWaits waits;
   bool has_mpi = false;
@@ -136,6 +137,7 @@ int World::ranks_per_node() const {
 
 int World::default_threads() const { return state_->num_threads; }
 Watchdog& World::watchdog() { return state_->watchdog; }
+Trace& World::trace() { return state_->trace; }
 
 void World::start_watchdog(double seconds) {
   if (!alone()) state_->watchdog.start(seconds, state_->comm->name_of(rank()), rank());

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "lib/base/trace.h"
 #include "lib/comm/comm.h"
 #include "lib/comm/lane.h"
 #include "lib/comm/watchdog.h"
@@ -42,6 +43,7 @@ class World {
   // too.
   int default_threads() const;
   Watchdog& watchdog();
+  Trace& trace();  // of this rank; off until somebody arms it
   // Starts the watchdog in the name of this rank; nothing in a job of one rank.
   void start_watchdog(double seconds);
 

@@ -1,6 +1,5 @@
 // The attention half of a block around its core: x1 = x0 + Wo core(norm(x0)), the core being gqa.cpp or mla.cpp.
 // Not here: queries, keys and values.
-#include <cstring>
 #include <tuple>
 
 #include "lib/model/linear.h"
@@ -9,10 +8,6 @@ namespace moe {
 namespace {
 
 const AttentionCore& core_of(const BlockContext& b) { return b.config.is_mla() ? kMlaCore : kGqaCore; }
-
-void copy(Mat to, CMat from) {
-  std::memcpy(to.data, from.data, static_cast<std::size_t>(from.rows * from.cols) * size_of(from.dtype));
-}
 
 void norm1_forward(const SegmentArgs& a) {
   const BlockContext& b = a.block;
@@ -41,7 +36,7 @@ void attention_forward(const SegmentArgs& a) {
   const auto& [b, s] = std::tie(a.block, a.slot);
   norm1_forward(a);
   core_of(b).forward(a);
-  copy(s.x1_TD, s.x0_TD);
+  copy_tokens(b.env, s.x0_TD, s.x1_TD);
   linear_forward(b.env, s.o_TC, *b.params.o, b.params.o_bias, s.x1_TD, Store::kAdd);
 }
 
@@ -49,7 +44,7 @@ void attention_backward_input(const SegmentArgs& a) {
   const auto& [b, s] = std::tie(a.block, a.slot);
   const auto& [stream, k] = b.env;
   BlockStash& st = b.stash;
-  copy(st.dx1_TD, a.dx_TD);
+  copy_tokens(b.env, a.dx_TD, st.dx1_TD);
   k.gemm.backward_input(stream, st.dx1_TD, b.params.o->weight, b.work.do_TC, Store::kAssign);
   core_of(b).backward_input(a);
   k.rmsnorm.backward_input(stream, st.dn1_TD, s.x0_TD, b.params.attn_norm->weight, 1, s.rstd1_T.data(), a.dx_TD,

@@ -1,14 +1,11 @@
 #include "lib/model/block.h"
 
-#include <cstring>
 #include <tuple>
+
+#include "lib/model/linear.h"
 
 namespace moe {
 namespace {
-
-void copy(Mat to, CMat from) {
-  std::memcpy(to.data, from.data, static_cast<std::size_t>(from.rows * from.cols) * size_of(from.dtype));
-}
 
 // The routed rows of a buffer that has room for all.
 Mat rows(const SegmentArgs& a, Mat m) { return m.slice_rows(0, a.slot.plan.num_rows); }
@@ -43,6 +40,48 @@ void pre_backward_weight(const SegmentArgs& a) {
   attention_backward_weight(a);
 }
 
+// Of the device, as the host sees it; where that is one memory it is not copied.
+template <class T>
+struct OnHost {
+  Stream& stream;
+  std::span<T> device;
+  std::vector<std::remove_const_t<T>> copy;
+
+  OnHost(Stream& s, std::span<T> d) : stream(s), device(d) {
+    if (!s.is_cpu()) copy.resize(d.size());
+  }
+  std::span<T> view() { return stream.is_cpu() ? device : std::span<T>(copy); }
+  void pull() {
+    if (!stream.is_cpu()) stream.copy(copy.data(), device.data(), device.size_bytes());
+  }
+  void push(std::size_t n) {
+    if (!stream.is_cpu()) stream.copy(const_cast<std::remove_const_t<T>*>(device.data()), copy.data(), n * sizeof(T));
+  }
+};
+
+// Who sends what to whom is the host's work, on the lane's stream.
+void plan_with_others(const SegmentArgs& a) {
+  const auto& [b, s] = std::tie(a.block, a.slot);
+  RoutePlan& plan = s.plan;
+  Stream& stream = b.lane_stream;
+  OnHost<std::int32_t> idx_TK(stream, s.idx_TK), slot2row(stream, plan.slot2row_N);
+  OnHost<float> gate_TK(stream, s.gate_TK), gate_R(stream, s.gate_R);
+  idx_TK.pull(), gate_TK.pull();
+  if (plan.num_dropped > 0) slot2row.pull();
+  stream.synchronize();
+  std::vector<std::int32_t> idx(idx_TK.view().begin(), idx_TK.view().end());
+  if (plan.num_dropped > 0)
+    for (std::size_t i = 0; i < idx.size(); ++i)
+      if (slot2row.view()[i] < 0) idx[i] = -1;
+  b.dispatcher->plan(idx, gate_TK.view(), b.config.top_k, *plan.route, gate_R.view(), b.expert_map);
+  plan.num_rows = plan.route->num_rows;
+  gate_R.push(static_cast<std::size_t>(plan.num_rows));
+  plan.psum_rows_L1 = plan.route->psum_rows_L1;
+  if (stream.is_cpu()) return;
+  plan.psum_rows_L1 = plan.psum_rows_room.first(plan.route->psum_rows_L1.size());
+  stream.copy(plan.psum_rows_room.data(), plan.route->psum_rows_L1.data(), plan.psum_rows_L1.size_bytes());
+}
+
 // dispatch: rows to their experts, wherever they are; its transpose adds the rows' gradients up in the order of k.
 void plan_rows(const SegmentArgs& a) {
   const auto& [b, s] = std::tie(a.block, a.slot);
@@ -50,17 +89,9 @@ void plan_rows(const SegmentArgs& a) {
   if (!b.dispatcher) {
     plan.num_rows = plan.num_kept;
     plan.psum_rows_L1 = plan.psum_rows_E1;
-    for (std::size_t r = 0; r < static_cast<std::size_t>(plan.num_rows); ++r)
-      s.gate_R[r] = s.gate_TK[static_cast<std::size_t>(plan.row2slot_N[r])];
-    return;
+    return b.env.kernels.permute.gather_values(b.env.stream, s.gate_TK.data(), plan.row2slot(), s.gate_R.data());
   }
-  std::vector<std::int32_t> idx(s.idx_TK.begin(), s.idx_TK.end());
-  if (plan.num_dropped > 0)
-    for (std::size_t i = 0; i < idx.size(); ++i)
-      if (plan.slot2row_N[i] < 0) idx[i] = -1;
-  b.dispatcher->plan(idx, s.gate_TK, b.config.top_k, *plan.route, s.gate_R, b.expert_map);
-  plan.num_rows = plan.route->num_rows;
-  plan.psum_rows_L1 = plan.route->psum_rows_L1;
+  plan_with_others(a);
 }
 
 void dispatch_forward(const SegmentArgs& a) {
@@ -73,6 +104,16 @@ void dispatch_forward(const SegmentArgs& a) {
     b.env.kernels.permute.gather(b.env.stream, s.n2_TD, s.plan.row2slot(), b.config.top_k, rows(a, s.x_RD));
 }
 
+void gates_from_others(const SegmentArgs& a) {
+  const auto& [b, s] = std::tie(a.block, a.slot);
+  OnHost<float> dgate_R(b.lane_stream, b.work.dgate_R.first(static_cast<std::size_t>(s.plan.num_rows))),
+      dgate_TK(b.lane_stream, b.work.dgate_TK);
+  dgate_R.pull();
+  b.lane_stream.synchronize();
+  b.dispatcher->return_gates(*s.plan.route, dgate_R.view(), dgate_TK.view());
+  dgate_TK.push(dgate_TK.device.size());
+}
+
 // dn2 already holds the gradient through the shared experts, if there are any.
 void dispatch_backward_input(const SegmentArgs& a) {
   const auto& [b, s] = std::tie(a.block, a.slot);
@@ -81,14 +122,10 @@ void dispatch_backward_input(const SegmentArgs& a) {
   const Store store = b.plain_ffn() > 0 ? Store::kAdd : Store::kAssign;
   if (b.dispatcher) {
     b.dispatcher->combine(*s.plan.route, rows(a, w.y_RD), b.stash.dn2_TD, store);
-    b.dispatcher->return_gates(*s.plan.route, w.dgate_R.first(static_cast<std::size_t>(s.plan.num_rows)), w.dgate_TK);
-    return;
+    return gates_from_others(a);
   }
   b.env.kernels.permute.combine(b.env.stream, rows(a, w.y_RD), s.plan.slot2row_N, b.config.top_k, b.stash.dn2_TD, store);
-  for (std::size_t i = 0; i < s.plan.slot2row_N.size(); ++i) {
-    const std::int32_t row = s.plan.slot2row_N[i];
-    w.dgate_TK[i] = row < 0 ? 0 : w.dgate_R[static_cast<std::size_t>(row)];
-  }
+  b.env.kernels.permute.return_values(b.env.stream, w.dgate_R.data(), s.plan.slot2row_N, w.dgate_TK.data());
 }
 
 // The SwiGLU that every token passes: shared experts, or the whole feed-forward of a dense block.
@@ -145,7 +182,7 @@ void experts_linear_backward_weight(const SegmentArgs& a, Mat dy, Mat x, const P
 }
 
 void plain_forward(const SegmentArgs& a) {
-  copy(a.x2_TD, a.slot.x1_TD);
+  copy_tokens(a.block.env, a.slot.x1_TD, a.x2_TD);
   if (a.block.plain_ffn() > 0) Plain{a}.forward();
 }
 
@@ -160,7 +197,7 @@ void experts_forward(const SegmentArgs& a) {
 
 // Keeps the gradient of the block's output for W, which comes after dx_TD has moved on.
 void plain_backward_input(const SegmentArgs& a) {
-  copy(a.block.stash.dx2_TD, a.dx_TD);
+  copy_tokens(a.block.env, a.dx_TD, a.block.stash.dx2_TD);
   if (a.block.plain_ffn() > 0) Plain{a}.backward_input();
 }
 

@@ -15,11 +15,6 @@
 
 namespace moe {
 
-struct Env {
-  Stream& stream;
-  const Kernels& kernels;
-};
-
 // Tables of the rotary embedding and the position of each row.
 struct RopeTables {
   std::span<float> cos_PR2, sin_PR2;
@@ -42,6 +37,18 @@ struct RoutingTally {
   void forget_micro_batch() { micro_E1.assign(micro_E1.size(), 0); }
   void reset(int num_experts);
 };
+
+// Where the router's kernels add up, on the device, since the last reset: pull_tally() moves it into the tally.
+struct TallyRoom {
+  std::span<std::int64_t> counts_E, coactivation_EE;
+  std::span<double> entropy;  // one
+  void zero(Stream& stream) const;
+};
+TallyRoom take_tally_room(Arena& arena, int num_experts);
+// The tally's counts, coactivation and entropy (=), when the stream is there. Slots per expert that came since the last pull
+// are added to micro_E1 by pull_counts(), which waits.
+void pull_tally(Stream& stream, const TallyRoom& room, RoutingTally& tally);
+void pull_counts(Stream& stream, const TallyRoom& room, RoutingTally& tally);
 
 // One micro-batch on its way through a model.
 struct MicroBatch {
@@ -68,11 +75,13 @@ struct BlockContext {
   bool is_dense;
   Recompute recompute;
   RopeTables rope;
-  std::span<const float> router_bias_E;  // empty without router_bias
+  std::span<const float> router_bias_E;  // of the device; empty without router_bias
   BlockWork& work;
   BlockStash& stash;
-  RoutingTally* tally;     // nullptr in dense blocks
+  RoutingTally* tally;  // nullptr in dense blocks
+  const TallyRoom& tally_room;
   Dispatcher* dispatcher;  // nullptr: all experts are here
+  Stream& lane_stream;     // of the communication segments, if there is a dispatcher
   std::size_t expert_map;  // the dispatcher's, of this layer
   std::span<const std::int32_t> expert2node;
   int num_nodes;

@@ -2,7 +2,6 @@
 // tokens attend. Sequences that begin with many tokens attend among themselves as in training, which is faster there.
 // Latent attention of few tokens is computed on the compressed vectors, with the up-projection absorbed (DeepSeek-V2,
 // section 2.1.2). Not here: the projections (gqa.cpp, mla.cpp).
-#include <cstring>
 #include <tuple>
 
 #include "lib/model/block.h"
@@ -11,10 +10,10 @@ namespace moe {
 namespace {
 
 // Rows of x become the rows of the new tokens in a matrix of the cache.
-void append(const CacheStep& step, CMat x, Mat to) {
+void append(Stream& stream, const CacheStep& step, CMat x, Mat to) {
   const std::size_t bytes = static_cast<std::size_t>(x.cols) * size_of(x.dtype);
   for (std::size_t t = 0; t < step.num_keys_T.size(); ++t)
-    std::memcpy(to.row(step.row(t)), x.row(static_cast<std::int64_t>(t)), bytes);
+    stream.copy(to.row(step.row(t)), x.row(static_cast<std::int64_t>(t)), bytes);
 }
 
 // Queries, keys and values of all new tokens.
@@ -44,8 +43,8 @@ void attend_to_cache(const SegmentArgs& a, const AttentionShape& shape, Mat q, M
 
 void gqa_over_cache(const SegmentArgs& a, const AttentionShape& shape, Mat q, Mat k, Mat v) {
   const CacheStep& step = *a.batch.cache;
-  append(step, k, step.cache->keys(a.block.layer));
-  append(step, v, step.cache->values(a.block.layer));
+  append(a.block.env.stream, step, k, step.cache->keys(a.block.layer));
+  append(a.block.env.stream, step, v, step.cache->values(a.block.layer));
   std::int64_t begin = 0, few = 0;  // runs side by side that look into the cache go together
   const auto attend_few = [&] {
     if (few > 0) attend_to_cache(a, shape, q, a.slot.o_TC, begin - few, static_cast<int>(few));
@@ -75,8 +74,8 @@ void mla_prefill(const SegmentArgs& a) {
 void append_latent(const SegmentArgs& a, Mat normed, Mat key_part) {
   const CacheStep& step = *a.batch.cache;
   const Mat to = step.cache->keys(a.block.layer);
-  append(step, normed, to);
-  append(step, key_part, to.slice_cols(normed.cols, key_part.cols));
+  append(a.block.env.stream, step, normed, to);
+  append(a.block.env.stream, step, key_part, to.slice_cols(normed.cols, key_part.cols));
 }
 
 void mla_over_cache(const SegmentArgs& a) {

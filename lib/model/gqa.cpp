@@ -1,7 +1,6 @@
 // Grouped-query attention between the block's norm and its output map: o = attention(rope(qknorm(q)), rope(qknorm(k)), v),
 // [q k v] = Wqkv n1 (+ bias); heads may have sinks, layers a window. Not here: the norm, Wo and the residual stream
 // (attention.cpp), latent attention (mla.cpp).
-#include <algorithm>
 #include <tuple>
 
 #include "lib/model/linear.h"
@@ -69,8 +68,7 @@ AttentionShape shape_of(const SegmentArgs& a) {
   AttentionShape shape = b.attention_shape(a.batch.shape);
   if (!b.params.sinks) return shape;
   const Mat& sinks = b.params.sinks->weight;
-  for (std::size_t h = 0; h < b.work.sinks_H.size(); ++h)
-    b.work.sinks_H[h] = sinks.dtype == DType::kF32 ? sinks.f32()[h] : to_float(sinks.bf16()[h]);
+  b.env.kernels.elements.copy(b.env.stream, sinks, mat(b.work.sinks_H.data(), sinks.rows, sinks.cols), Store::kAssign);
   shape.sinks_H = b.work.sinks_H.data();
   return shape;
 }
@@ -94,7 +92,7 @@ void backward_input(const SegmentArgs& a) {
   const Heads h = heads_of(b.config);
   BlockStash& st = b.stash;
   const Mat qk = h.q_k(s.qkv_TC, s.qk_TC), dqk = h.q_k(st.dqkv_TC, st.dqk_TC);
-  std::fill(st.dsinks_H.begin(), st.dsinks_H.end(), 0.0f);
+  stream.zero(st.dsinks_H.data(), st.dsinks_H.size_bytes());
   k.attention.backward(stream, shape_of(a), qk.slice_cols(0, h.q), qk.slice_cols(h.q, h.k), h.v(s.qkv_TC), s.o_TC,
                        s.lse_TH.data(), a.batch.doc_start_T, b.work.do_TC, dqk.slice_cols(0, h.q), dqk.slice_cols(h.q, h.k),
                        h.v(st.dqkv_TC), st.dsinks_H.data());
@@ -106,7 +104,10 @@ void backward_input(const SegmentArgs& a) {
 void backward_weight(const SegmentArgs& a) {
   const BlockContext& b = a.block;
   linear_backward_weight(b.env, b.stash.dqkv_TC, a.slot.n1_TD, *b.params.qkv, b.params.qkv_bias);
-  for (std::size_t h = 0; h < b.stash.dsinks_H.size(); ++h) b.params.sinks->grad.f32()[h] += b.stash.dsinks_H[h];
+  if (b.params.sinks) {
+    const Mat grad = b.params.sinks->grad;
+    b.env.kernels.elements.copy(b.env.stream, mat(b.stash.dsinks_H.data(), grad.rows, grad.cols), grad, Store::kAdd);
+  }
   if (b.config.qk_norm != QkNorm::kNone) qk_norm_backward_weight(a);
 }
 

@@ -1,9 +1,14 @@
-// A linear map with a bias, if it has one. Not here: maps of experts (block.cpp).
+// A linear map with a bias, if it has one; a copy of a residual stream. Not here: maps of experts (block.cpp).
 #pragma once
 
 #include "lib/model/block.h"
 
 namespace moe {
+
+// to (=) from
+inline void copy_tokens(const Env& env, CMat from, Mat to) {
+  env.kernels.elements.copy(env.stream, from, to, Store::kAssign);
+}
 
 // y_MN (=|+=) x_MK w_NK^T + bias_N. The bias comes first, so that bf16 rounds once.
 inline void linear_forward(const Env& env, CMat x_MK, const Param& w, const Param* bias, Mat y_MN, Store store) {

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "lib/base/error.h"
+#include "lib/comm/staged_comm.h"
 
 namespace moe {
 namespace {
@@ -59,13 +60,16 @@ ParamLayout layout_of(const MeshOptions& o, const MeshPlace& place, int num_expe
   return layout;
 }
 
-MeshContext::MeshContext(World& world, const MeshOptions& options, int num_experts, const Kernels& kernels)
+MeshContext::MeshContext(World& world, const MeshOptions& options, int num_experts, const Kernels& kernels,
+                         const Device& device)
     : world_(world),
       options_(options),
       place_(place_of(options.shape, world.rank())),
       num_experts_(num_experts),
       layout_(layout_of(options, place_, num_experts)),
-      lane_stream_(1) {
+      kernels_(kernels),
+      lane_stream_(device, 1),
+      nccl_waits_{world.watchdog(), world.rank()} {
   const std::vector<int> rank2node = nodes_of_group(world, options.shape, place_);
   num_nodes_ = 1 + *std::max_element(rank2node.begin(), rank2node.end());
   if (options.plan.layers.empty()) {
@@ -80,12 +84,25 @@ MeshContext::MeshContext(World& world, const MeshOptions& options, int num_exper
       if (known == maps_.end()) add_map(placed, rank2node);
     }
   }
-  lane().call("split", [this] { comms_ = split_mesh(world_.comm(), options_.shape); });
+  lane().call("split", [this] {
+    comms_ = split_mesh(world_.comm(), options_.shape);
+    if (lane_stream_.is_cpu()) return;
+    rows_ = device_comm("ep", *comms_.ep);
+    dense_rows_ = device_comm("dense", *comms_.dense);
+    shard_rows_ = device_comm("shard", *comms_.shard);
+    replicate_rows_ = device_comm("replicate", *comms_.replicate);
+  });
   if (options.shape.ep == 1) return;
   std::vector<LayerMap> maps;
   for (const LayerExperts& m : maps_)
     maps.push_back(LayerMap::of(m.placed, num_experts, rank2node, place_.ep, options.replica_choice));
-  dispatcher_ = std::make_unique<Dispatcher>(*comms_.ep, rank2node, maps, options.dispatch, lane_stream_, kernels);
+  dispatcher_ = std::make_unique<Dispatcher>(*comms_.ep, rows_ ? *rows_ : *comms_.ep, rank2node, maps, options.dispatch,
+                                             lane_stream_, kernels);
+}
+
+std::unique_ptr<Comm> MeshContext::device_comm(const char* name, Comm& host) {
+  return options_.gpu_comm == GpuComm::kNccl ? make_nccl_comm(name, host, lane_stream_, nccl_waits_)
+                                             : make_staged_comm(host, lane_stream_);
 }
 
 void MeshContext::add_map(const LayerPlacement& placed, const std::vector<int>& rank2node) {
@@ -103,7 +120,20 @@ std::vector<ParamLayout> MeshContext::rank_layouts() const {
   return layouts;
 }
 
-MeshContext::~MeshContext() = default;
+void MeshContext::follow(Stream& compute) {
+  if (compute.is_cpu()) return;
+  compute_ = &compute;
+  lane().follow(&compute, &lane_stream_);
+}
+
+Stream& MeshContext::settled_stream() {
+  if (compute_) compute_->synchronize();
+  return lane_stream_;
+}
+
+MeshContext::~MeshContext() {
+  if (lane().followed_on() == &lane_stream_) lane().follow(nullptr, nullptr);
+}
 
 void MeshContext::check_node_limit(const ModelConfig& c) const {
   const int kept = c.max_nodes_per_token;
@@ -129,7 +159,10 @@ void MeshContext::check_node_limit(const ModelConfig& c) const {
 }
 
 UnitComms MeshContext::unit_comms() const {
-  return {if_shared(comms_.dense), if_shared(comms_.shard), if_shared(comms_.replicate),
+  const auto of = [](const std::unique_ptr<Comm>& rows, const std::unique_ptr<Comm>& comm) {
+    return if_shared(rows ? rows : comm);
+  };
+  return {of(dense_rows_, comms_.dense), of(shard_rows_, comms_.shard), of(replicate_rows_, comms_.replicate),
           options_.plan.has_replicas() ? rank_layouts() : std::vector<ParamLayout>{}};
 }
 

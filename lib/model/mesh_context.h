@@ -7,11 +7,15 @@
 #include "kernels/kernels.h"
 #include "lib/comm/dispatch.h"
 #include "lib/comm/mesh.h"
+#include "lib/comm/nccl_comm.h"
 #include "lib/comm/world.h"
 #include "lib/model/config.h"
 #include "lib/parallel/units.h"
 
 namespace moe {
+
+// How rows and parameters of a GPU reach other ranks. kAuto: on the CPU, or not chosen yet (then staged).
+enum class GpuComm { kAuto, kNccl, kStaged };
 
 struct MeshOptions {
   MeshShape shape;
@@ -22,6 +26,7 @@ struct MeshOptions {
   ReplicaChoice replica_choice = ReplicaChoice::kSpread;
   bool halves =
       true;  // with overlap: two halves of a micro-batch in turn, so that one computes while rows of the other travel
+  GpuComm gpu_comm = GpuComm::kAuto;
 };
 
 // Part of the parameters of the rank at `place`. Inside a rank experts are in ascending order, whatever the plan says.
@@ -30,7 +35,9 @@ ParamLayout layout_of(const MeshOptions& options, const MeshPlace& place, int nu
 class MeshContext {
  public:
   // A collective call: makes the groups.
-  MeshContext(World& world, const MeshOptions& options, int num_experts, const Kernels& kernels);
+  // device: where the model and the rows of its micro-batches are.
+  MeshContext(World& world, const MeshOptions& options, int num_experts, const Kernels& kernels,
+              const Device& device = cpu_device());
   // Error(kUsage) if some choice of max_nodes_per_token nodes holds fewer than top_k experts, or experts have copies.
   void check_node_limit(const ModelConfig& config) const;
   ~MeshContext();
@@ -44,6 +51,13 @@ class MeshContext {
   const LayerPlacement& placed(int layer) const { return of_layer(layer).placed; }
   const ParamLayout& layout() const { return layout_; }
   int num_ranks() const { return options_.shape.size(); }
+  // For what tasks of the lane compute.
+  Env lane_env() { return {lane_stream_, kernels_}; }
+  // For the thread that computes, to copy from and to the device while the lane does nothing: everything that it has put
+  // into its stream is done.
+  Stream& settled_stream();
+  // What the lane does is in order with this stream of the thread that computes (CommLane::follow); nothing on the CPU.
+  void follow(Stream& compute);
   UnitComms unit_comms() const;
   Comm& dense_comm() const { return *comms_.dense; }
   // How the rank at each place of the dense group cuts the model.
@@ -62,6 +76,7 @@ class MeshContext {
   };
   const LayerExperts& of_layer(int layer) const { return maps_[map_of(layer)]; }
   void add_map(const LayerPlacement& placed, const std::vector<int>& rank2node);
+  std::unique_ptr<Comm> device_comm(const char* name, Comm& host);
 
   World& world_;
   MeshOptions options_;
@@ -71,8 +86,12 @@ class MeshContext {
   std::vector<LayerExperts> maps_;
   std::vector<std::size_t> layer2map_;  // one entry: all layers alike
   int num_nodes_ = 1;
-  MeshComms comms_;
+  const Kernels& kernels_;
   Stream lane_stream_;
+  Stream* compute_ = nullptr;  // that the lane follows
+  NcclWaits nccl_waits_;
+  MeshComms comms_;
+  std::unique_ptr<Comm> rows_, dense_rows_, shard_rows_, replicate_rows_;  // of memory of the device, where it is another
   std::unique_ptr<Dispatcher> dispatcher_;
 };
 

@@ -2,38 +2,65 @@
 
 #include <numeric>
 
+#include "lib/model/host_model.h"
+
 namespace moe {
 
-Model::Model(const ModelConfig& config, DType dtype, bool training, const ParamLayout& layout, const TrainingState& state)
-    : config_(config), dtype_(dtype), training_(training), router_bias_(static_cast<std::size_t>(config.num_blocks())) {
-  take_memory(layout, state);
+Model::Model(const ModelConfig& config, DType dtype, bool training, const ParamLayout& layout, const TrainingState& state,
+             const Device& device)
+    : config_(config),
+      dtype_(dtype),
+      training_(training),
+      router_bias_(static_cast<std::size_t>(config.num_blocks())),
+      device_router_bias_(router_bias_.size()) {
+  take_memory(layout, state, device);
 }
+
+Model::Model(const ModelConfig& config, DType dtype, bool training, const ParamLayout& layout, const TrainingState& state)
+    : Model(config, dtype, training, layout, state, cpu_device()) {}
 
 Model::Model(const ModelConfig& config, DType dtype, bool training, MeshContext& mesh, const TrainingState& state)
-    : Model(config, dtype, training, mesh.layout(), state) {
+    : Model(config, dtype, training, mesh.layout(), state, mesh.lane_env().stream.device()) {
   mesh_ = &mesh;
-  units_ = std::make_unique<Units>(*params_, mesh.unit_comms(), mesh.lane(), training);
+  units_ = std::make_unique<Units>(*params_, mesh.unit_comms(), mesh.lane(), training, mesh.lane_env());
 }
 
-Model::Model(const ModelConfig& config, DType dtype, bool training)
-    : Model(config, dtype, training, ParamLayout::whole(config.num_experts)) {
+Model::Model(const ModelConfig& config, DType dtype, bool training, const Kernels& kernels, const Device& device)
+    : Model(config, dtype, training, ParamLayout::whole(config.num_experts), {}, device) {
   own_world_ = std::make_unique<World>();
-  own_mesh_ = std::make_unique<MeshContext>(*own_world_, MeshOptions{}, config.num_experts, cpu_kernels());
+  own_mesh_ = std::make_unique<MeshContext>(*own_world_, MeshOptions{}, config.num_experts, kernels, device);
   mesh_ = own_mesh_.get();
-  units_ = std::make_unique<Units>(*params_, UnitComms{}, mesh_->lane(), training);
+  units_ = std::make_unique<Units>(*params_, UnitComms{}, mesh_->lane(), training, mesh_->lane_env());
 }
 
-void Model::take_memory(const ParamLayout& layout, const TrainingState& state) {
+void Model::take_memory(const ParamLayout& layout, const TrainingState& state, const Device& device) {
   const std::vector<ParamSpec> specs = parameter_specs(config_);
+  const bool copies_bias = device.kind != DeviceKind::kCpu;
+  if (config_.router_bias)
+    for (int i : moe_layers()) router_bias(i).assign(static_cast<std::size_t>(config_.num_experts), 0.0f);
   const auto take = [&](Arena& arena) {
+    for (std::size_t i = 0; i < router_bias_.size(); ++i)
+      if (copies_bias) device_router_bias_[i] = arena.vector<float>(static_cast<std::int64_t>(router_bias_[i].size()));
     return std::make_unique<ParamStore>(arena, specs, dtype_, training_, layout, state);
   };
-  Arena measuring(0);
+  Arena measuring(0, device);
   take(measuring);
-  arena_ = std::make_unique<Arena>(measuring.used_bytes());
+  arena_ = std::make_unique<Arena>(measuring.used_bytes(), device);
   params_ = take(*arena_);
-  if (!config_.router_bias) return;
-  for (int i : moe_layers()) router_bias(i).assign(static_cast<std::size_t>(config_.num_experts), 0.0f);
+}
+
+void Model::initialize(std::uint64_t seed) {
+  HostModel host(*this);
+  host.model().params().initialize(seed);
+  host.push();
+}
+
+void Model::router_bias_changed() {
+  if (on_host()) return;
+  Stream& stream = mesh_->settled_stream();
+  for (std::size_t i = 0; i < router_bias_.size(); ++i)
+    stream.copy(device_router_bias_[i].data(), router_bias_[i].data(), device_router_bias_[i].size_bytes());
+  stream.synchronize();
 }
 
 const Param& Model::head() const { return params_->find(config_.tied_embeddings ? "embedding.weight" : "head.weight"); }

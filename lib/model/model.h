@@ -14,14 +14,17 @@ namespace moe {
 
 class Model {
  public:
-  // Takes the memory of this rank's part; values are zero until initialize() or a checkpoint fills them.
+  // Takes the memory of this rank's part on the mesh's device; values are zero until initialize() or a checkpoint fills
+  // them.
   Model(const ModelConfig& config, DType dtype, bool training, MeshContext& mesh, const TrainingState& state = {});
-  Model(const ModelConfig& config, DType dtype, bool training);  // all of it in one process
-  // A part alone, for files: it has no mesh() and no units(), so no pass can run it.
+  // All of it in one process.
+  Model(const ModelConfig& config, DType dtype, bool training, const Kernels& kernels = cpu_kernels(),
+        const Device& device = cpu_device());
+  // A part alone in memory of the host, for files: it has no mesh() and no units(), so no pass can run it.
   Model(const ModelConfig& config, DType dtype, bool training, const ParamLayout& layout, const TrainingState& state = {});
 
   // Initial values: a pure function of (seed, name of the parameter, element index).
-  void initialize(std::uint64_t seed) { params_->initialize(seed); }
+  void initialize(std::uint64_t seed);
 
   const ModelConfig& config() const { return config_; }
   DType dtype() const { return dtype_; }
@@ -32,11 +35,20 @@ class Model {
   Units& units() { return *units_; }
   // [E], empty without router_bias and in dense layers. The same on every rank.
   std::vector<float>& router_bias(int layer) { return router_bias_[static_cast<std::size_t>(layer)]; }
+  // The same where kernels read it, after router_bias_changed().
+  std::span<const float> device_router_bias(int layer) const {
+    const auto i = static_cast<std::size_t>(layer);
+    return on_host() ? std::span<const float>(router_bias_[i]) : device_router_bias_[i];
+  }
+  void router_bias_changed();
+  bool on_host() const { return arena_->device().kind == DeviceKind::kCpu; }
   const Param& head() const;
   std::vector<int> moe_layers() const;
 
  private:
-  void take_memory(const ParamLayout& layout, const TrainingState& state);
+  Model(const ModelConfig& config, DType dtype, bool training, const ParamLayout& layout, const TrainingState& state,
+        const Device& device);
+  void take_memory(const ParamLayout& layout, const TrainingState& state, const Device& device);
 
   ModelConfig config_;
   DType dtype_;
@@ -48,6 +60,7 @@ class Model {
   std::unique_ptr<ParamStore> params_;
   std::unique_ptr<Units> units_;
   std::vector<std::vector<float>> router_bias_;
+  std::vector<std::span<float>> device_router_bias_;  // not on the host
 };
 
 struct PassOptions {
@@ -98,8 +111,11 @@ class Pass {
   void extend_module(int k, std::span<const CacheRun> runs, std::span<const std::int32_t> id_T, CMat hidden_TD);
   Mat module_hidden(int k) const;  // h^(k+1) of the new positions
   // After a forward without gradient: logits [T, V] (f32), of the first track.
-  Mat logits() const;
-  std::span<const float> losses() const;  // [T] of the same: each token's cross-entropy, 0 where it is not counted
+  Mat logits() const;                                    // memory of the device ...
+  std::vector<float> logits_of(std::int64_t row) const;  // ... and a row of it
+  std::vector<std::int32_t> greedy() const;              // [T], the token of the largest logit of each row
+  // [T] of the same, for the host: each token's cross-entropy, 0 where it is not counted.
+  std::span<const float> losses();
   int num_modules() const { return num_modules_; }
   World& world() const { return model_.mesh().world(); }
   // Of the last forward, modules of multi-token prediction one after the other: sum of the cross-entropy over their counted
@@ -107,7 +123,9 @@ class Pass {
   const std::vector<double>& mtp_losses() const { return mtp_losses_; }
   // After a forward without gradient and with a module: over the module's counted targets.
   SecondTokens second_tokens() const;
-  std::vector<RoutingTally>& tallies() { return tallies_; }  // one per block; dense ones count nothing
+  // One per block; dense ones count nothing. What kernels have counted is in them after pull_tallies().
+  std::vector<RoutingTally>& tallies() { return tallies_; }
+  void pull_tallies();
   void reset_tallies();
   // Seconds that this rank computed in the segments of kBlockSegments, all blocks, forward and backward, since
   // reset_tallies(); of dispatch and combine only what this thread did itself (the lane keeps its own times).
@@ -149,7 +167,9 @@ class Pass {
   std::vector<BlockParams> block_params_;
   std::vector<std::unique_ptr<Track>> tracks_;
   RopeTables rope_;
+  std::vector<TallyRoom> tally_rooms_;
   std::vector<RoutingTally> tallies_;
+  std::vector<float> losses_;  // of the host, if the device is another
   std::vector<double> mtp_losses_;
   std::array<double, 4> segment_seconds_{};
   CommLane::Ticket counts_reduced_ = 0;

@@ -1,7 +1,6 @@
 #include "lib/model/mtp.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "lib/model/model.h"
 
@@ -27,8 +26,8 @@ void for_each_run(const MicroBatch& batch, int ahead, Use use) {
 Mat embedding_half(Mat m_T2D) { return m_T2D.slice_cols(0, m_T2D.cols / 2); }
 Mat hidden_half(Mat m_T2D) { return m_T2D.slice_cols(m_T2D.cols / 2, m_T2D.cols / 2); }
 
-void zero_rows(Mat m, std::int64_t begin, std::int64_t end) {
-  for (std::int64_t i = begin; i < end; ++i) std::memset(m.row(i), 0, static_cast<std::size_t>(m.cols) * size_of(m.dtype));
+void zero_rows(Stream& stream, Mat m, std::int64_t begin, std::int64_t end) {
+  for (std::int64_t i = begin; i < end; ++i) stream.zero(m.row(i), static_cast<std::size_t>(m.cols) * size_of(m.dtype));
 }
 
 // joined (=): both norms, and 0 where there is no token.
@@ -37,13 +36,13 @@ void join(const MtpJoin& j) {
   const Mat left = embedding_half(j.work.joined_T2D);
   std::int64_t done = 0;
   for (const MtpTokens::Run& run : j.tokens.runs) {
-    zero_rows(left, done, run.first);
+    zero_rows(stream, left, done, run.first);
     k.rmsnorm.forward(stream, j.embedded_TD.slice_rows(run.first + j.tokens.ahead, run.count),
                       j.params.mtp_embedding_norm->weight, 1, j.config.norm_eps, left.slice_rows(run.first, run.count),
                       j.work.rstd_embedding_T.data() + run.first);
     done = run.first + run.count;
   }
-  zero_rows(left, done, left.rows);
+  zero_rows(stream, left, done, left.rows);
   k.rmsnorm.forward(stream, j.hidden_TD, j.params.mtp_hidden_norm->weight, 1, j.config.norm_eps,
                     hidden_half(j.work.joined_T2D), j.work.rstd_hidden_T.data());
 }

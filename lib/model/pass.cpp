@@ -6,6 +6,7 @@
 
 #include "lib/base/stopwatch.h"
 #include "lib/comm/collectives.h"
+#include "lib/model/segment_names.h"
 #include "lib/model/track.h"
 
 namespace moe {
@@ -14,7 +15,7 @@ namespace {
 enum : std::size_t { kPreAt, kDispatchAt, kExpertsAt, kCombineAt };  // in kBlockSegments
 
 BlockContext block_context(Model& model, const PassOptions& o, const Env& env, const BlockParams& params,
-                           const RopeTables& rope, RoutingTally& tally, Track& track, int layer) {
+                           const RopeTables& rope, RoutingTally& tally, const TallyRoom& room, Track& track, int layer) {
   const bool dense = model.config().is_dense_layer(layer);
   return {.env = env,
           .config = model.config(),
@@ -24,11 +25,13 @@ BlockContext block_context(Model& model, const PassOptions& o, const Env& env, c
           .is_dense = dense,
           .recompute = o.recompute,
           .rope = {rope.cos_PR2, rope.sin_PR2, rope.pos_T.first(static_cast<std::size_t>(track.batch.shape.num_tokens()))},
-          .router_bias_E = model.router_bias(layer),
+          .router_bias_E = model.device_router_bias(layer),
           .work = track.work,
           .stash = track.stash,
           .tally = dense ? nullptr : &tally,
+          .tally_room = room,
           .dispatcher = model.mesh().dispatcher(),
+          .lane_stream = model.mesh().lane_env().stream,
           .expert_map = dense ? 0 : model.mesh().map_of(layer),
           .expert2node = dense ? std::span<const std::int32_t>{} : model.mesh().expert2node(layer),
           .num_nodes = model.mesh().num_nodes(),
@@ -54,20 +57,43 @@ MicroBatch part_of(const MicroBatch& whole, int first, const BatchShape& shape) 
 
 void Pass::reset_tallies() {
   for (int i : model_.moe_layers()) tallies_[static_cast<std::size_t>(i)].reset(model_.config().num_experts);
+  for (const TallyRoom& room : tally_rooms_) room.zero(env_.stream);
   segment_seconds_.fill(0);
+}
+
+void Pass::pull_tallies() {
+  for (int i : model_.moe_layers())
+    if (const auto at = static_cast<std::size_t>(i); at < block_params_.size())
+      pull_tally(env_.stream, tally_rooms_[at], tallies_[at]);
+  env_.stream.synchronize();
 }
 
 Mat Pass::logits() const { return tracks_.front()->logits_TV; }
 
-std::span<const float> Pass::losses() const {
+std::span<const float> Pass::losses() {
   const Track& t = *tracks_.front();
-  return t.loss_T.first(static_cast<std::size_t>(t.batch.shape.num_tokens()));
+  const auto losses = t.loss_T.first(static_cast<std::size_t>(t.batch.shape.num_tokens()));
+  if (env_.stream.is_cpu()) return losses;
+  losses_.resize(losses.size());
+  env_.stream.copy(losses_.data(), losses.data(), losses.size_bytes());
+  env_.stream.synchronize();
+  return losses_;
+}
+
+std::vector<float> Pass::logits_of(std::int64_t row) const {
+  const Mat all = logits();
+  std::vector<float> logits(static_cast<std::size_t>(all.cols));
+  env_.stream.copy(logits.data(), all.row(row), logits.size() * sizeof(float));
+  env_.stream.synchronize();
+  return logits;
 }
 
 // One part of a segment, now, by this thread.
 void Pass::run(Track& track, int layer, std::size_t segment, Part part) {
   const auto i = static_cast<std::size_t>(layer);
-  const BlockContext block = block_context(model_, options_, env_, block_params_[i], rope_, tallies_[i], track, layer);
+  const BlockContext block =
+      block_context(model_, options_, env_, block_params_[i], rope_, tallies_[i], tally_rooms_[i], track, layer);
+  const TraceSpan span(world().trace(), TraceRow::kCompute, segment_label(segment, part, layer));
   const Stopwatch watch;
   part({block, track.batch, track.slots[i], track.block_output(layer), track.dx_TD});
   segment_seconds_[segment] += watch.seconds();
@@ -78,10 +104,13 @@ void Pass::communicate(Track& track, int layer, std::size_t segment, Part part) 
   const auto i = static_cast<std::size_t>(layer);
   if (model_.config().is_dense_layer(layer)) return;
   if (!model_.mesh().dispatcher()) return run(track, layer, segment, part);
-  track.on_its_way = model_.mesh().lane().submit(kBlockSegments[segment]->name, [this, &track, i, layer, part] {
-    const BlockContext block = block_context(model_, options_, env_, block_params_[i], rope_, tallies_[i], track, layer);
+  const auto exchange = [this, &track, i, layer, part] {
+    const BlockContext block =
+        block_context(model_, options_, env_, block_params_[i], rope_, tallies_[i], tally_rooms_[i], track, layer);
     part({block, track.batch, track.slots[i], track.block_output(layer), track.dx_TD});
-  });
+  };
+  track.on_its_way =
+      model_.mesh().lane().submit(kBlockSegments[segment]->name, exchange, segment_label(segment, part, layer));
   if (!model_.mesh().options().overlap) await(track);
 }
 
@@ -150,6 +179,7 @@ void Pass::normalise(Track& t) {
 
 // Behind the modules, which leave the logits' memory to the model.
 double Pass::ends_forward() {
+  const TraceSpan span(world().trace(), TraceRow::kCompute, {.name = "head forward"});
   if (Track& t = *tracks_.front(); t.batch.cache) return normalise(t), head_of_runs(t.n_TD), 0;
   const auto& [stream, k] = env_;
   double total = 0;
@@ -171,6 +201,7 @@ void Pass::head_backward(Track& t, Mat n_TD, Mat dn_TD) {
 
 // dx_TD (=) gradient of the last block's output; gradients of head, final norm and modules +=.
 void Pass::ends_backward(bool last_of_step) {
+  const TraceSpan span(world().trace(), TraceRow::kCompute, {.name = "head backward"});
   const auto& [stream, k] = env_;
   Units& units = model_.units();
   begin_head_gradients();
@@ -186,6 +217,7 @@ void Pass::ends_backward(bool last_of_step) {
 }
 
 void Pass::embedding_backward(bool last_of_step) {
+  const TraceSpan span(world().trace(), TraceRow::kCompute, {.name = "embedding backward"});
   Units& units = model_.units();
   units.begin_gradients(units.embedding());
   const Mat grad = model_.params().find("embedding.weight").grad;
@@ -207,11 +239,12 @@ void Pass::forward_block(const MicroBatch& batch, int layer, int next_unit) {
 }
 
 double Pass::forward(const MicroBatch& batch) {
+  const TraceSpan span(world().trace(), TraceRow::kCompute, {.name = "forward"});
   Units& units = model_.units();
   int first = 0;
   for (std::size_t i = 0; i < tracks_.size(); ++i) {
     const BatchShape shape = track_shape(batch.shape, num_tracks(), static_cast<int>(i));
-    put_into(*tracks_[i], part_of(batch, first, shape));
+    put_into(*tracks_[i], part_of(batch, first, shape), env_.stream);
     first += shape.num_seqs;
   }
   units.use(units.embedding());
@@ -276,6 +309,7 @@ void Pass::backward_layer(int layer, bool last_of_step) {
 }
 
 void Pass::backward(const MicroBatch& batch) {
+  const TraceSpan span(world().trace(), TraceRow::kCompute, {.name = "backward"});
   Units& units = model_.units();
   const int last = model_.config().num_layers - 1;
   units.prefetch(units.dense(last + num_modules_));

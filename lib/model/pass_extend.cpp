@@ -1,7 +1,5 @@
 // Generation: a forward pass of tokens that go behind those in a cache, of the model or of one of its modules. Blocks,
 // tracks and exchanges are those of any forward pass (pass.cpp); positions, attention and the head are not.
-#include <cstring>
-
 #include "lib/model/track.h"
 
 namespace moe {
@@ -15,7 +13,9 @@ CacheStep Pass::cache_step(std::span<const CacheRun> runs, std::span<const std::
   if (step.num_tokens() > options_.shape.num_tokens())
     throw std::invalid_argument("extend: expected at most " + std::to_string(options_.shape.num_tokens()) +
                                 " tokens, found " + std::to_string(step.num_tokens()));
-  for (std::size_t t = 0; t < id_T.size(); ++t) rope_.pos_T[t] = step.num_keys_T[t] - 1;
+  std::vector<std::int32_t> pos_T(step.num_keys_T);
+  for (std::int32_t& p : pos_T) --p;
+  env_.stream.copy(rope_.pos_T.data(), pos_T.data(), pos_T.size() * sizeof pos_T[0]);
   return step;
 }
 
@@ -50,13 +50,13 @@ void Pass::extend_module(int k, std::span<const CacheRun> runs, std::span<const 
                          .tally = false,
                          .cache = &step};
   Track& t = *tracks_.front();
-  put_into(t, batch);
+  put_into(t, batch, env_.stream);
   const MtpTokens tokens{.ahead = 0, .runs = {{0, step.num_tokens()}}, .target_T = {}};  // embedded, row by row
   Units& units = model_.units();
   units.use(units.embedding());
   units.prefetch(units.dense(layer));
   const Mat embedded = t.slots.front().x0_TD;
-  env_.kernels.embedding.forward(env_.stream, id_T, model_.params().find("embedding.weight").weight, embedded);
+  env_.kernels.embedding.forward(env_.stream, t.batch.id_T, model_.params().find("embedding.weight").weight, embedded);
   units.release(units.embedding());
   units.use(units.dense(layer));
   mtp_join_forward({env_, model_.config(), block_params_[at], tokens, embedded, hidden_TD, t.mtp_work}, t.slots[at].x0_TD);
@@ -80,7 +80,7 @@ void Pass::head_of_runs(Mat hidden_TD) {
   std::int64_t begin = 0, rows = 0;
   for (const CacheRun& run : t.batch.cache->runs) {
     for (std::int64_t i = begin + run.count - run.num_logits; i < begin + run.count; ++i, ++rows)
-      std::memcpy(t.x_TD.row(rows), hidden_TD.row(i), static_cast<std::size_t>(t.x_TD.cols) * size_of(t.x_TD.dtype));
+      stream.copy(t.x_TD.row(rows), hidden_TD.row(i), static_cast<std::size_t>(t.x_TD.cols) * size_of(t.x_TD.dtype));
     begin += run.count;
   }
   if (rows > t.logits_room.rows)

@@ -31,33 +31,41 @@ std::size_t exchange_bytes(const ModelConfig& c, DType dtype, const MeshShape& s
 struct PassMemory {
   std::vector<std::unique_ptr<Track>> tracks;
   RopeTables rope;
+  std::vector<TallyRoom> tally_rooms;  // by block
 };
 
 PassMemory take_memory(Arena& arena, const ModelConfig& c, DType dtype, const PassOptions& o, const MeshOptions& mesh,
-                       const RowsOfTokens& rows) {
+                       int num_experts_here, const RowsOfTokens& rows) {
   const int n = num_tracks(o, mesh);
   const std::int64_t P = o.cache ? o.cache->room() : o.shape.seq_len, half = c.rope_dim() / 2;
   PassMemory m;
   for (int i = 0; i < n; ++i) {
     const BatchShape shape = track_shape(o.shape, n, i);
-    m.tracks.push_back(
-        take_track(arena, {c, shape, dtype, rows(shape.num_tokens()), num_modules(o, c), o.cache != nullptr}, o));
+    m.tracks.push_back(take_track(
+        arena, {c, shape, dtype, rows(shape.num_tokens()), num_experts_here, num_modules(o, c), o.cache != nullptr}, o));
   }
   m.rope = {arena.vector<float>(P * half), arena.vector<float>(P * half), arena.vector<std::int32_t>(o.shape.num_tokens())};
+  for (int i = 0; i < c.num_blocks(); ++i)
+    m.tally_rooms.push_back(take_tally_room(arena, c.is_dense_layer(i) ? 0 : c.num_experts));
   return m;
 }
 
 // Angles in double.
-void fill_rope(const RopeTables& rope, const ModelConfig& c, std::size_t P) {
+void fill_rope(const RopeTables& rope, const ModelConfig& c, std::size_t P, Stream& stream) {
   const auto half = static_cast<std::size_t>(c.rope_dim() / 2);
+  std::vector<float> cos_PR2(P * half), sin_PR2(P * half);
+  std::vector<std::int32_t> pos_T(rope.pos_T.size());
   const double factor = c.yarn.table_factor();
   for (std::size_t p = 0; p < P; ++p)
     for (std::size_t i = 0; i < half; ++i) {
       const double angle = static_cast<double>(p) * c.rope_frequency(static_cast<int>(i));
-      rope.cos_PR2[p * half + i] = static_cast<float>(factor * std::cos(angle));
-      rope.sin_PR2[p * half + i] = static_cast<float>(factor * std::sin(angle));
+      cos_PR2[p * half + i] = static_cast<float>(factor * std::cos(angle));
+      sin_PR2[p * half + i] = static_cast<float>(factor * std::sin(angle));
     }
-  for (std::size_t t = 0; t < rope.pos_T.size(); ++t) rope.pos_T[t] = static_cast<std::int32_t>(t % P);
+  for (std::size_t t = 0; t < pos_T.size(); ++t) pos_T[t] = static_cast<std::int32_t>(t % P);
+  stream.copy(rope.cos_PR2.data(), cos_PR2.data(), rope.cos_PR2.size_bytes());
+  stream.copy(rope.sin_PR2.data(), sin_PR2.data(), rope.sin_PR2.size_bytes());
+  stream.copy(rope.pos_T.data(), pos_T.data(), rope.pos_T.size_bytes());
 }
 
 }  // namespace
@@ -77,16 +85,19 @@ Pass::Pass(Model& model, const PassOptions& options, Env env)
   const int num_experts_here = static_cast<int>(model.params().layout().most_experts());
   const auto take = [&](Arena& arena) {
     const MeshOptions& mesh = model.mesh().options();
-    return take_memory(arena, c, model.dtype(), options, mesh, max_rows(c, mesh.shape, num_experts_here));
+    return take_memory(arena, c, model.dtype(), options, mesh, num_experts_here, max_rows(c, mesh.shape, num_experts_here));
   };
-  Arena measuring(0);
+  const Device& device = env.stream.device();
+  Arena measuring(0, device);
   take(measuring);
-  arena_ = std::make_unique<Arena>(measuring.used_bytes());
+  arena_ = std::make_unique<Arena>(measuring.used_bytes(), device);
   PassMemory memory = take(*arena_);
   tracks_ = std::move(memory.tracks);
   rope_ = memory.rope;
-  fill_rope(rope_, c, static_cast<std::size_t>(options.cache ? options.cache->room() : options.shape.seq_len));
+  tally_rooms_ = memory.tally_rooms;
+  fill_rope(rope_, c, static_cast<std::size_t>(options.cache ? options.cache->room() : options.shape.seq_len), env.stream);
   for (int i = 0; i < c.num_layers + num_modules_; ++i) block_params_.push_back(block_params(model.params(), i));
+  model.mesh().follow(env.stream);
   reset_tallies();
 }
 
@@ -116,7 +127,7 @@ ModelMemory predict_memory(const ModelConfig& config, DType dtype, const PassOpt
   }
   m.saved += m.masters + m.moments + m.ema;
   const RowsOfTokens balanced = balanced_rows(config, mesh.shape, static_cast<int>(layout.most_experts()));
-  take_memory(activations, config, dtype, pass, mesh,
+  take_memory(activations, config, dtype, pass, mesh, static_cast<int>(layout.most_experts()),
               [&](std::int64_t tokens) { return rows_of_track >= 0 ? rows_of_track : balanced(tokens); });
   m.activations = activations.used_bytes();
   m.buffers = Units::buffer_bytes(store, pass.training, mesh.shape.replicate) + Muon::buffer_bytes(store) +

@@ -2,19 +2,14 @@
 // memory of the model's: the gradient of a module's logits goes through the head at once, in forward, and only that of its
 // hidden state waits for backward. Not here: what a module is (mtp.h).
 #include <algorithm>
-#include <cstring>
 
 #include "lib/model/track.h"
 
 namespace moe {
 namespace {
 
-void zero(Mat m) {  // rows lie side by side
-  std::memset(m.data, 0, static_cast<std::size_t>(m.rows * m.cols) * size_of(m.dtype));
-}
-
-std::int32_t greedy_token(const float* logits_V, std::int64_t vocab_size) {
-  return static_cast<std::int32_t>(std::max_element(logits_V, logits_V + vocab_size) - logits_V);
+void zero(Stream& stream, Mat m) {  // rows lie side by side
+  stream.zero(m.data, static_cast<std::size_t>(m.rows * m.cols) * size_of(m.dtype));
 }
 
 MtpJoin join_of(const Env& env, const ModelConfig& config, const BlockParams& params, const Track& t, int k) {
@@ -22,6 +17,15 @@ MtpJoin join_of(const Env& env, const ModelConfig& config, const BlockParams& pa
 }
 
 }  // namespace
+
+std::vector<std::int32_t> Pass::greedy() const {
+  const Track& t = *tracks_.front();
+  std::vector<std::int32_t> token_T(static_cast<std::size_t>(t.logits_TV.rows));
+  env_.kernels.cross_entropy.greedy(env_.stream, t.logits_TV, t.greedy_room.data());
+  env_.stream.copy(token_T.data(), t.greedy_room.data(), token_T.size() * sizeof token_T[0]);
+  env_.stream.synchronize();
+  return token_T;
+}
 
 // Cross-entropy over the module's counted targets; with gradient, what the head's gradient and dh get of it.
 double Pass::module_loss(Track& t, int k) {
@@ -31,17 +35,15 @@ double Pass::module_loss(Track& t, int k) {
   const auto& scales = t.batch.mtp_scale_D;
   const double scale = t.batch.with_gradient && !scales.empty() ? scales[static_cast<std::size_t>(k)] : 0;
   const double loss =
-      env_.kernels.cross_entropy.forward(env_.stream, t.logits_TV, tokens.target_T, static_cast<float>(scale), nullptr);
+      env_.kernels.cross_entropy.forward(env_.stream, t.logits_TV, t.mtp_target(k), static_cast<float>(scale), nullptr);
   if (scale != 0)
     head_backward(t, m.h_TD, m.dh_TD);
   else if (t.batch.with_gradient)
-    zero(m.dh_TD);
+    zero(env_.stream, m.dh_TD);
   if (t.batch.with_gradient || k > 0) return loss;
-  t.greedy_T.assign(tokens.target_T.size(), -1);
+  t.greedy_T = greedy();
   for (std::size_t i = 0; i < t.greedy_T.size(); ++i)
-    if (tokens.target_T[i] >= 0)
-      t.greedy_T[i] =
-          greedy_token(static_cast<const float*>(t.logits_TV.row(static_cast<std::int64_t>(i))), t.logits_TV.cols);
+    if (tokens.target_T[i] < 0) t.greedy_T[i] = -1;
   return loss;
 }
 
@@ -77,7 +79,7 @@ void Pass::join_backward(Track& t, int k) {
 // From dh of every module and dn, which hold what came through the head, to all of dn.
 void Pass::backward_modules(bool last_of_step) {
   Units& units = model_.units();
-  for (const auto& t : tracks_) zero(t->mtp_work.dembedded_TD);
+  for (const auto& t : tracks_) zero(env_.stream, t->mtp_work.dembedded_TD);
   for (int k = num_modules_ - 1; k >= 0; --k) {
     const int layer = model_.config().num_layers + k;
     units.use(units.dense(layer));
@@ -93,11 +95,11 @@ SecondTokens Pass::second_tokens() const {
   SecondTokens s;
   const Track& t = *tracks_.front();
   if (num_modules_ == 0) return s;
+  const std::vector<std::int32_t> own = greedy();
   for (std::size_t i = 0; i < t.greedy_T.size(); ++i) {
     if (t.greedy_T[i] < 0) continue;
-    const auto next = static_cast<std::int64_t>(i) + 1;  // of the same sequence: the target counts
     ++s.num_judged;
-    s.num_accepted += greedy_token(static_cast<const float*>(t.logits_TV.row(next)), t.logits_TV.cols) == t.greedy_T[i];
+    s.num_accepted += own[i + 1] == t.greedy_T[i];  // of the same sequence: the target counts
   }
   return s;
 }

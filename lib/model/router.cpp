@@ -14,62 +14,35 @@ std::int64_t capacity_of(const BlockContext& b, std::int64_t num_tokens) {
   return static_cast<std::int64_t>(std::ceil(b.balance.capacity_factor * mean));
 }
 
-// f_i = E / (K T) * counts_i
-void fractions_from_counts(const ModelConfig& c, std::span<const std::int64_t> counts, std::int64_t num_tokens,
-                           std::span<float> f) {
+// f_i = E / (K T) * counts_i, of counts of the host into memory of the device.
+void fractions_from_counts(const BlockContext& b, std::span<const std::int64_t> counts, std::int64_t num_tokens,
+                           std::span<float> to) {
+  const ModelConfig& c = b.config;
+  std::vector<float> f(counts.size());
   const double factor =
       static_cast<double>(c.num_experts) / (static_cast<double>(c.top_k) * static_cast<double>(num_tokens));
   for (std::size_t i = 0; i < counts.size(); ++i) f[i] = static_cast<float>(factor * static_cast<double>(counts[i]));
-}
-
-std::vector<std::int64_t> counts_of(const RoutePlan& plan, const ModelConfig& c, std::span<const std::int32_t> idx_TK) {
-  std::vector<std::int64_t> counts(static_cast<std::size_t>(c.num_experts));
-  if (plan.num_dropped == 0)
-    for (std::size_t e = 0; e < counts.size(); ++e) counts[e] = plan.psum_rows_E1[e + 1] - plan.psum_rows_E1[e];
-  else
-    for (std::int32_t e : idx_TK) ++counts[static_cast<std::size_t>(e)];
-  return counts;
-}
-
-void count_coactivation(const ModelConfig& c, std::span<const std::int32_t> idx_TK, std::vector<std::int64_t>& pairs_EE) {
-  const auto K = static_cast<std::size_t>(c.top_k), E = static_cast<std::size_t>(c.num_experts);
-  for (std::size_t t = 0; t < idx_TK.size(); t += K)
-    for (std::size_t i = 0; i < K; ++i)
-      for (std::size_t j = 0; j < K; ++j)
-        ++pairs_EE[static_cast<std::size_t>(idx_TK[t + i]) * E + static_cast<std::size_t>(idx_TK[t + j])];
-}
-
-// Mean entropy needs a logarithm per score: every eighth token is enough for a metric.
-constexpr std::int64_t kEntropyStride = 8;
-double entropy_sum(const ModelConfig& c, std::span<const float> scores_TE, std::int64_t num_tokens) {
-  double total = 0;
-  const std::int64_t E = c.num_experts;
-  for (std::int64_t t = 0; t < num_tokens; t += kEntropyStride) {
-    const float* s = scores_TE.data() + t * E;
-    double sum = 0, slogs = 0;
-    for (std::int64_t e = 0; e < E; ++e) {
-      sum += s[e];
-      if (s[e] > 0) slogs += s[e] * std::log(s[e]);
-    }
-    if (sum > 0) total += std::log(sum) - slogs / sum;
-  }
-  return total * static_cast<double>(num_tokens) / static_cast<double>((num_tokens + kEntropyStride - 1) / kEntropyStride);
+  b.env.stream.copy(to.data(), f.data(), to.size_bytes());
 }
 
 void tally_routing(const SegmentArgs& a) {
-  const ModelConfig& c = a.block.config;
+  const BlockContext& b = a.block;
   const std::int64_t T = a.batch.shape.num_tokens();
   if (T == 0) return;
-  RoutingTally& tally = *a.block.tally;
-  const std::vector<std::int64_t> counts = counts_of(a.slot.plan, c, a.slot.idx_TK);
-  for (std::size_t e = 0; e < counts.size(); ++e) tally.counts_E[e] += counts[e];
-  count_coactivation(c, a.slot.idx_TK, tally.coactivation_EE);
-  if (tally.records) tally.idx_N.insert(tally.idx_N.end(), a.slot.idx_TK.begin(), a.slot.idx_TK.end());
+  RoutingTally& tally = *b.tally;
+  const TallyRoom& room = b.tally_room;
+  b.env.kernels.router.tally(b.env.stream, b.router_shape(), a.slot.scores_TE.data(), T, a.slot.idx_TK.data(),
+                             room.counts_E.data(), room.coactivation_EE.data(), room.entropy.data());
+  if (tally.records) {
+    std::vector<std::int32_t> idx_N(a.slot.idx_TK.size());
+    b.env.stream.copy(idx_N.data(), a.slot.idx_TK.data(), a.slot.idx_TK.size_bytes());
+    b.env.stream.synchronize();
+    tally.idx_N.insert(tally.idx_N.end(), idx_N.begin(), idx_N.end());
+  }
   tally.num_tokens += T;
-  for (std::size_t e = 0; e < counts.size(); ++e) tally.micro_E1[e] += counts[e];
-  tally.micro_E1.back() += T;
   tally.num_dropped += a.slot.plan.num_dropped;
-  tally.entropy_sum += entropy_sum(c, a.slot.scores_TE, T);
+  if (b.balance.aux > 0 || b.balance.global_aux > 0) pull_counts(b.env.stream, room, tally);
+  tally.micro_E1.back() += T;
 }
 
 // Every balance loss that is on: value into the tally, and with dscores / dlogits its gradient. One list for both passes.
@@ -83,7 +56,7 @@ struct BalanceTerms {
   // ranks add up to the loss of the whole.
   double one_segment(std::span<const std::int64_t> counts_E1, float alpha, float* dscores) const {
     const auto f = b.work.f_GE.first(counts_E1.size() - 1);
-    fractions_from_counts(b.config, counts_E1.first(f.size()), counts_E1.back(), f);
+    fractions_from_counts(b, counts_E1.first(f.size()), counts_E1.back(), f);
     return b.env.kernels.router.balance_loss(b.env.stream, shape, a.slot.scores_TE.data(), 1, T, f.data(), alpha,
                                              a.batch.share, dscores);
   }
@@ -94,7 +67,10 @@ struct BalanceTerms {
     const RouterKernels& k = b.env.kernels.router;
     k.count_top_k(b.env.stream, shape, a.slot.scores_TE.data(), G, S, b.work.counts_GE.data());
     const auto size = static_cast<std::size_t>(G) * static_cast<std::size_t>(shape.num_experts);
-    fractions_from_counts(b.config, b.work.counts_GE.first(size), S, b.work.f_GE.first(size));
+    std::vector<std::int64_t> counts_GE(size);
+    b.env.stream.copy(counts_GE.data(), b.work.counts_GE.data(), size * sizeof counts_GE[0]);
+    b.env.stream.synchronize();
+    fractions_from_counts(b, counts_GE, S, b.work.f_GE.first(size));
     return k.balance_loss(b.env.stream, shape, a.slot.scores_TE.data(), G, S, b.work.f_GE.data(), b.balance.seq_aux,
                           a.batch.share, dscores);
   }
@@ -120,6 +96,30 @@ void RoutingTally::reset(int num_experts) {
   entropy_sum = aux = seq_aux = global_aux = z = 0;
 }
 
+TallyRoom take_tally_room(Arena& arena, int num_experts) {
+  return {arena.vector<std::int64_t>(num_experts), arena.vector<std::int64_t>(std::int64_t{num_experts} * num_experts),
+          arena.vector<double>(1)};
+}
+
+void TallyRoom::zero(Stream& stream) const {
+  stream.zero(counts_E.data(), counts_E.size_bytes());
+  stream.zero(coactivation_EE.data(), coactivation_EE.size_bytes());
+  stream.zero(entropy.data(), entropy.size_bytes());
+}
+
+void pull_tally(Stream& stream, const TallyRoom& room, RoutingTally& tally) {
+  stream.copy(tally.counts_E.data(), room.counts_E.data(), room.counts_E.size_bytes());
+  stream.copy(tally.coactivation_EE.data(), room.coactivation_EE.data(), room.coactivation_EE.size_bytes());
+  stream.copy(&tally.entropy_sum, room.entropy.data(), room.entropy.size_bytes());
+}
+
+void pull_counts(Stream& stream, const TallyRoom& room, RoutingTally& tally) {
+  const std::vector<std::int64_t> before = tally.counts_E;
+  stream.copy(tally.counts_E.data(), room.counts_E.data(), room.counts_E.size_bytes());
+  stream.synchronize();
+  for (std::size_t e = 0; e < before.size(); ++e) tally.micro_E1[e] += tally.counts_E[e] - before[e];
+}
+
 RouterShape BlockContext::router_shape() const {
   RouterShape shape = config.router_shape();
   if (config.max_nodes_per_token == 0 || config.max_nodes_per_token >= num_nodes) return shape;
@@ -140,7 +140,7 @@ void router_forward(const SegmentArgs& a) {
                    s.gate_TK.data());
   s.plan.num_dropped = k.permute.plan(stream, s.idx_TK, b.config.num_experts, capacity_of(b, T), s.plan.psum_rows_E1.data(),
                                       s.plan.slot2row_N.data(), s.plan.row2slot_N.data());
-  s.plan.num_kept = s.plan.psum_rows_E1.back();
+  s.plan.num_kept = static_cast<std::int64_t>(s.idx_TK.size()) - s.plan.num_dropped;
   if (a.batch.tally) tally_routing(a);
 }
 

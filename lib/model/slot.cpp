@@ -53,6 +53,8 @@ struct Taker {
     s.plan.psum_rows_E1 = arena.vector<std::int64_t>(c.num_experts + 1);
     s.plan.slot2row_N = arena.vector<std::int32_t>(N);
     s.plan.row2slot_N = arena.vector<std::int32_t>(N);
+    if (arena.device().kind != DeviceKind::kCpu)
+      s.plan.psum_rows_room = arena.vector<std::int64_t>(room.num_experts_here + 1);
     s.gate_R = arena.vector<float>(R);
     s.x_RD = padded_rows(D);
     s.gu_R2F = padded_rows(2 * c.expert_ffn);

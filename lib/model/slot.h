@@ -29,6 +29,7 @@ struct RoutePlan {
 
   std::int64_t num_rows = 0;                     // R: rows of the experts here
   std::span<const std::int64_t> psum_rows_L1{};  // first row of each expert here
+  std::span<std::int64_t> psum_rows_room{};      // where it is put if the route made it
   Route* route = nullptr;                        // nullptr: all experts are here
 };
 
@@ -77,6 +78,7 @@ struct SlotRoom {
   BatchShape shape;
   DType dtype;
   std::int64_t max_rows;
+  int num_experts_here = 0;
   int num_modules = 0;     // of multi-token prediction, behind the last block
   bool generates = false;  // over a cache
 

@@ -14,6 +14,11 @@ std::unique_ptr<Track> take_track(Arena& arena, const SlotRoom& room, const Pass
   t->rstd_T = arena.vector<float>(T);
   t->loss_T = arena.vector<float>(T);
   t->routes.resize(t->slot_rooms.size());
+  t->greedy_room = arena.vector<std::int32_t>(T);
+  if (arena.device().kind != DeviceKind::kCpu) {
+    for (auto* tokens : {&t->id_room, &t->target_room, &t->doc_start_room}) *tokens = arena.vector<std::int32_t>(T);
+    for (int k = 0; k < room.num_modules; ++k) t->mtp_target_rooms.push_back(arena.vector<std::int32_t>(T));
+  }
   const MtpRoom mtp{room.config, T, room.dtype, o.training};
   for (int k = 0; k < room.num_modules; ++k) t->mtp_rooms.push_back(take_mtp_slot(arena, mtp));
   if (room.num_modules > 0) t->mtp_work_room = take_mtp_work(arena, mtp);
@@ -24,7 +29,24 @@ std::unique_ptr<Track> take_track(Arena& arena, const SlotRoom& room, const Pass
   return t;
 }
 
-void put_into(Track& t, const MicroBatch& batch) {
+namespace {
+
+std::span<const std::int32_t> upload(Stream& stream, std::span<const std::int32_t> from, std::span<std::int32_t> room) {
+  stream.copy(room.data(), from.data(), from.size_bytes());
+  return room.first(from.size());
+}
+
+void upload_tokens(Track& t, Stream& stream) {
+  t.batch.id_T = upload(stream, t.batch.id_T, t.id_room);
+  t.batch.target_T = upload(stream, t.batch.target_T, t.target_room);
+  if (t.batch.doc_start_T)
+    t.batch.doc_start_T = upload(stream, {t.batch.doc_start_T, t.batch.id_T.size()}, t.doc_start_room).data();
+  for (std::size_t k = 0; k < t.mtp_tokens.size(); ++k) upload(stream, t.mtp_tokens[k].target_T, t.mtp_target_rooms[k]);
+}
+
+}  // namespace
+
+void put_into(Track& t, const MicroBatch& batch, Stream& stream) {
   const std::int64_t room = t.room.num_tokens(), T = batch.shape.num_tokens();
   t.batch = batch;
   t.slots.clear();
@@ -43,6 +65,7 @@ void put_into(Track& t, const MicroBatch& batch) {
     t.mtp_tokens.push_back(mtp_tokens(batch, static_cast<int>(k)));
   }
   t.mtp_work = fitted(t.mtp_work_room, T);
+  if (!stream.is_cpu()) upload_tokens(t, stream);
 }
 
 BatchShape track_shape(const BatchShape& shape, int num_tracks, int track) {

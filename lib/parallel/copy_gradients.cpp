@@ -22,8 +22,8 @@ bool layer_has_copies(const std::vector<ParamLayout>& rank2layout, int layer) {
 }  // namespace
 
 CopyGradients::CopyGradients(ParamStore& store, const UnitList& list, Comm* dense,
-                             const std::vector<ParamLayout>& rank2layout)
-    : store_(store), dense_(dense) {
+                             const std::vector<ParamLayout>& rank2layout, Env env)
+    : store_(store), dense_(dense), env_(env) {
   if (rank2layout.empty() || !dense) return;
   units_.resize(list.units.size());
   std::size_t most = 0;
@@ -37,7 +37,9 @@ CopyGradients::CopyGradients(ParamStore& store, const UnitList& list, Comm* dens
     for (const Part& part : units_[u].spoken) floats += static_cast<std::size_t>(part.count);
     most = std::max(most, floats);
   }
-  received_.resize(most);
+  if (most == 0) return;
+  arena_ = std::make_unique<Arena>(most * sizeof(float) + 64, env.stream.device());
+  received_ = arena_->vector<float>(static_cast<std::int64_t>(most));
 }
 
 // Both sides list what they share in the order of peers, tensors and elements, so messages need no headers.
@@ -68,7 +70,7 @@ void CopyGradients::sum(int index) {
   const float* from = received_.data();
   for (const Part& part : unit.spoken) {
     float* const to = gradient(part);
-    for (std::int64_t i = 0; i < part.count; ++i) to[i] += from[i];
+    env_.kernels.elements.copy(env_.stream, mat(from, 1, part.count), mat(to, 1, part.count), Store::kAdd);
     from += part.count;
   }
   sends.clear(), receives.clear();

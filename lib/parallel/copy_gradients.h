@@ -4,6 +4,7 @@
 // whoever has them. Not here: sums over a group that holds the same rows (row_exchange.h).
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "lib/comm/comm.h"
@@ -15,7 +16,7 @@ namespace moe {
 class CopyGradients {
  public:
   // dense: all ranks of the replica; rank2layout: how each of them cuts the model, empty if nobody has copies.
-  CopyGradients(ParamStore& store, const UnitList& list, Comm* dense, const std::vector<ParamLayout>& rank2layout);
+  CopyGradients(ParamStore& store, const UnitList& list, Comm* dense, const std::vector<ParamLayout>& rank2layout, Env env);
 
   // Some rank has a copy of an expert of the unit: the same answer on every rank.
   bool has_copies(int unit) const { return !units_.empty() && units_[static_cast<std::size_t>(unit)].any; }
@@ -39,7 +40,9 @@ class CopyGradients {
   ParamStore& store_;
   Comm* dense_;
   std::vector<UnitCopies> units_;  // empty: no copies anywhere
-  std::vector<float> received_;
+  Env env_;
+  std::unique_ptr<Arena> arena_;
+  std::span<float> received_;
 };
 
 }  // namespace moe

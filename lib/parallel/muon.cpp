@@ -67,12 +67,12 @@ std::size_t Muon::buffer_bytes(const ParamStore& store) {
   return measuring.used_bytes();
 }
 
-Muon::Muon(ParamStore& store, const UnitComms& comms, CommLane& lane)
+Muon::Muon(ParamStore& store, const UnitComms& comms, CommLane& lane, const Device& device)
     : store_(store),
       lane_(lane),
       dense_(store, false),
       expert_(store, true),
-      arena_(std::max<std::size_t>(64, buffer_bytes(store))) {
+      arena_(std::max<std::size_t>(64, buffer_bytes(store)), device) {
   dense_.comm = comms.dense;
   expert_.comm = comms.expert;
   buffers_ = take_buffers(arena_, dense_, expert_);

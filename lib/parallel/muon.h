@@ -22,7 +22,7 @@ struct MuonHyper {
 
 class Muon {
  public:
-  Muon(ParamStore& store, const UnitComms& comms, CommLane& lane);
+  Muon(ParamStore& store, const UnitComms& comms, CommLane& lane, const Device& device = cpu_device());
 
   // Masters and weights of Muon's tensors -= lr * (0.2 sqrt(max(rows, cols)) * orthogonal + decay * w), of each matrix;
   // their momentum is kept in Param::m, grad_shard becomes 0. The factor makes an update as large as AdamW's usually are

@@ -1,7 +1,6 @@
 #include "lib/parallel/row_exchange.h"
 
 #include <algorithm>
-#include <cstring>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -15,7 +14,6 @@ namespace {
 constexpr std::int64_t kMaxChunk = std::int64_t{1} << 20;  // floats from one peer at a time
 constexpr std::int64_t kMinChunk = std::int64_t{1} << 14;
 constexpr std::int64_t kStaging = std::int64_t{1} << 23;  // floats; with many peers chunks shrink to stay below it
-constexpr std::int64_t kSumBlock = 2048;                  // floats that are summed while they stay in the L1 cache
 
 std::int64_t chunk_floats(int group_size, std::int64_t shard_floats) {
   const std::int64_t share = kStaging / 2 / std::max(1, group_size - 1);
@@ -45,30 +43,12 @@ std::int64_t shard_floats_of(std::span<const ReduceRows> tensors, const Cut& cut
   return n;
 }
 
-// sum[0, n) (= or +=) contributions[0][0, n) + contributions[1][0, n) + ..., in this order. One of them may be `sum` itself.
-void sum_in_order(float* sum, std::span<const float* const> contributions, std::int64_t n, Store store) {
-  float block[kSumBlock];
-  for (std::int64_t done = 0; done < n; done += kSumBlock) {
-    const std::int64_t count = std::min(kSumBlock, n - done);
-    std::copy_n(contributions[0] + done, count, block);
-    for (const float* c : contributions.subspan(1)) {
-#pragma omp simd
-      for (std::int64_t i = 0; i < count; ++i) block[i] += c[done + i];
-    }
-    if (store == Store::kAssign) {
-      std::copy_n(block, count, sum + done);
-    } else {
-#pragma omp simd
-      for (std::int64_t i = 0; i < count; ++i) sum[done + i] += block[i];
-    }
-  }
-}
-
 // One reduction: posts chunk after chunk and sums what has come. A half of the staging holds one chunk of every peer.
 class Reduction {
  public:
-  Reduction(Comm& comm, const char* what, std::span<const ReduceRows> tensors, Store store, std::span<float> staging)
-      : comm_(comm), what_(what), tensors_(tensors), store_(store), staging_(staging) {
+  Reduction(Comm& comm, const char* what, std::span<const ReduceRows> tensors, Store store, std::span<float> staging,
+            Env env)
+      : comm_(comm), what_(what), tensors_(tensors), store_(store), staging_(staging), env_(env) {
     for (int r = 0; r < comm.size(); ++r) longest_ = std::max(longest_, shard_floats_of(tensors, cut_of(r)));
     chunk_ = chunk_floats(comm.size(), longest_);
     if (static_cast<std::int64_t>(staging.size()) < 2 * chunk_ * (comm.size() - 1))
@@ -121,7 +101,7 @@ class Reduction {
     for_pieces(tensors_, own, begin, begin + chunk_, [&](const ReduceRows& t, const Piece& p) {
       for (int r = 0; r < comm_.size(); ++r)
         from[static_cast<std::size_t>(r)] = r == comm_.rank() ? t.whole + p.at : slot(chunk, r) + p.flat;
-      sum_in_order(t.sum + p.at - own.begin(t.rows) * t.cols, from, p.count, store_);
+      env_.kernels.elements.sum(env_.stream, from, p.count, t.sum + p.at - own.begin(t.rows) * t.cols, store_);
     });
   }
 
@@ -130,12 +110,13 @@ class Reduction {
   std::span<const ReduceRows> tensors_;
   Store store_;
   std::span<float> staging_;
+  Env env_;
   std::int64_t longest_ = 0, chunk_ = 0;  // floats
 };
 
 }  // namespace
 
-void gather_rows(Comm& comm, const char* what, std::span<const GatherRows> tensors) {
+void gather_rows(Comm& comm, const char* what, std::span<const GatherRows> tensors, Stream& stream) {
   std::vector<SendPiece> sends;
   std::vector<RecvPiece> receives;
   const auto bytes_of = [](const GatherRows& t, std::int64_t rows) { return static_cast<std::size_t>(rows) * t.row_bytes; };
@@ -152,13 +133,14 @@ void gather_rows(Comm& comm, const char* what, std::span<const GatherRows> tenso
   for (const GatherRows& t : tensors) {
     std::byte* place = t.whole + bytes_of(t, own.begin(t.rows));
     const std::size_t bytes = bytes_of(t, own.end(t.rows) - own.begin(t.rows));
-    if (place != t.own && bytes > 0) std::memcpy(place, t.own, bytes);
+    if (place != t.own && bytes > 0) stream.copy(place, t.own, bytes);
   }
   transfer->wait();
 }
 
-void reduce_rows(Comm& comm, const char* what, std::span<const ReduceRows> tensors, Store store, std::span<float> staging) {
-  Reduction(comm, what, tensors, store, staging).run();
+void reduce_rows(Comm& comm, const char* what, std::span<const ReduceRows> tensors, Store store, std::span<float> staging,
+                 Env env) {
+  Reduction(comm, what, tensors, store, staging, env).run();
 }
 
 std::int64_t staging_floats(int group_size, std::int64_t shard_floats) {

@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <span>
 
-#include "kernels/view.h"
+#include "kernels/kernels.h"
 #include "lib/comm/comm.h"
 
 namespace moe {
@@ -21,7 +21,7 @@ struct GatherRows {
   std::size_t row_bytes;
 };
 // whole (=) the shards of all ranks.
-void gather_rows(Comm& comm, const char* what, std::span<const GatherRows> tensors);
+void gather_rows(Comm& comm, const char* what, std::span<const GatherRows> tensors, Stream& stream);
 
 // A tensor that every rank has a contribution to. `sum`: where the sum of this rank's shard goes; may be its place in
 // `whole`.
@@ -32,7 +32,8 @@ struct ReduceRows {
 };
 // sum (= or +=) the contributions of all ranks to the shard of this rank, added up in the order of the ranks. The tensors
 // travel in chunks, one on its way while the one before is summed; staging: staging_floats() of them, or more.
-void reduce_rows(Comm& comm, const char* what, std::span<const ReduceRows> tensors, Store store, std::span<float> staging);
+void reduce_rows(Comm& comm, const char* what, std::span<const ReduceRows> tensors, Store store, std::span<float> staging,
+                 Env env);
 
 // For shards of at most `shard_floats` floats over all tensors of a list.
 std::int64_t staging_floats(int group_size, std::int64_t shard_floats);

@@ -4,21 +4,21 @@
 #include <stdexcept>
 
 namespace moe {
-namespace {
 
-void zero(float* data, std::int64_t n) { std::fill_n(data, n, 0.0f); }
-
-}  // namespace
+void UnitGradients::zero(float* data, std::int64_t n) const {
+  env_.stream.zero(data, static_cast<std::size_t>(n) * sizeof(float));
+}
 
 UnitGradients::UnitGradients(ParamStore& store, const UnitList& list, const UnitBuffers& buffers, const UnitComms& comms,
-                             CommLane& lane, int num_replicas)
+                             CommLane& lane, int num_replicas, Env env)
     : store_(store),
       list_(list),
       staging_(buffers.staging),
       comms_(comms),
-      copies_(store, list, comms.dense, comms.dense_layouts),
+      copies_(store, list, comms.dense, comms.dense_layouts, env),
       lane_(lane),
-      num_replicas_(num_replicas) {
+      num_replicas_(num_replicas),
+      env_(env) {
   for (std::size_t k = 0; k < kNumUnitKinds; ++k)
     for (std::byte* data : buffers.grads[k]) buffers_.push_back({.kind = static_cast<UnitKind>(k), .data = data});
 }
@@ -60,7 +60,7 @@ std::vector<ReduceRows> UnitGradients::contributions(const Unit& unit) const {
 void UnitGradients::reduce_group(const Unit& unit, std::span<const ReduceRows> tensors) const {
   const bool whole = store_.layout().zero == 1;
   Comm& comm = unit.kind == UnitKind::kExperts ? *comms_.expert : *comms_.dense;
-  reduce_rows(comm, "reduce", tensors, whole ? Store::kAssign : Store::kAdd, staging_);
+  reduce_rows(comm, "reduce", tensors, whole ? Store::kAssign : Store::kAdd, staging_, env_);
   for (const ReduceRows& t : tensors) {
     auto* const data = const_cast<float*>(t.whole);
     const std::int64_t kept_begin = whole ? unit.cut.begin(t.rows) : 0, kept_end = whole ? unit.cut.end(t.rows) : 0;
@@ -80,8 +80,8 @@ void UnitGradients::reduce_replicas(const Unit& unit) const {
     sums.push_back({p.grad_shard, own, p.shard_size(), 1});
     parts.push_back({reinterpret_cast<std::byte*>(p.grad_shard), own, p.shard_size(), sizeof(float)});
   }
-  reduce_rows(*comms_.replicate, "reduce over replicas", sums, Store::kAssign, staging_);
-  gather_rows(*comms_.replicate, "reduce over replicas", parts);
+  reduce_rows(*comms_.replicate, "reduce over replicas", sums, Store::kAssign, staging_, env_);
+  gather_rows(*comms_.replicate, "reduce over replicas", parts, env_.stream);
 }
 
 void UnitGradients::reduce(int index, bool last) {
@@ -93,11 +93,14 @@ void UnitGradients::reduce(int index, bool last) {
   const bool over_group = unit.is_cut() && (buffer || last), over_replicas = last && num_replicas_ > 1;
   const bool over_copies = last && copies_.has_copies(index);
   if (!over_group && !over_copies && !over_replicas) return;
-  last_ticket_ = lane_.submit("reduce", [=, this, &unit, tensors = contributions(unit)] {
-    if (over_group) reduce_group(unit, tensors);
-    if (over_copies) copies_.sum(index);
-    if (over_replicas) reduce_replicas(unit);
-  });
+  last_ticket_ = lane_.submit(
+      "reduce",
+      [=, this, &unit, tensors = contributions(unit)] {
+        if (over_group) reduce_group(unit, tensors);
+        if (over_copies) copies_.sum(index);
+        if (over_replicas) reduce_replicas(unit);
+      },
+      {.name = "reduce", .of = unit.name});
   if (!buffer) return;
   show(unit, nullptr);
   buffer->unit = -1;
@@ -118,6 +121,7 @@ void UnitGradients::clear() {
     else
       zero(p.grad.f32(), p.num_local());
   }
+  env_.stream.synchronize();
 }
 
 }  // namespace moe

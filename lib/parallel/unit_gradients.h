@@ -20,7 +20,7 @@ namespace moe {
 class UnitGradients {
  public:
   UnitGradients(ParamStore& store, const UnitList& list, const UnitBuffers& buffers, const UnitComms& comms, CommLane& lane,
-                int num_replicas);
+                int num_replicas, Env env);
 
   // See Units. -1 is passed over.
   void begin(int unit);
@@ -43,6 +43,7 @@ class UnitGradients {
   std::vector<ReduceRows> contributions(const Unit& unit) const;
   void reduce_group(const Unit& unit, std::span<const ReduceRows> tensors) const;
   void reduce_replicas(const Unit& unit) const;
+  void zero(float* data, std::int64_t n) const;
 
   ParamStore& store_;
   const UnitList& list_;
@@ -51,6 +52,7 @@ class UnitGradients {
   CopyGradients copies_;
   CommLane& lane_;
   int num_replicas_;
+  Env env_;
   std::vector<Buffer> buffers_;
   CommLane::Ticket last_ticket_ = 0;
 };

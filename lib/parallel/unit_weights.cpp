@@ -9,8 +9,8 @@
 namespace moe {
 
 UnitWeights::UnitWeights(ParamStore& store, const UnitList& list, const UnitBuffers& buffers, const UnitComms& comms,
-                         CommLane& lane)
-    : store_(store), list_(list), comms_(comms), lane_(lane), in_place_(store.layout().zero < 3) {
+                         CommLane& lane, Stream& lane_stream)
+    : store_(store), list_(list), comms_(comms), lane_(lane), lane_stream_(lane_stream), in_place_(store.layout().zero < 3) {
   for (std::size_t k = 0; k < kNumUnitKinds; ++k)
     for (std::byte* data : buffers.weights[k]) holders_.push_back({.kind = static_cast<UnitKind>(k), .data = data});
   if (!in_place_) return;
@@ -48,7 +48,9 @@ void UnitWeights::gather_if_old(Holder& holder) {
     tensors.push_back({whole, p.weight_shard, p.num_local() / p.shard_cols, row_bytes});
   }
   Comm* comm = holder.kind == UnitKind::kExperts ? comms_.expert : comms_.dense;
-  holder.ticket = last_ticket_ = lane_.submit("gather", [comm, tensors] { gather_rows(*comm, "gather", tensors); });
+  holder.ticket = last_ticket_ =
+      lane_.submit("gather", [this, comm, tensors] { gather_rows(*comm, "gather", tensors, lane_stream_); },
+                   {.name = "gather", .of = list_.units[static_cast<std::size_t>(holder.unit)].name});
   holder.fresh = true;
 }
 

@@ -15,7 +15,8 @@ namespace moe {
 
 class UnitWeights {
  public:
-  UnitWeights(ParamStore& store, const UnitList& list, const UnitBuffers& buffers, const UnitComms& comms, CommLane& lane);
+  UnitWeights(ParamStore& store, const UnitList& list, const UnitBuffers& buffers, const UnitComms& comms, CommLane& lane,
+              Stream& lane_stream);
 
   // See Units. -1 and units that are not cut are passed over.
   void prefetch(int unit);
@@ -47,6 +48,7 @@ class UnitWeights {
   const UnitList& list_;
   UnitComms comms_;
   CommLane& lane_;
+  Stream& lane_stream_;
   bool in_place_;
   std::vector<Holder> holders_;
   std::uint64_t num_releases_ = 0;

@@ -38,20 +38,20 @@ struct Units::State {
   UnitWeights weights;
   UnitGradients gradients;
 
-  State(ParamStore& store, const UnitComms& comms, CommLane& communication, bool training)
+  State(ParamStore& store, const UnitComms& comms, CommLane& communication, bool training, Env env)
       : lane(communication),
         list(store),
         num_replicas(num_replicas_of(store, comms, lane)),
-        arena(buffer_bytes(store, training, num_replicas)),
+        arena(buffer_bytes(store, training, num_replicas), env.stream.device()),
         buffers(take_unit_buffers(arena, list, store, training, num_replicas)),
-        weights(store, list, buffers, comms, lane),
-        gradients(store, list, buffers, comms, lane, num_replicas) {}
+        weights(store, list, buffers, comms, lane, env.stream),
+        gradients(store, list, buffers, comms, lane, num_replicas, env) {}
 
   void wait() { lane.wait(std::max(weights.last_ticket(), gradients.last_ticket())); }
 };
 
-Units::Units(ParamStore& store, const UnitComms& comms, CommLane& lane, bool training)
-    : state_(std::make_unique<State>(store, comms, lane, training)) {}
+Units::Units(ParamStore& store, const UnitComms& comms, CommLane& lane, bool training, Env lane_env)
+    : state_(std::make_unique<State>(store, comms, lane, training, lane_env)) {}
 
 // A failed lane runs nothing any more, so its buffers are free too.
 Units::~Units() {
@@ -82,7 +82,7 @@ void Units::finish_gradients() {
 
 void Units::clear_gradients() {
   state_->wait();
-  state_->gradients.clear();
+  state_->lane.call("clear gradients", [this] { state_->gradients.clear(); });
 }
 
 std::size_t Units::buffer_bytes(const ParamStore& store, bool training, int num_replicas) {

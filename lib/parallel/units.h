@@ -29,8 +29,8 @@ struct UnitComms {
 class Units {
  public:
   // The list of units of a model is derived from the names in the store. Takes the buffers of gathered weights and of
-  // gradients that wait for their reduction.
-  Units(ParamStore& store, const UnitComms& comms, CommLane& lane, bool training);
+  // gradients that wait for their reduction. lane_env: what the lane's tasks compute with.
+  Units(ParamStore& store, const UnitComms& comms, CommLane& lane, bool training, Env lane_env);
   ~Units();
   Units(const Units&) = delete;
   Units& operator=(const Units&) = delete;

@@ -78,10 +78,19 @@ void finish_bench_options(Options& options, BenchOptions& bench) {
   check_config(bench.model);
 }
 
-const Kernels& kernels_of(BenchIsa isa) {
-  if (isa == BenchIsa::kAuto) return cpu_kernels();
-  const std::string name = isa == BenchIsa::kAvx512 ? "avx512" : isa == BenchIsa::kAvx2 ? "avx2" : "generic";
-  if (const Kernels* k = cpu_kernels_by_isa(name)) return *k;
+// What the command runs on. kernels and step of one process know other devices; --isa asks for the CPU.
+Compute compute_of(const BenchOptions& o, const World& world) {
+  const bool knows_devices = o.command == BenchCommand::kKernels || (o.command == BenchCommand::kStep && world.alone());
+  CommonOptions common = o.common;
+  if (common.device == DeviceChoice::kAuto && (!knows_devices || o.isa != BenchIsa::kAuto))
+    common.device = DeviceChoice::kCpu;
+  const Compute compute = choose_compute(common, world);
+  if (!knows_devices) need_cpu(compute, "--device: of this command and number of ranks");
+  if (o.isa == BenchIsa::kAuto) return compute;
+  const std::string name = o.isa == BenchIsa::kAvx512 ? "avx512" : o.isa == BenchIsa::kAvx2 ? "avx2" : "generic";
+  if (!compute.on_cpu())
+    throw Error(Exit::kUsage, "--isa: expected none with --device cuda, found " + name, "instruction sets are the CPU's");
+  if (const Kernels* k = cpu_kernels_by_isa(name)) return {compute.device, *k};
   throw Error(Exit::kUnavailable, "--isa " + name + ": this processor or this build does not have it", "use --isa auto");
 }
 
@@ -92,8 +101,8 @@ Options bench_options(BenchOptions& b) {
       "moe-bench",
       "measure kernels, training steps, the exchange of rows and collectives: each figure with its check, unit and "
       "share of a peak",
-      {"moe-bench kernels --shape S --filter gemm/qkv --seconds 0.1", "moe-bench kernels --filter adamw --json -",
-       "moe-bench step --shape S --seconds 1",
+      {"moe-bench kernels --shape S --filter gemm/qkv --seconds 0.1",
+       "moe-bench kernels --filter adamw,swiglu --dtype bf16 --json -", "moe-bench step --shape S --seconds 1",
        "moe-bench step --layers 2 --experts 16 --top-k 4 --seconds 1 --json step.json",
        "moe-bench dispatch --workload W2 --tokens 256 --experts 32 --top-k 4 --json dispatch.json",
        "moe-bench dispatch --replay trace.h5 --seconds 0.1 --json -",
@@ -115,7 +124,9 @@ Options bench_options(BenchOptions& b) {
         "takes if nobody chooses: its active weights are larger than caches) or a preset of moe-train; the options of "
         "model and batch change it")
       .value = "NAME";
-  o.add("filter", b.filter, "kernels, collectives: only rows whose name contains this").value = "TEXT";
+  o.add("filter", b.filter,
+        "kernels, collectives: only rows whose name contains this; kernels: or one of several, with commas between")
+      .value = "TEXT";
   o.add("seconds", b.seconds,
         "time of measuring: of each row of kernels and collectives (0: 0.3) or dispatch (0: 1), of all steps (0: 5)");
   o.add("isa", b.isa, "instruction set of the kernels; auto takes the widest", {"auto", "avx512", "avx2", "generic"});
@@ -123,7 +134,7 @@ Options bench_options(BenchOptions& b) {
   o.add("batch", b.batch, "sequences of a step, of all ranks together");
   o.add("seq", b.seq, "tokens of a sequence");
   o.add("dtype", b.dtype,
-        "step: weights and activations; masters, gradients and moments are fp32; dispatch: the rows that travel",
+        "step, kernels: weights and activations; masters, gradients and moments are fp32; dispatch: the rows that travel",
         {"fp32", "bf16"});
   o.add("recompute", b.recompute, "step: what backward computes again", {"none", "light", "full"});
   o.group("Exchange of rows (dispatch)");
@@ -162,7 +173,8 @@ Options bench_options(BenchOptions& b) {
 std::FILE* table_file(const BenchOptions& options) { return options.common.json == "-" ? stderr : stdout; }
 
 Exit bench(const BenchOptions& options, const Invocation& invocation, World& world) {
-  const Kernels& kernels = kernels_of(options.isa);
+  const Compute compute = compute_of(options, world);
+  const Kernels& kernels = compute.kernels;
   world.start_watchdog(options.ranks.watchdog);
   switch (options.command) {
     case BenchCommand::kDispatch:
@@ -170,7 +182,7 @@ Exit bench(const BenchOptions& options, const Invocation& invocation, World& wor
     case BenchCommand::kCollectives:
       return bench_collectives(options, world);
     case BenchCommand::kStep:
-      return world.alone() ? bench_step(options, kernels) : bench_mesh_step(options, world, kernels);
+      return world.alone() ? bench_step(options, compute) : bench_mesh_step(options, world, kernels);
     case BenchCommand::kReshard:
       return bench_reshard(options, invocation, world);
     case BenchCommand::kKernels:
@@ -187,7 +199,7 @@ Exit bench(const BenchOptions& options, const Invocation& invocation, World& wor
                       "start it without mpirun; moe-bench step measures all ranks at once", 0);
   if (options.command == BenchCommand::kGenerate) return bench_generate(options, kernels);
   if (options.command == BenchCommand::kCheckpoint) return bench_checkpoint(options);
-  Stream stream(options.common.threads);
+  Stream stream = compute_stream(compute, options.common);
   return bench_kernels(options, {stream, kernels});
 }
 

@@ -5,6 +5,7 @@
 #include "lib/base/common_options.h"
 #include "lib/base/error.h"
 #include "lib/model/model.h"
+#include "lib/run/compute.h"
 #include "lib/run/mesh_options.h"
 
 namespace moe {
@@ -51,7 +52,7 @@ std::vector<int> batch_list(const BenchOptions& options);  // of --batches; Erro
 
 // The commands. Env: kernels and threads as asked for.
 Exit bench_kernels(const BenchOptions& options, Env env);
-Exit bench_step(const BenchOptions& options, const Kernels& kernels);                     // one process
+Exit bench_step(const BenchOptions& options, const Compute& compute);                     // one process
 Exit bench_mesh_step(const BenchOptions& options, World& world, const Kernels& kernels);  // the ranks of a mesh
 // provenance: of a file that --record writes.
 Exit bench_dispatch(const BenchOptions& options, World& world, const Kernels& kernels, const nlohmann::json& provenance);

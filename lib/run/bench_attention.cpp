@@ -2,6 +2,7 @@
 // again). A check recomputes one head of one sequence in double, forward and backward.
 #include <algorithm>
 #include <cmath>
+#include <functional>
 
 #include "lib/run/bench_cases.h"
 
@@ -101,9 +102,19 @@ class HeadReference {
   void run_head(int h) {
     std::fill(o_.begin(), o_.end(), 0.0);
     std::fill(dq_.begin(), dq_.end(), 0.0);
-    for (std::int64_t i = 0; i < L_; ++i) run_query(h, i);
+#pragma omp parallel
+    {
+      std::vector<double> dk(size(S_)), dv(size(V_));  // of this thread's queries
+#pragma omp for schedule(static, 1)
+      for (std::int64_t i = 0; i < L_; ++i) run_query(h, i, dk, dv);
+#pragma omp critical
+      {
+        std::transform(dk.begin(), dk.end(), dk_.begin(), dk_.begin(), std::plus<>());
+        std::transform(dv.begin(), dv.end(), dv_.begin(), dv_.begin(), std::plus<>());
+      }
+    }
   }
-  void run_query(int h, std::int64_t i) {
+  void run_query(int h, std::int64_t i, std::vector<double>& dk, std::vector<double>& dv) {
     const float *q = row(a_.qkv, i, h * S_), *d_o = row(a_.d_o, i, h * V_);
     const auto key = [&](std::int64_t j) { return row(a_.qkv, j, b_.q + b_.k - S_); };
     const auto value = [&](std::int64_t j) { return row(a_.qkv, j, b_.q + b_.k + b_.v - V_); };
@@ -116,9 +127,9 @@ class HeadReference {
     const double delta = dot(V_, d_o, &o_[static_cast<std::size_t>(i * V_)]);
     for (std::int64_t j = first; j <= i; ++j) {
       const double pj = p[static_cast<std::size_t>(j)], ds = b_.s.scale * pj * (dot(V_, d_o, value(j)) - delta);
-      add(dv_, j, V_, pj, d_o);
+      add(dv, j, V_, pj, d_o);
       add(dq_, i, S_, ds, key(j));
-      add(dk_, j, S_, ds, q);
+      add(dk, j, S_, ds, q);
     }
   }
   // Relative to the largest wanted element, but at least to 0.1: operands lie in [-1, 1], a gradient may be 0 (one key).
@@ -138,20 +149,20 @@ class HeadReference {
   std::vector<double> o_, dq_, dk_, dv_;
 };
 
-BenchCase attention_case(const AttentionBench& b, bool backward) {
-  const auto all = take_sets(false, [=](Operands& o) { return b.take(o); });
-  for (const AttentionSet& a : all->sets) b.forward(a);  // backward reads o and lse
+// Probabilities are rounded too where matrices are bf16.
+BenchCase attention_case(const BenchTarget& t, const AttentionBench& b, bool backward) {
+  const auto all = take_sets(t.env.stream, t.dtype, false, [=](Operands& o) { return b.take(o); });
+  for (const AttentionSet& a : *all) b.forward(a);  // backward reads o and lse
   return {.work = 2.0 * (backward ? 3.0 * b.s.head_dim + 2.0 * b.s.value_dim : 1.0 * b.s.head_dim + b.s.value_dim) *
                   b.num_pairs(),
-          .tolerance = 2e-5,
-          .num_sets = static_cast<int>(all->sets.size()),
+          .tolerance = t.dtype == DType::kBF16 ? 0x1p-6 : 2e-5,
+          .num_sets = all->size(),
           .run = [=](int call) { backward ? b.backward(all->of(call)) : b.forward(all->of(call)); },
           .error =
               [=] {
-                const AttentionSet& a = all->sets.front();
-                b.forward(a);
-                if (backward) b.backward(a);
-                HeadReference reference(b, a);
+                b.forward(all->front());
+                if (backward) b.backward(all->front());
+                HeadReference reference(b, all->pulled());
                 return backward ? reference.backward_error() : reference.forward_error();
               }};
 }
@@ -172,10 +183,10 @@ std::vector<BenchEntry> attention_entries(const BenchTarget& t) {
   window.s.window = 128;
   std::string shape = dims({s.num_seqs, s.seq_len, s.num_heads, s.head_dim});
   if (s.value_dim != s.head_dim) shape += "/" + std::to_string(s.value_dim);
-  return {{"attention/forward", shape, [=] { return attention_case(bench, false); }},
-          {"attention/backward", shape, [=] { return attention_case(bench, true); }},
-          {"attention_window/forward", shape, [=] { return attention_case(window, false); }},
-          {"attention_window/backward", shape, [=] { return attention_case(window, true); }}};
+  return {{"attention/forward", shape, [=] { return attention_case(t, bench, false); }},
+          {"attention/backward", shape, [=] { return attention_case(t, bench, true); }},
+          {"attention_window/forward", shape, [=] { return attention_case(t, window, false); }},
+          {"attention_window/backward", shape, [=] { return attention_case(t, window, true); }}};
 }
 
 }  // namespace moe

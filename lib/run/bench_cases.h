@@ -13,6 +13,11 @@ struct BenchTarget {
   Env env;
   const ModelConfig& config;
   BatchShape shape;
+  DType dtype = DType::kF32;  // of activations and weights; gradients of weights, logits and gates are fp32
+
+  double element() const { return static_cast<double>(size_of(dtype)); }
+  // `fp32` where results are of dtype: one rounding more.
+  double tolerance(double fp32) const { return dtype == DType::kBF16 ? fp32 + 0x1p-8 : fp32; }
 };
 
 std::vector<BenchEntry> gemm_entries(const BenchTarget& target);     // squares, then the layers' linear maps

@@ -49,6 +49,7 @@ float sum_of_elements(std::int64_t i, int num_ranks) {
 
 struct Buffers {
   std::vector<float> from, to, staging;
+  Stream stream{1};
 };
 
 template <class Want>
@@ -109,7 +110,7 @@ Collective make_gather(Comm& comm, std::int64_t bytes) {
   const Pieces p = take_pieces(comm, bytes, Holds::kPiece, Holds::kAll);
   const auto run = [&comm, p] {
     const GatherRows tensor{reinterpret_cast<std::byte*>(p.b->to.data()), p.b->from.data(), p.count, 4};
-    gather_rows(comm, "gather", {&tensor, 1});
+    gather_rows(comm, "gather", {&tensor, 1}, p.b->stream);
   };
   return on_pieces(p, run, [piece = p.piece](std::int64_t i) { return element(i % piece, static_cast<int>(i / piece)); });
 }
@@ -119,7 +120,7 @@ Collective make_reduce_scatter(Comm& comm, std::int64_t bytes) {
   p.b->staging.resize(static_cast<std::size_t>(staging_floats(p.n, p.piece)));
   const auto run = [&comm, p] {
     const ReduceRows tensor{p.b->from.data(), p.b->to.data(), p.count, 1};
-    reduce_rows(comm, "reduce_scatter", {&tensor, 1}, Store::kAssign, p.b->staging);
+    reduce_rows(comm, "reduce_scatter", {&tensor, 1}, Store::kAssign, p.b->staging, {p.b->stream, cpu_kernels()});
   };
   return on_pieces(p, run,
                    [piece = p.piece, me = p.me, n = p.n](std::int64_t i) { return sum_of_elements(me * piece + i, n); });

@@ -31,8 +31,9 @@ struct Swiglu {
     return {z * a * up, g > limit ? 0 : up * a * (1 + alpha * z * (1 - a)), std::fabs(u) > limit ? 0 : z * a};
   }
 
-  double forward_error(const Set& s) const {
-    forward(s);
+  double forward_error(Sets<Set>& all) const {
+    forward(all.front());
+    const Set& s = all.pulled();
     return error_of_rows(s.h, [&](std::int64_t i) {
       const Values gu = row_of(s.gu, i);
       Values h(static_cast<std::size_t>(F));
@@ -40,8 +41,9 @@ struct Swiglu {
       return h;
     });
   }
-  double backward_error(const Set& s) const {
-    backward(s);
+  double backward_error(Sets<Set>& all) const {
+    backward(all.front());
+    const Set& s = all.pulled();
     return error_of_rows(s.dgu, [&](std::int64_t i) {
       const Values gu = row_of(s.gu, i), dh = row_of(s.h, i);
       Values want(gu.size());
@@ -58,17 +60,17 @@ struct Swiglu {
 void add_swiglu(const BenchTarget& t, const std::string& name, SwigluShape form, std::vector<BenchEntry>& list) {
   using Set = Swiglu::Set;
   const Swiglu w{t.env, form, t.shape.num_tokens() * t.config.top_k, t.config.expert_ffn};
-  const double element = 4.0 * static_cast<double>(w.R * w.F);
+  const double element = t.element() * static_cast<double>(w.R * w.F);
   const auto take = [w](Operands& o) { return w.take(o); };
   list.push_back({name + "/forward", dims({w.R, w.F}), [=] {  // reads gu (2 F), writes h
                     return bytes_case(
-                        3 * element, take, [w](const Set& s) { w.forward(s); },
-                        [w](const Set& s) { return w.forward_error(s); });
+                        t, 3 * element, take, [w](const Set& s) { w.forward(s); },
+                        [w](Sets<Set>& all) { return w.forward_error(all); });
                   }});
   list.push_back({name + "/backward_input", dims({w.R, w.F}), [=] {  // reads dh, gu, writes dgu
                     return bytes_case(
-                        5 * element, take, [w](const Set& s) { w.backward(s); },
-                        [w](const Set& s) { return w.backward_error(s); });
+                        t, 5 * element, take, [w](const Set& s) { w.backward(s); },
+                        [w](Sets<Set>& all) { return w.backward_error(all); });
                   }});
 }
 
@@ -79,28 +81,33 @@ struct Bias {
   int E;
   std::vector<std::int64_t> psum = expert_rows(ExpertLoad::kBalanced, R, E);
   struct Set {
-    Mat y, b;
+    Mat y, b, db;
     std::span<float> gate, dgate;
+    std::span<const std::int64_t> psum;
   };
-  Set take(Operands& o) const { return {o.matrix(R, D), o.matrix(E, D), o.floats(R), o.floats(R)}; }
-  void forward(const Set& s) const { env.kernels.bias.forward(env.stream, s.b, psum, s.gate.data(), s.y, Store::kAssign); }
-  void gate(const Set& s) const { env.kernels.bias.backward_gate(env.stream, s.y, s.b, psum, s.dgate.data()); }
-  void weight(const Set& s) const { env.kernels.bias.backward_weight(env.stream, s.y, psum, s.gate.data(), s.b); }
+  Set take(Operands& o) const {
+    return {o.matrix(R, D), o.matrix(E, D), o.matrix_f32(E, D), o.floats(R), o.floats(R), o.copy_of(psum)};
+  }
+  void forward(const Set& s) const { env.kernels.bias.forward(env.stream, s.b, s.psum, s.gate.data(), s.y, Store::kAssign); }
+  void gate(const Set& s) const { env.kernels.bias.backward_gate(env.stream, s.y, s.b, s.psum, s.dgate.data()); }
+  void weight(const Set& s) const { env.kernels.bias.backward_weight(env.stream, s.y, s.psum, s.gate.data(), s.db); }
 
   std::int64_t expert_of(std::int64_t row) const {
     return std::upper_bound(psum.begin(), psum.end(), row) - psum.begin() - 1;
   }
-  double forward_error(const Set& s) const {
-    forward(s);
+  double forward_error(Sets<Set>& all) const {
+    forward(all.front());
+    const Set& s = all.pulled();
     return error_of_rows(s.y, [&](std::int64_t i) {
       Values want = row_of(s.b, expert_of(i));
       for (double& v : want) v *= double{s.gate[static_cast<std::size_t>(i)]};
       return want;
     });
   }
-  double gate_error(const Set& s) const {
-    std::fill(s.dgate.begin(), s.dgate.end(), 0.0f);
-    gate(s);
+  double gate_error(Sets<Set>& all) const {
+    all.change([](const Set& s) { std::fill(s.dgate.begin(), s.dgate.end(), 0.0f); });
+    gate(all.front());
+    const Set& s = all.pulled();
     return error_of_rows(mat(s.dgate.data(), R, 1), [&](std::int64_t i) {
       const Values y = row_of(s.y, i), b = row_of(s.b, expert_of(i));
       double sum = 0, size = 0;
@@ -108,10 +115,11 @@ struct Bias {
       return Values{std::fabs(sum) > 1e-2 * size ? sum : double{s.dgate[static_cast<std::size_t>(i)]}};  // else it cancels
     });
   }
-  double weight_error(const Set& s) const {
-    std::fill_n(s.b.f32(), E * D, 0.0f);
-    weight(s);
-    return error_of_rows(s.b, [&](std::int64_t e) {
+  double weight_error(Sets<Set>& all) const {
+    all.change([this](const Set& s) { std::fill_n(s.db.f32(), E * D, 0.0f); });
+    weight(all.front());
+    const Set& s = all.pulled();
+    return error_of_rows(s.db, [&](std::int64_t e) {
       Values want(static_cast<std::size_t>(D));
       for (std::int64_t r = psum[static_cast<std::size_t>(e)]; r < psum[static_cast<std::size_t>(e) + 1]; ++r) {
         const Values y = row_of(s.y, r);
@@ -125,12 +133,13 @@ struct Bias {
 void add_bias(const BenchTarget& t, std::vector<BenchEntry>& list) {
   using Set = Bias::Set;
   const Bias w{t.env, t.shape.num_tokens() * t.config.top_k, t.config.d_model, t.config.num_experts};
-  const double bytes = 4.0 * static_cast<double>(w.R * w.D);  // of the rows, which are written or read once
+  const double bytes = t.element() * static_cast<double>(w.R * w.D);  // of the rows, which are written or read once
   const auto take = [w](Operands& o) { return w.take(o); };
   const auto add = [&](const char* name, auto run, auto error) {
     list.push_back({name, dims({w.R, w.D, w.E}), [=] {
                       return bytes_case(
-                          bytes, take, [=](const Set& s) { (w.*run)(s); }, [=](const Set& s) { return (w.*error)(s); });
+                          t, bytes, take, [=](const Set& s) { (w.*run)(s); },
+                          [=](Sets<Set>& all) { return (w.*error)(all); });
                     }});
   };
   add("bias/forward", &Bias::forward, &Bias::forward_error);

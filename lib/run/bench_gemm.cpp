@@ -52,8 +52,18 @@ const char* name_of(Direction d) {
 std::int64_t sample(int i, std::int64_t n) { return n <= 1 ? 0 : i == 0 ? n - 1 : (i * std::int64_t{7919}) % n; }
 
 struct Product {
-  Mat x, w, y;  // [M, K], [N, K], [M, N]: y = x w^T, or the gradients in their places
+  Mat x, w, y;                         // [M, K], [N, K], [M, N]: y = x w^T, or the gradients in their places
+  std::span<const std::int64_t> psum;  // of experts
 };
+Product take_product(Operands& o, Direction d, std::int64_t M, std::int64_t N, std::int64_t K,
+                     std::span<const std::int64_t> psum = {}) {
+  const std::int64_t E = psum.empty() ? 1 : static_cast<std::int64_t>(psum.size()) - 1;
+  return {o.matrix(M, K), d == Direction::kBackwardWeight ? o.matrix_f32(E * N, K) : o.matrix(E * N, K), o.matrix(M, N),
+          o.copy_of(psum)};
+}
+double tolerance_of(const BenchTarget& t, Direction d) {
+  return d == Direction::kBackwardWeight ? kTolerance : t.tolerance(kTolerance);
+}
 
 // Element (i, j) of the result and the scale of its terms.
 struct Dot {
@@ -100,39 +110,40 @@ void run_plain(Env env, Direction d, const Product& p) {
   }
 }
 
-BenchCase plain_case(Env env, Direction d, std::int64_t M, std::int64_t N, std::int64_t K, bool warm) {
-  const auto all = take_sets(warm, [=](Operands& o) { return Product{o.matrix(M, K), o.matrix(N, K), o.matrix(M, N)}; });
+BenchCase plain_case(const BenchTarget& t, Direction d, std::int64_t M, std::int64_t N, std::int64_t K, bool warm) {
+  const Env env = t.env;
+  const auto all = take_sets(env.stream, t.dtype, warm, [=](Operands& o) { return take_product(o, d, M, N, K); });
   const auto error = [=] {
-    const Product& p = all->sets.front();
-    if (d == Direction::kBackwardWeight) zero(p.w);  // dw +=
-    run_plain(env, d, p);
+    if (d == Direction::kBackwardWeight) all->change([](const Product& p) { zero(p.w); });  // dw +=
+    run_plain(env, d, all->front());
+    const Product& p = all->pulled();
     WorstDeviation worst;
     check_product(d, p.x, p.w, p.y, worst);
     return worst.value();
   };
   return {.work = 2.0 * static_cast<double>(M * N * K),
-          .tolerance = kTolerance,
-          .num_sets = static_cast<int>(all->sets.size()),
+          .tolerance = tolerance_of(t, d),
+          .num_sets = all->size(),
           .run = [=](int call) { run_plain(env, d, all->of(call)); },
           .error = error};
 }
 
-BenchEntry plain_entry(Env env, const std::string& name, Direction d, std::int64_t M, std::int64_t N, std::int64_t K,
-                       bool warm) {
-  return {"gemm/" + name + "/" + name_of(d), dims({M, N, K}), [=] { return plain_case(env, d, M, N, K, warm); }};
+BenchEntry plain_entry(const BenchTarget& t, const std::string& name, Direction d, std::int64_t M, std::int64_t N,
+                       std::int64_t K, bool warm) {
+  return {"gemm/" + name + "/" + name_of(d), dims({M, N, K}), [=] { return plain_case(t, d, M, N, K, warm); }};
 }
 
 using Offsets = std::vector<std::int64_t>;
 
-void run_grouped(Env env, Direction d, const Product& p, const Offsets& psum) {
+void run_grouped(Env env, Direction d, const Product& p) {
   const GroupedGemmKernels& k = env.kernels.grouped_gemm;
   switch (d) {
     case Direction::kForward:
-      return k.forward(env.stream, p.x, p.w, psum, p.y, Store::kAssign);
+      return k.forward(env.stream, p.x, p.w, p.psum, p.y, Store::kAssign);
     case Direction::kBackwardInput:
-      return k.backward_input(env.stream, p.y, p.w, psum, p.x, Store::kAssign);
+      return k.backward_input(env.stream, p.y, p.w, p.psum, p.x, Store::kAssign);
     case Direction::kBackwardWeight:
-      return k.backward_weight(env.stream, p.y, p.x, psum, p.w);
+      return k.backward_weight(env.stream, p.y, p.x, p.psum, p.w);
   }
 }
 
@@ -146,21 +157,19 @@ double grouped_error(Direction d, const Product& p, const Offsets& psum, std::in
   return worst.value();
 }
 
-BenchCase grouped_case(Env env, Direction d, const Offsets& psum, std::int64_t N, std::int64_t K) {
-  const std::int64_t R = psum.back(), E = static_cast<std::int64_t>(psum.size()) - 1;
-  const auto all = take_sets(false, [=](Operands& o) {
-    return Product{o.matrix(R, K), o.matrix(E * N, K), o.matrix(R, N)};
-  });
+BenchCase grouped_case(const BenchTarget& t, Direction d, const Offsets& psum, std::int64_t N, std::int64_t K) {
+  const Env env = t.env;
+  const std::int64_t R = psum.back();
+  const auto all = take_sets(env.stream, t.dtype, false, [=](Operands& o) { return take_product(o, d, R, N, K, psum); });
   const auto error = [=] {
-    const Product& p = all->sets.front();
-    if (d == Direction::kBackwardWeight) zero(p.w);
-    run_grouped(env, d, p, psum);
-    return grouped_error(d, p, psum, N);
+    if (d == Direction::kBackwardWeight) all->change([](const Product& p) { zero(p.w); });
+    run_grouped(env, d, all->front());
+    return grouped_error(d, all->pulled(), psum, N);
   };
   return {.work = 2.0 * static_cast<double>(R * N * K),
-          .tolerance = kTolerance,
-          .num_sets = static_cast<int>(all->sets.size()),
-          .run = [=](int call) { run_grouped(env, d, all->of(call), psum); },
+          .tolerance = tolerance_of(t, d),
+          .num_sets = all->size(),
+          .run = [=](int call) { run_grouped(env, d, all->of(call)); },
           .error = error};
 }
 
@@ -189,7 +198,7 @@ BenchEntry grouped_entry(const BenchTarget& t, const ExpertLinear& map, Directio
   const Offsets psum = expert_rows(load, num_rows, t.config.num_experts);
   return {std::string("grouped/") + map.name + "/" + name_of(d) + "/" + name_of(load),
           dims({num_rows, map.N, map.K}) + ",E=" + std::to_string(t.config.num_experts),
-          [=, env = t.env] { return grouped_case(env, d, psum, map.N, map.K); }};
+          [=] { return grouped_case(t, d, psum, map.N, map.K); }};
 }
 
 }  // namespace
@@ -197,16 +206,16 @@ BenchEntry grouped_entry(const BenchTarget& t, const ExpertLinear& map, Directio
 std::vector<BenchEntry> gemm_entries(const BenchTarget& t) {
   std::vector<BenchEntry> list;
   for (const std::int64_t n : {256, 512, 1024, 2048})
-    list.push_back(plain_entry(t.env, "square", Direction::kForward, n, n, n, true));
+    list.push_back(plain_entry(t, "square", Direction::kForward, n, n, n, true));
   for (const Direction d : {Direction::kBackwardInput, Direction::kBackwardWeight})
-    list.push_back(plain_entry(t.env, "square", d, 1024, 1024, 1024, true));
+    list.push_back(plain_entry(t, "square", d, 1024, 1024, 1024, true));
   const ModelConfig& c = t.config;
   const std::int64_t T = t.shape.num_tokens(), D = c.d_model;
   for (const Direction d : kDirections) {
-    for (const auto& [name, N, K] : projections(c)) list.push_back(plain_entry(t.env, name, d, T, N, K, false));
-    list.push_back(plain_entry(t.env, "o", d, T, D, std::int64_t{c.num_heads} * c.value_dim(), false));
-    list.push_back(plain_entry(t.env, "router", d, T, c.num_experts, D, false));
-    list.push_back(plain_entry(t.env, "head", d, T, c.vocab_size, D, false));
+    for (const auto& [name, N, K] : projections(c)) list.push_back(plain_entry(t, name, d, T, N, K, false));
+    list.push_back(plain_entry(t, "o", d, T, D, std::int64_t{c.num_heads} * c.value_dim(), false));
+    list.push_back(plain_entry(t, "router", d, T, c.num_experts, D, false));
+    list.push_back(plain_entry(t, "head", d, T, c.vocab_size, D, false));
   }
   return list;
 }
@@ -222,7 +231,8 @@ std::vector<BenchEntry> grouped_entries(const BenchTarget& t) {
         list.push_back(grouped_entry(t, gate_up, d, ExpertLoad::kBalanced, num_rows_per_expert * c.num_experts));
     for (const ExpertLoad load : {ExpertLoad::kBalanced, ExpertLoad::kZipf, ExpertLoad::kOne})
       list.push_back(grouped_entry(t, gate_up, d, load, whole));
-    list.push_back(grouped_entry(t, down, d, ExpertLoad::kBalanced, whole));
+    for (const ExpertLoad load : {ExpertLoad::kBalanced, ExpertLoad::kZipf})
+      list.push_back(grouped_entry(t, down, d, load, whole));
   }
   return list;
 }

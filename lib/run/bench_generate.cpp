@@ -112,6 +112,7 @@ class GenerateRun {
 
   std::vector<std::vector<std::int64_t>> counts() {
     std::vector<std::vector<std::int64_t>> list;
+    pass_.pull_tallies();
     for (const int layer : model_.moe_layers())
       if (!o_.model.is_mtp_layer(layer)) list.push_back(pass_.tallies()[static_cast<std::size_t>(layer)].counts_E);
     return list;

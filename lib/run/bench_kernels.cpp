@@ -9,11 +9,21 @@
 namespace moe {
 namespace {
 
+// `filter`: parts of names, with commas between them; empty: all.
+bool is_wanted(const std::string& name, const std::string& filter) {
+  std::size_t begin = 0;
+  for (std::size_t end = 0; end != std::string::npos; begin = end + 1) {
+    end = filter.find(',', begin);
+    if (name.find(filter.substr(begin, end == std::string::npos ? end : end - begin)) != std::string::npos) return true;
+  }
+  return false;
+}
+
 std::vector<BenchEntry> all_entries(const BenchTarget& target, const std::string& filter) {
   std::vector<BenchEntry> all;
   for (const auto list : {gemm_entries, grouped_entries, attention_entries, row_op_entries, ffn_op_entries, routing_entries})
     for (BenchEntry& entry : list(target))
-      if (entry.name.find(filter) != std::string::npos) all.push_back(std::move(entry));
+      if (is_wanted(entry.name, filter)) all.push_back(std::move(entry));
   if (all.empty())
     throw Error(Exit::kUsage, "--filter: expected part of the name of a row, found " + filter, "--dry-run lists the rows");
   return all;
@@ -24,8 +34,8 @@ void print(std::FILE* out, const std::vector<std::string>& lines) {
 }
 
 void print_head(std::FILE* out, const BenchOptions& o, Env env, const Peaks& peaks) {
-  print(out, {"# moe-bench kernels --shape " + o.shape + ": fp32, " + std::to_string(o.batch) + " sequences of " +
-              std::to_string(o.seq) + " tokens"});
+  print(out, {"# moe-bench kernels --shape " + o.shape + ": " + name_of(o.dtype) + ", " + std::to_string(o.batch) +
+              " sequences of " + std::to_string(o.seq) + " tokens"});
   print(out, machine_lines(env, peaks));
   print(out,
         {"# gemm      M x N x K, y[M,N] = x[M,K] w[N,K]^T or its gradients; grouped: M rows over E experts; 2 M N K",
@@ -38,7 +48,10 @@ void print_head(std::FILE* out, const BenchOptions& o, Env env, const Peaks& pea
          "#           sum_of_squares 4 n",
          "# router    T x E x K: forward 8 T (E + K), backward 4 T (5 E + 2 K); permute: plan 12 T K, gather 8 T K D,",
          "#           combine 4 (T K + T) D; embedding T x V x D: forward 8 T D, backward 12 T D"});
-  print(out, row_legend());
+  if (o.dtype == DType::kBF16)
+    print(out,
+          {"#           bytes are those of fp32: in bf16 the matrices' are half, but for logits and gradients of weights"});
+  print(out, row_legend(peaks.of_device));
   print(out, {row_header()});
   std::fflush(out);
 }
@@ -57,16 +70,16 @@ Exit list_rows(const BenchOptions& o, const std::vector<BenchEntry>& entries) {
 }  // namespace
 
 Exit bench_kernels(const BenchOptions& o, Env env) {
-  const BenchTarget target{env, o.model, o.batch_shape()};
+  const BenchTarget target{env, o.model, o.batch_shape(), o.dtype};
   const std::vector<BenchEntry> entries = all_entries(target, o.filter);
   if (o.common.dry_run) return list_rows(o, entries);
-  const Peaks peaks = measure_peaks(env);
+  const Peaks peaks = measure_peaks(env, o.dtype);
   std::FILE* out = table_file(o);
   print_head(out, o, env, peaks);
   int num_failed = 0;
   nlohmann::json rows = nlohmann::json::array();
   for (const BenchEntry& entry : entries) {
-    const BenchRow row = measure(entry, o.seconds > 0 ? o.seconds : 0.3, env.stream.num_threads());
+    const BenchRow row = measure(entry, o.seconds > 0 ? o.seconds : 0.3, env.stream);
     num_failed += row.passed() ? 0 : 1;
     print(out, {row_line(row, peaks)});
     std::fflush(out);
@@ -75,6 +88,7 @@ Exit bench_kernels(const BenchOptions& o, Env env) {
   print(out, {"# " + std::to_string(rows.size()) + " rows, " + std::to_string(num_failed) + " failed their check"});
   nlohmann::json json = bench_json("kernels");
   json.update({{"shape", o.shape},
+               {"dtype", name_of(o.dtype)},
                {"machine", machine_json(env)},
                {"peaks", peaks_json(peaks)},
                {"rows", rows},

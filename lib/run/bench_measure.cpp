@@ -13,29 +13,10 @@
 #include "lib/base/error.h"
 #include "lib/base/provenance.h"
 #include "lib/base/stopwatch.h"
+#include "lib/run/device_peak.h"
 #include "lib/run/peak.h"
 
 namespace moe {
-
-std::span<float> Operands::floats(std::int64_t n, float low, float high) {
-  const std::span<float> v = arena_.vector<float>(n);
-  if (v.empty()) return v;
-  const float step = (high - low) * 0x1p-24f;
-#pragma omp parallel for schedule(static)
-  for (std::int64_t i = 0; i < n; i += 2) {
-    const std::uint64_t bits = rng_.bits(next_ + static_cast<std::uint64_t>(i));
-    v[static_cast<std::size_t>(i)] = low + step * static_cast<float>(bits >> 40);
-    if (i + 1 < n) v[static_cast<std::size_t>(i) + 1] = low + step * static_cast<float>((bits >> 8) & 0xffffff);
-  }
-  next_ += static_cast<std::uint64_t>(n);
-  return v;
-}
-
-std::span<std::int32_t> Operands::ints(std::int64_t n, std::int64_t end) {
-  const std::span<std::int32_t> v = arena_.vector<std::int32_t>(n);
-  for (std::int32_t& x : v) x = static_cast<std::int32_t>(rng_.bits(next_++) % static_cast<std::uint64_t>(end));
-  return v;
-}
 
 double WaitClock::total_seconds() {
   double nanoseconds = 0;
@@ -48,25 +29,27 @@ double WaitClock::total_seconds() {
   return 1e-9 * nanoseconds;
 }
 
-BenchRow measure(const BenchEntry& entry, double seconds, int num_threads) {
-  constexpr double kShortest = 50e-6;
+BenchRow measure(const BenchEntry& entry, double seconds, Stream& stream) {
+  const double shortest = stream.is_cpu() ? 50e-6 : 5e-3;
   const BenchCase made = entry.make();
-  made.run(0);  // warms up code and threads
-  Stopwatch clock;
-  made.run(1);
-  const int num_calls = std::max(1, static_cast<int>(std::ceil(kShortest / std::max(clock.lap(), 1e-9))));
-  int call = 2;
-  std::vector<double> times;
-  const WaitClock wait(num_threads);
-  const Stopwatch whole;
-  while (times.size() < 3 || whole.seconds() < seconds) {
-    clock.lap();
+  int call = 0;
+  const auto run = [&](int num_calls) {
+    const Stopwatch clock;
     for (int i = 0; i < num_calls; ++i) made.run(call++);
-    times.push_back(clock.lap() / num_calls);
-  }
+    stream.synchronize();
+    return clock.seconds() / num_calls;
+  };
+  stream.synchronize();
+  run(1);  // warms up code and threads
+  const int num_calls = std::max(1, static_cast<int>(std::ceil(shortest / std::max(run(1), 1e-9))));
+  std::vector<double> times;
+  const WaitClock wait(stream.num_threads());
+  const Stopwatch whole;
+  while (times.size() < 3 || whole.seconds() < seconds) times.push_back(run(num_calls));
   Timing timing = timing_of(std::move(times));
   timing.waited = wait.fraction();
-  return {entry.name, entry.shape, made.unit, made.work, made.num_sets, timing, made.error(), made.tolerance};
+  const RateUnit unit = made.unit == RateUnit::kGflops && !stream.is_cpu() ? RateUnit::kTflops : made.unit;
+  return {entry.name, entry.shape, unit, made.work, made.num_sets, timing, made.error(), made.tolerance};
 }
 
 namespace {
@@ -137,7 +120,8 @@ Peaks measure_bandwidth(const Stream& stream, std::size_t bytes) {
   return peaks;
 }
 
-Peaks measure_peaks(Env env) {
+Peaks measure_peaks(Env env, DType dtype) {
+  if (!env.stream.is_cpu()) return measure_device_peaks(env, dtype);
   Peaks peaks = measure_bandwidth(env.stream, std::size_t{512} << 20);
   peaks.register_gflops = env.kernels.register_peak_gflops(env.stream, 0.25);
   peaks.gemm_gflops = gemm_peak_gflops(env, 1024, 0.25);
@@ -152,7 +136,13 @@ std::string processor_name() {
 }
 
 std::vector<std::string> machine_lines(Env env, const Peaks& p) {
-  char first[200], second[200];
+  char first[400], second[200];
+  if (p.of_device) {
+    std::snprintf(first, sizeof first, "# %s; moe %s", env.stream.device().name, version_text().c_str());
+    std::snprintf(second, sizeof second, "# ceilings of this run on it: %s GEMM %d^3 %.1f TFLOP/s, copy %.1f GB/s",
+                  name_of(p.gemm_dtype), p.gemm_n, 1e-3 * p.gemm_gflops, p.copy_gbytes);
+    return {first, second};
+  }
   std::snprintf(first, sizeof first, "# %s; %d threads; %s kernels; moe %s", processor_name().c_str(),
                 env.stream.num_threads(), env.kernels.isa, version_text().c_str());
   std::snprintf(
@@ -163,6 +153,8 @@ std::vector<std::string> machine_lines(Env env, const Peaks& p) {
 }
 
 nlohmann::json machine_json(Env env) {
+  if (!env.stream.is_cpu())
+    return {{"device", env.stream.device().name}, {"host", processor_name()}, {"isa", env.kernels.isa}};
   return {{"processor", processor_name()}, {"threads", env.stream.num_threads()}, {"isa", env.kernels.isa}};
 }
 

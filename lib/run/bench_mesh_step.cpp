@@ -20,6 +20,7 @@
 #include "lib/run/bench_measure.h"
 #include "lib/run/bench_ranks.h"
 #include "lib/run/global_batch.h"
+#include "lib/run/gpu_comm.h"
 #include "lib/run/mesh_plan.h"
 #include "lib/run/peak.h"
 #include "lib/run/result.h"
@@ -248,6 +249,7 @@ class MeshStepRun {
   }
 
   void report_checks(MeshStepReport& r) {
+    pass_.pull_tallies();
     std::vector<std::int64_t> counts;
     double max_vio = 0, rank_max_vio = 0, routed = 0;
     const auto E = static_cast<std::size_t>(o_.model.num_experts);
@@ -315,6 +317,7 @@ Exit bench_mesh_step(const BenchOptions& o, World& world, const Kernels& kernels
   MeshOptions mesh;
   world.agree([&] { mesh = choose_mesh(o.ranks, world, o.model, false); });
   world.require_same({plan_fact(mesh.plan)});
+  mesh.gpu_comm = choose_gpu_comm(o.ranks.gpu_comm, world, cpu_device());
   Stream stream(o.common.threads);
   const Env env{stream, kernels};
   std::FILE* out = table_file(o);

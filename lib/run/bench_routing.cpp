@@ -12,6 +12,8 @@ namespace {
 constexpr double kTolerance = 1e-5;
 constexpr int kSampledTokens = 64;
 
+struct RoutingSet;
+using RoutingSets = Sets<RoutingSet>;
 struct RoutingSet {
   std::span<float> logits_TE, scores_TE, gate_TK, dgate_TK, dscores_TE;
   std::span<std::int32_t> idx_N, slot2row_N, row2slot_R;
@@ -24,13 +26,14 @@ struct Routing {
   Env env;
   RouterShape shape;
   std::int64_t T, D, E = shape.num_experts, K = shape.top_k, N = T * K;
+  std::vector<std::int64_t> zeros = std::vector<std::int64_t>(static_cast<std::size_t>(E + 1));
 
   RoutingSet take(Operands& o) const {
     RoutingSet s;
     s.logits_TE = o.floats(T * E), s.scores_TE = o.floats(T * E), s.gate_TK = o.floats(N), s.dgate_TK = o.floats(N);
     s.dscores_TE = o.floats(T * E);
     s.idx_N = o.ints(N, E), s.slot2row_N = o.ints(N, N), s.row2slot_R = o.ints(N, N);
-    s.psum_rows_E1 = o.raw<std::int64_t>(E + 1);
+    s.psum_rows_E1 = o.copy_of(zeros);
     s.x_TD = o.matrix(T, D), s.x_RD = o.matrix(N, D);
     return s;
   }
@@ -87,8 +90,9 @@ TokenChoice choose(const Routing& r, const RoutingSet& s, std::int64_t t) {
 
 // The chosen experts are compared by their scores: neighbours that differ by a rounding may change places. With groups only
 // the scores are judged here.
-double route_error(const Routing& r, const RoutingSet& s) {
-  r.route(s);
+double route_error(const Routing& r, RoutingSets& all) {
+  r.route(all.front());
+  const RoutingSet& s = all.pulled();
   WorstDeviation worst;
   for (std::int64_t t = 0; t < r.T; t += std::max<std::int64_t>(1, r.T / kSampledTokens)) {
     const TokenChoice want = choose(r, s, t);
@@ -124,9 +128,10 @@ std::vector<double> dlogits_of(const Routing& r, const RoutingSet& s, std::int64
   return d;
 }
 
-double route_backward_error(const Routing& r, const RoutingSet& s) {
-  r.route(s);
-  r.route_backward(s);
+double route_backward_error(const Routing& r, RoutingSets& all) {
+  r.route(all.front());
+  r.route_backward(all.front());
+  const RoutingSet& s = all.pulled();
   WorstDeviation worst;
   for (std::int64_t t = 0; t < r.T; t += std::max<std::int64_t>(1, r.T / kSampledTokens)) {
     const std::vector<double> want = dlogits_of(r, s, t);
@@ -136,8 +141,9 @@ double route_backward_error(const Routing& r, const RoutingSet& s) {
 }
 
 // Every slot has one row, rows lie by expert, and by slot inside an expert.
-double plan_error(const Routing& r, const RoutingSet& s) {
-  r.plan(s);
+double plan_error(const Routing& r, RoutingSets& all) {
+  r.plan(all.front());
+  const RoutingSet& s = all.pulled();
   WorstDeviation worst;
   std::int64_t row = 0;
   for (std::int64_t e = 0; e < r.E; ++e) {
@@ -152,8 +158,9 @@ double plan_error(const Routing& r, const RoutingSet& s) {
   return worst.value();
 }
 
-double gather_error(const Routing& r, const RoutingSet& s) {
-  r.gather(s);
+double gather_error(const Routing& r, RoutingSets& all) {
+  r.gather(all.front());
+  const RoutingSet& s = all.pulled();
   WorstDeviation worst;
   for (std::int64_t row = 0; row < r.N; row += 17)
     for (std::int64_t j = 0; j < r.D; ++j)
@@ -161,8 +168,9 @@ double gather_error(const Routing& r, const RoutingSet& s) {
   return worst.value();
 }
 
-double combine_error(const Routing& r, const RoutingSet& s) {
-  r.combine(s);
+double combine_error(const Routing& r, RoutingSets& all) {
+  r.combine(all.front());
+  const RoutingSet& s = all.pulled();
   WorstDeviation worst;
   for (std::int64_t t = 0; t < r.T; t += 17)
     for (std::int64_t j = 0; j < r.D; ++j) {
@@ -177,15 +185,16 @@ double combine_error(const Routing& r, const RoutingSet& s) {
 }
 
 using Run = void (Routing::*)(const RoutingSet&) const;
-BenchCase routing_case(const Routing& r, double bytes, Run run, double (*error)(const Routing&, const RoutingSet&)) {
-  const auto all = take_sets(false, [=](Operands& o) { return r.take(o); });
-  for (const RoutingSet& s : all->sets) r.route(s), r.plan(s);  // each step reads what the ones before it leave
+BenchCase routing_case(const BenchTarget& t, const Routing& r, double bytes, Run run,
+                       double (*error)(const Routing&, RoutingSets&)) {
+  const auto all = take_sets(t.env.stream, t.dtype, false, [=](Operands& o) { return r.take(o); });
+  for (const RoutingSet& s : *all) r.route(s), r.plan(s);  // each step reads what the ones before it leave
   return {.unit = RateUnit::kGbytes,
           .work = bytes,
-          .tolerance = kTolerance,
-          .num_sets = static_cast<int>(all->sets.size()),
+          .tolerance = t.tolerance(kTolerance),
+          .num_sets = all->size(),
           .run = [=](int call) { (r.*run)(all->of(call)); },
-          .error = [=] { return error(r, all->sets.front()); }};
+          .error = [=] { return error(r, *all); }};
 }
 
 struct EmbeddingSet {
@@ -193,16 +202,19 @@ struct EmbeddingSet {
   std::span<std::int32_t> id_T;
 };
 
-BenchCase embedding_case(Env env, std::int64_t T, std::int64_t V, std::int64_t D, bool backward) {
-  const auto all = take_sets(false, [=](Operands& o) { return EmbeddingSet{o.matrix(V, D), o.matrix(T, D), o.ints(T, V)}; });
+BenchCase embedding_case(const BenchTarget& t, std::int64_t T, std::int64_t V, std::int64_t D, bool backward) {
+  const Env env = t.env;
+  const auto all = take_sets(env.stream, t.dtype, false, [=](Operands& o) {
+    return EmbeddingSet{backward ? o.matrix_f32(V, D) : o.matrix(V, D), o.matrix(T, D), o.ints(T, V)};
+  });
   const auto run = [=](const EmbeddingSet& s) {
     backward ? env.kernels.embedding.backward_weight(env.stream, s.id_T, s.x_TD, s.w_VD)
              : env.kernels.embedding.forward(env.stream, s.id_T, s.w_VD, s.x_TD);
   };
   const auto error = [=] {
-    const EmbeddingSet& s = all->sets.front();
-    if (backward) std::fill(s.w_VD.f32(), s.w_VD.f32() + V * D, 0.0f);  // dw +=
-    run(s);
+    if (backward) all->change([=](const EmbeddingSet& s) { std::fill_n(s.w_VD.f32(), V * D, 0.0f); });  // dw +=
+    run(all->front());
+    const EmbeddingSet& s = all->pulled();
     WorstDeviation worst;
     for (std::int64_t j = 0; j < D; j += 31) {
       std::vector<double> want(index(V)), scale(index(V));
@@ -217,9 +229,10 @@ BenchCase embedding_case(Env env, std::int64_t T, std::int64_t V, std::int64_t D
     return worst.value();
   };
   return {.unit = RateUnit::kGbytes,
-          .work = (backward ? 12.0 : 8.0) * static_cast<double>(T * D),  // reads w, writes x; reads dx, reads and writes dw
+          // reads w, writes x; reads dx, reads and writes dw
+          .work = (backward ? t.element() + 8 : 2 * t.element()) * static_cast<double>(T * D),
           .tolerance = kTolerance,
-          .num_sets = static_cast<int>(all->sets.size()),
+          .num_sets = all->size(),
           .run = [=](int call) { run(all->of(call)); },
           .error = error};
 }
@@ -232,19 +245,20 @@ std::vector<BenchEntry> routing_entries(const BenchTarget& t) {
                D = static_cast<double>(r.D);
   const std::string tokens = dims({r.T, r.E, r.K}), rows = dims({r.T, r.D}) + ",K=" + std::to_string(r.K);
   const std::int64_t V = t.config.vocab_size;
-  const auto entry = [r](const char* name, const std::string& shape, double bytes, Run run,
-                         double (*error)(const Routing&, const RoutingSet&)) {
-    return BenchEntry{name, shape, [=] { return routing_case(r, bytes, run, error); }};
+  const auto entry = [=](const char* name, const std::string& shape, double bytes, Run run,
+                         double (*error)(const Routing&, RoutingSets&)) {
+    return BenchEntry{name, shape, [=] { return routing_case(t, r, bytes, run, error); }};
   };
-  return {entry("router/forward", tokens, 4 * (2 * T * E + 2 * N), &Routing::route,
-                route_error),  // logits; scores, idx, gate
-                               // scores, idx, dgate; dscores; and again scores, dscores; dlogits
-          entry("router/backward", tokens, 4 * (5 * T * E + 2 * N), &Routing::route_backward, route_backward_error),
-          entry("permute/plan", tokens, 4 * 3 * N, &Routing::plan, plan_error),          // idx; slot2row, row2slot
-          entry("permute/gather", rows, 4 * 2 * N * D, &Routing::gather, gather_error),  // a row read, a row written
-          entry("permute/combine", rows, 4 * (N + T) * D, &Routing::combine, combine_error),
-          {"embedding/forward", dims({r.T, V, r.D}), [=] { return embedding_case(r.env, r.T, V, r.D, false); }},
-          {"embedding/backward_weight", dims({r.T, V, r.D}), [=] { return embedding_case(r.env, r.T, V, r.D, true); }}};
+  return {
+      entry("router/forward", tokens, 4 * (2 * T * E + 2 * N), &Routing::route,
+            route_error),  // logits; scores, idx, gate
+                           // scores, idx, dgate; dscores; and again scores, dscores; dlogits
+      entry("router/backward", tokens, 4 * (5 * T * E + 2 * N), &Routing::route_backward, route_backward_error),
+      entry("permute/plan", tokens, 4 * 3 * N, &Routing::plan, plan_error),                    // idx; slot2row, row2slot
+      entry("permute/gather", rows, t.element() * 2 * N * D, &Routing::gather, gather_error),  // a row read, a row written
+      entry("permute/combine", rows, t.element() * (N + T) * D, &Routing::combine, combine_error),
+      {"embedding/forward", dims({r.T, V, r.D}), [=] { return embedding_case(t, r.T, V, r.D, false); }},
+      {"embedding/backward_weight", dims({r.T, V, r.D}), [=] { return embedding_case(t, r.T, V, r.D, true); }}};
 }
 
 }  // namespace moe

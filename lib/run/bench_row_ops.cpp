@@ -34,8 +34,9 @@ struct Norm {
     for (const double v : x) squares += v * v;
     return 1 / std::sqrt(squares / static_cast<double>(D) + static_cast<double>(eps));
   }
-  double forward_error(const Set& s) const {
-    forward(s);
+  double forward_error(Sets<Set>& all) const {
+    forward(all.front());
+    const Set& s = all.pulled();
     return error_of_rows(s.y, [&](std::int64_t i) {
       Values x = row_of(s.x, i);
       const double r = rstd(x);
@@ -43,9 +44,10 @@ struct Norm {
       return x;
     });
   }
-  double input_error(const Set& s) const {
-    forward(s);
-    input(s);
+  double input_error(Sets<Set>& all) const {
+    forward(all.front());
+    input(all.front());
+    const Set& s = all.pulled();
     return error_of_rows(s.dx, [&](std::int64_t i) {
       const Values x = row_of(s.x, i);
       Values dx = row_of(s.dy, i);
@@ -56,10 +58,11 @@ struct Norm {
       return dx;
     });
   }
-  double weight_error(const Set& s) const {
-    forward(s);
-    std::fill(s.dw.begin(), s.dw.end(), 0.0f);  // dw +=
-    weight(s);
+  double weight_error(Sets<Set>& all) const {
+    forward(all.front());
+    all.change([](const Set& s) { std::fill(s.dw.begin(), s.dw.end(), 0.0f); });  // dw +=
+    weight(all.front());
+    const Set& s = all.pulled();
     Values want(s.dw.size());
     for (std::int64_t i = 0; i < T; ++i) {
       const Values x = row_of(s.x, i), dy = row_of(s.dy, i);
@@ -75,23 +78,23 @@ struct Norm {
 void add_norm(const BenchTarget& t, std::vector<BenchEntry>& list) {
   using Set = Norm::Set;
   const Norm n{t.env, t.shape.num_tokens(), t.config.d_model, t.config.norm_eps};
-  const double element = 4.0 * static_cast<double>(n.T * n.D);
+  const double element = t.element() * static_cast<double>(n.T * n.D);
   const auto take = [n](Operands& o) { return n.take(o); };
   const std::string shape = dims({n.T, n.D});
   list.push_back({"rmsnorm/forward", shape, [=] {  // reads x, writes y
                     return bytes_case(
-                        2 * element, take, [n](const Set& s) { n.forward(s); },
-                        [n](const Set& s) { return n.forward_error(s); });
+                        t, 2 * element, take, [n](const Set& s) { n.forward(s); },
+                        [n](Sets<Set>& all) { return n.forward_error(all); });
                   }});
   list.push_back({"rmsnorm/backward_input", shape, [=] {  // reads dy, x, writes dx
                     return bytes_case(
-                        3 * element, take, [n](const Set& s) { n.input(s); },
-                        [n](const Set& s) { return n.input_error(s); });
+                        t, 3 * element, take, [n](const Set& s) { n.input(s); },
+                        [n](Sets<Set>& all) { return n.input_error(all); });
                   }});
   list.push_back({"rmsnorm/backward_weight", shape, [=] {  // reads dy, x
                     return bytes_case(
-                        2 * element, take, [n](const Set& s) { n.weight(s); },
-                        [n](const Set& s) { return n.weight_error(s); });
+                        t, 2 * element, take, [n](const Set& s) { n.weight(s); },
+                        [n](Sets<Set>& all) { return n.weight_error(all); });
                   }});
 }
 
@@ -103,15 +106,16 @@ struct RopeSet {
 
 // Random angles do as tables, and random positions; rotations keep x as large as it was, however often they are applied.
 RopeSet take_rope(Operands& o, std::int64_t T, std::int64_t C, std::int64_t L, std::int64_t half) {
-  const RopeSet s{o.matrix(T, C), o.ints(T, L), o.floats(L * half), o.floats(L * half)};
-  for (std::size_t i = 0; i < s.sine.size(); ++i) s.sine[i] = std::sqrt(1 - s.cosine[i] * s.cosine[i]);
+  RopeSet s{o.matrix(T, C), o.ints(T, L), o.floats(L * half), {}};
+  s.sine = o.sines(s.cosine, L * half);
   return s;
 }
 
 // Heads that one call turns: q and k lie side by side; latent attention turns q.
 std::int64_t rope_heads(const ModelConfig& c) { return c.is_mla() ? c.num_heads : c.num_heads + c.num_kv_heads; }
 
-BenchCase rope_case(const BenchTarget& t, Env env) {
+BenchCase rope_case(const BenchTarget& t) {
+  const Env env = t.env;
   const ModelConfig& c = t.config;
   const RopeShape shape{.head_dim = c.qk_dim(), .first = c.qk_dim() - c.rope_dim(), .interleaved = c.rope_interleaved};
   const std::int64_t T = t.shape.num_tokens(), L = t.shape.seq_len, S = shape.head_dim, half = c.rope_dim() / 2;
@@ -120,12 +124,15 @@ BenchCase rope_case(const BenchTarget& t, Env env) {
   const auto run = [=](const RopeSet& s) {
     env.kernels.rope.forward(env.stream, s.x, shape, s.pos, s.cosine.data(), s.sine.data());
   };
-  const auto error = [=](const RopeSet& s) {
-    for (std::int64_t i = 0; i < T * C; ++i) s.x.f32()[i] = static_cast<float>(i % 97) / 97 - 0.5f;
+  const auto error = [=](Sets<RopeSet>& all) {
+    all.change([=](const RopeSet& s) {
+      for (std::int64_t i = 0; i < T * C; ++i) s.x.f32()[i] = static_cast<float>(i % 97) / 97 - 0.5f;
+    });
     const auto old = [C](std::int64_t i, std::int64_t j) {
       return static_cast<double>(static_cast<float>((i * C + j) % 97) / 97 - 0.5f);
     };
-    run(s);
+    run(all.front());
+    const RopeSet& s = all.pulled();
     return error_of_rows(s.x, [&](std::int64_t i) {
       Values want(static_cast<std::size_t>(C));
       for (std::int64_t j = 0; j < C; ++j) {
@@ -142,7 +149,7 @@ BenchCase rope_case(const BenchTarget& t, Env env) {
     });
   };
   // Reads and writes q and k, or the turned part of q.
-  return bytes_case(8.0 * static_cast<double>(T * rope_heads(c) * c.rope_dim()), take, run, error);
+  return bytes_case(t, 2 * t.element() * static_cast<double>(T * rope_heads(c) * c.rope_dim()), take, run, error);
 }
 
 struct LossSet {
@@ -151,17 +158,22 @@ struct LossSet {
 };
 
 // The gradient replaces the logits; any numbers are logits again.
-BenchCase cross_entropy_case(Env env, std::int64_t T, std::int64_t V) {
+BenchCase cross_entropy_case(const BenchTarget& t) {
+  const Env env = t.env;
+  const std::int64_t T = t.shape.num_tokens(), V = t.config.vocab_size;
   const float scale = 0.5f;
-  const auto take = [=](Operands& o) { return LossSet{o.matrix(T, V), o.ints(T, V)}; };
+  const auto take = [=](Operands& o) { return LossSet{o.matrix_f32(T, V), o.ints(T, V)}; };
   const auto run = [=](const LossSet& s) {
     env.kernels.cross_entropy.forward(env.stream, s.logits, s.target, scale, nullptr);
   };
-  const auto error = [=](const LossSet& s) {
+  const auto error = [=](Sets<LossSet>& all) {
     const auto logit = [V](std::int64_t i, std::int64_t j) { return static_cast<float>((i * V + j) % 61) / 20; };
-    for (std::int64_t i = 0; i < T; ++i)
-      for (std::int64_t j = 0; j < V; ++j) s.logits.f32()[i * V + j] = logit(i, j);
-    run(s);
+    all.change([=](const LossSet& s) {
+      for (std::int64_t i = 0; i < T; ++i)
+        for (std::int64_t j = 0; j < V; ++j) s.logits.f32()[i * V + j] = logit(i, j);
+    });
+    run(all.front());
+    const LossSet& s = all.pulled();
     return error_of_rows(s.logits, [&](std::int64_t i) {
       Values want(static_cast<std::size_t>(V));
       double sum = 0;
@@ -172,7 +184,7 @@ BenchCase cross_entropy_case(Env env, std::int64_t T, std::int64_t V) {
       return want;
     });
   };
-  return bytes_case(8.0 * static_cast<double>(T * V), take, run, error);  // reads logits, writes their gradient
+  return bytes_case(t, 8.0 * static_cast<double>(T * V), take, run, error);  // reads logits, writes their gradient
 }
 
 struct AdamWSet {
@@ -188,13 +200,16 @@ AdamWTensor tensor_of(const AdamWSet& s) {
           .decay = 0.1f};
 }
 
-double adamw_error(const AdamWSet& s, const AdamWHyper& h, const std::function<void()>& run) {
+double adamw_error(Sets<AdamWSet>& all, const AdamWHyper& h, const std::function<void()>& run) {
   constexpr std::size_t kStart = 1000;  // the first so many elements are judged
-  const std::size_t n = std::min(kStart, s.w.size());
+  const std::size_t n = std::min(kStart, all.front().w.size());
   const auto number = [](std::size_t i) { return static_cast<float>(i % 89) / 89 - 0.5f; };
-  for (std::size_t i = 0; i < n; ++i)
-    s.w[i] = number(i), s.g[i] = number(i + 30), s.m[i] = number(i + 60), s.v[i] = number(i) + 0.6f;
+  all.change([=](const AdamWSet& s) {
+    for (std::size_t i = 0; i < n; ++i)
+      s.w[i] = number(i), s.g[i] = number(i + 30), s.m[i] = number(i + 60), s.v[i] = number(i) + 0.6f;
+  });
   run();
+  const AdamWSet& s = all.pulled();
   Values want(n);
   for (std::size_t i = 0; i < n; ++i) {
     const double g = number(i + 30), b1 = h.beta1, b2 = h.beta2, w = number(i);
@@ -210,7 +225,8 @@ double adamw_error(const AdamWSet& s, const AdamWHyper& h, const std::function<v
 
 AdamWSet take_adamw(Operands& o, std::int64_t n) { return {o.floats(n), o.floats(n), o.floats(n), o.floats(n, 0, 1)}; }
 
-BenchCase adamw_case(Env env, std::int64_t n) {
+BenchCase adamw_case(const BenchTarget& t, std::int64_t n) {
+  const Env env = t.env;
   // The step sets g to zero; slow decay keeps m and v far from the denormal numbers however often it is repeated.
   const AdamWHyper hyper{.lr = 1e-3f, .beta1 = 0.9999f, .beta2 = 0.9999f, .step = 10};
   const auto run = [=](const AdamWSet& s) {
@@ -218,21 +234,22 @@ BenchCase adamw_case(Env env, std::int64_t n) {
     env.kernels.adamw.step(env.stream, {&tensor, 1}, hyper);
   };
   return bytes_case(
-      32.0 * static_cast<double>(n), [=](Operands& o) { return take_adamw(o, n); }, run,  // reads and writes w, g, m, v
-      [=](const AdamWSet& s) { return adamw_error(s, hyper, [&] { run(s); }); });
+      t, 32.0 * static_cast<double>(n), [=](Operands& o) { return take_adamw(o, n); }, run,  // reads and writes w, g, m, v
+      [=](Sets<AdamWSet>& all) { return adamw_error(all, hyper, [&] { run(all.front()); }); });
 }
 
-BenchCase sum_of_squares_case(Env env, std::int64_t n) {
+BenchCase sum_of_squares_case(const BenchTarget& t, std::int64_t n) {
+  const Env env = t.env;
   const auto run = [=](std::span<float> g) { return env.kernels.adamw.sum_of_squares(env.stream, g); };
-  const auto error = [=](std::span<float> g) {
+  const auto error = [=](Sets<std::span<float>>& all) {
     double want = 0;
-    for (const float x : g) want += static_cast<double>(x) * static_cast<double>(x);
+    for (const float x : all.pulled()) want += static_cast<double>(x) * static_cast<double>(x);
     WorstDeviation worst;
-    worst.add(run(g), want, want);
+    worst.add(run(all.front()), want, want);
     return worst.value();
   };
   return bytes_case(
-      4.0 * static_cast<double>(n), [=](Operands& o) { return o.floats(n); }, run, error);  // reads g
+      t, 4.0 * static_cast<double>(n), [=](Operands& o) { return o.floats(n); }, run, error);  // reads g
 }
 
 }  // namespace
@@ -241,13 +258,12 @@ std::vector<BenchEntry> row_op_entries(const BenchTarget& t) {
   constexpr std::int64_t kMostParams = std::int64_t{16} << 20;
   const std::int64_t T = t.shape.num_tokens(), V = t.config.vocab_size;
   const std::int64_t n = std::min(count_parameters(t.config).total, kMostParams);
-  const Env env = t.env;
   std::vector<BenchEntry> list;
   add_norm(t, list);
-  list.push_back({"rope/forward", dims({T, rope_heads(t.config), t.config.rope_dim()}), [=] { return rope_case(t, env); }});
-  list.push_back({"cross_entropy/forward", dims({T, V}), [=] { return cross_entropy_case(env, T, V); }});
-  list.push_back({"adamw/step", dims({n}), [=] { return adamw_case(env, n); }});
-  list.push_back({"adamw/sum_of_squares", dims({n}), [=] { return sum_of_squares_case(env, n); }});
+  list.push_back({"rope/forward", dims({T, rope_heads(t.config), t.config.rope_dim()}), [=] { return rope_case(t); }});
+  list.push_back({"cross_entropy/forward", dims({T, V}), [=] { return cross_entropy_case(t); }});
+  list.push_back({"adamw/step", dims({n}), [=] { return adamw_case(t, n); }});
+  list.push_back({"adamw/sum_of_squares", dims({n}), [=] { return sum_of_squares_case(t, n); }});
   return list;
 }
 

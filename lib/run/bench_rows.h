@@ -37,16 +37,16 @@ double error_of_rows(CMat got, Want want) {
   return worst.value();
 }
 
-// The common shape of a case: sets of operands, run(set), error(set) after one more run.
+// The common shape of a case: sets of operands, run(set), error(sets) after one more run.
 template <class Take, class Run, class Error>
-BenchCase bytes_case(double bytes, Take take, Run run, Error error) {
-  const auto all = take_sets(false, take);
+BenchCase bytes_case(const BenchTarget& t, double bytes, Take take, Run run, Error error) {
+  const auto all = take_sets(t.env.stream, t.dtype, false, take);
   return {.unit = RateUnit::kGbytes,
           .work = bytes,
-          .tolerance = kRowTolerance,
-          .num_sets = static_cast<int>(all->sets.size()),
+          .tolerance = t.tolerance(kRowTolerance),
+          .num_sets = all->size(),
           .run = [=](int call) { run(all->of(call)); },
-          .error = [=] { return error(all->sets.front()); }};
+          .error = [=] { return error(*all); }};
 }
 
 }  // namespace moe

@@ -31,11 +31,11 @@ double peak_rss_bytes() {
 
 class StepRun {
  public:
-  StepRun(const BenchOptions& options, const Kernels& kernels)
+  StepRun(const BenchOptions& options, const Compute& compute)
       : o_(options),
-        stream_(options.common.threads, kernels),
-        timed_(timed_kernels(kernels)),
-        model_(options.model, options.dtype, true),
+        stream_(compute.device, options.common.threads, compute.kernels),
+        timed_(timed_kernels(compute.kernels)),
+        model_(options.model, options.dtype, true, compute.kernels, compute.device),
         pass_(model_, {.shape = options.batch_shape(), .recompute = options.recompute, .balance = options.balance},
               {stream_, timed_}),
         tensors_(model_.params().adamw_tensors(0.1f)),
@@ -56,6 +56,8 @@ class StepRun {
     const Stopwatch clock;
     while (static_cast<int>(samples_.size()) < kFewest || clock.seconds() < seconds) step();
     waited_ = wait.fraction();
+    if (stream_.is_running()) return;
+    for (const bool warm : {false, true}) take_parts(warm);
   }
 
   void report(StepReport& r) {
@@ -65,7 +67,8 @@ class StepRun {
     r.seconds.waited = waited_;
     std::sort(samples_.begin(), samples_.end(),
               [](const StepSample& a, const StepSample& b) { return a.seconds < b.seconds; });
-    r.median = samples_[samples_.size() / 2];
+    r.median = parts_.seconds > 0 ? parts_ : samples_[samples_.size() / 2];
+    r.device_bytes = device_bytes_;
     r.max_vio = mean_max_vio();
     const double want = expected_first_loss(o_.model), slack = o_.model.tied_embeddings ? 0.5 : 0.1;
     constexpr double kMax = std::numeric_limits<double>::max();
@@ -76,6 +79,15 @@ class StepRun {
   }
 
  private:
+  // A step with the clock running, where waiting for each kernel would change the time of the step itself.
+  void take_parts(bool keep) {
+    stream_.run_clock(true);
+    step();
+    stream_.run_clock(false);
+    if (keep) parts_ = samples_.back();
+    samples_.pop_back();
+  }
+
   void fill_batch() {
     const Rng rng(o_.common.seed, "bench tokens");
     for (std::int32_t* ids : {id_T_.data(), target_T_.data()})
@@ -96,18 +108,25 @@ class StepRun {
     Stopwatch whole, phase;
     stream_.set_phase(StepPhase::kForward);
     const double loss = pass_.forward(batch) / T;
+    stream_.synchronize();
     sample.phase_seconds[0] = phase.lap();
     stream_.set_phase(StepPhase::kBackwardInput);
     pass_.backward(batch);
+    stream_.synchronize();
     sample.phase_seconds[1] = phase.lap();
     stream_.set_phase(StepPhase::kUpdate);
     update();
+    stream_.synchronize();
     sample.phase_seconds[3] = phase.lap();
     sample.seconds = whole.seconds();
+    pass_.pull_tallies();
     sample.parts = stream_.take_times();
     if (num_updates_ == 1) first_loss_ = loss;
     largest_loss_.add(loss, 0, 1);
     samples_.push_back(sample);
+    std::size_t used = 0, total = 0;
+    if (!stream_.is_cpu()) stream_.device().memory(&used, &total);
+    device_bytes_ = std::max(device_bytes_, static_cast<double>(used));
   }
 
   void update() {
@@ -141,9 +160,10 @@ class StepRun {
   std::vector<std::int32_t> id_T_, target_T_;
   std::uint64_t num_drawn_ = 0;
   std::int64_t num_updates_ = 0;
-  double first_loss_ = 0, waited_ = 0;
+  double first_loss_ = 0, waited_ = 0, device_bytes_ = 0;
   WorstDeviation largest_loss_, largest_norm_;
   std::vector<StepSample> samples_;
+  StepSample parts_;  // of take_parts()
 };
 
 std::vector<std::string> head_lines(const BenchOptions& o) {
@@ -159,9 +179,23 @@ std::vector<std::string> head_lines(const BenchOptions& o) {
   return {"# moe-bench step --shape " + o.shape + ": forward, backward, AdamW on random tokens", text};
 }
 
+// The peaks of the run: on the CPU before and after the steps, as its clock moves.
+void run_and_report(const BenchOptions& o, StepRun& run, StepReport& report) {
+  const Env env = run.plain_env();
+  if (!env.stream.is_cpu()) report.peaks = measure_peaks(env, o.dtype);
+  const double gemm_before = env.stream.is_cpu() ? gemm_peak_gflops(env, 1024, 0.25) : report.peaks.gemm_gflops;
+  run.run(o.seconds > 0 ? o.seconds : 5);
+  report.peak_rss_bytes = peak_rss_bytes();  // before the buffers of the memory peaks count too
+  run.report(report);
+  if (!env.stream.is_cpu()) return;
+  report.gemm_peak_after = gemm_peak_gflops(env, 1024, 0.25);
+  report.peaks = measure_peaks(env);
+  report.peaks.gemm_gflops = gemm_before;
+}
+
 }  // namespace
 
-Exit bench_step(const BenchOptions& o, const Kernels& kernels) {
+Exit bench_step(const BenchOptions& o, const Compute& compute) {
   std::FILE* out = table_file(o);
   const auto print = [out](const std::vector<std::string>& lines) {
     for (const std::string& line : lines) std::fprintf(out, "%s\n", line.c_str());
@@ -169,20 +203,16 @@ Exit bench_step(const BenchOptions& o, const Kernels& kernels) {
   };
   print(head_lines(o));
   if (o.common.dry_run) return Exit::kOk;
-  StepRun run(o, kernels);
   StepReport report{.model = o.model, .shape = o.batch_shape()};
-  const double gemm_before = gemm_peak_gflops(run.plain_env(), 1024, 0.25);
-  run.run(o.seconds > 0 ? o.seconds : 5);
-  report.peak_rss_bytes = peak_rss_bytes();  // before the buffers of the memory peaks count too
-  run.report(report);
-  report.gemm_peak_after = gemm_peak_gflops(run.plain_env(), 1024, 0.25);
-  report.peaks = measure_peaks(run.plain_env());
-  report.peaks.gemm_gflops = gemm_before;
+  StepRun run(o, compute);
+  run_and_report(o, run, report);
   print(machine_lines(run.plain_env(), report.peaks));
   print(step_lines(report));
   nlohmann::json json = step_json(report);
   json.update(bench_json("step"));
   json["shape"] = o.shape;
+  json["dtype"] = name_of(o.dtype);
+  json["layers"] = o.model.num_layers;
   json["machine"] = machine_json(run.plain_env());
   write_result_json(o.common.json, json);
   return report.passed() ? Exit::kOk : Exit::kCheckFailed;

@@ -29,9 +29,9 @@ struct StepReport {
   BatchShape shape;
   Peaks peaks;
   double gemm_peak_after = 0;  // measured again after the steps
-  double peak_rss_bytes = 0, max_vio = 0;
+  double peak_rss_bytes = 0, device_bytes = 0, max_vio = 0;
   Timing seconds;
-  StepSample median;  // the step whose time is the median
+  StepSample median;  // the step whose time is the median; on a device: one more, whose host waits for every kernel
   std::vector<StepCheck> checks;
 
   bool passed() const;

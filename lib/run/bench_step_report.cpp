@@ -35,6 +35,7 @@ std::string total_line(const StepReport& r) {
   line += text(" %9.2f %9.2f %9s %9.2f %9.2f %6.1f", 1e3 * p[0], 1e3 * p[1], "(both)", 1e3 * p[3], 1e3 * r.median.seconds,
                100.0);
   if (!r.passed()) return line + text(" %9s %6s", "FAILED", "-");
+  if (r.peaks.of_device) return line + text(" %9s %6s", "-", "-");  // its figures are those of steps without waiting
   return line + text(" %9.1f %6.1f", r.gflops(true), 100 * r.gflops(true) / r.gemm_peak());
 }
 
@@ -43,19 +44,24 @@ std::string check_line(const StepCheck& c) {
               c.passed() ? "ok" : "FAILED");
 }
 
+std::string rate_line(const char* name, double gflops, const StepReport& r) {
+  std::string line = text("%-20s %10.1f  %5.1f %% of the GEMM peak", name, gflops, 100 * gflops / r.gemm_peak());
+  if (r.peaks.of_device) return line + " (model-FLOP utilisation)";
+  return line + text(", %5.1f %% of the register peak", 100 * gflops / r.peaks.register_gflops);
+}
+
 void add_results(const StepReport& r, std::vector<std::string>& lines) {
   if (!r.passed()) return;
   const double causal = r.gflops(true), full = r.gflops(false);
   lines.push_back(text("tokens_per_second    %10.0f", r.tokens_per_second()));
-  lines.push_back(text("gflops_causal        %10.1f  %5.1f %% of the GEMM peak, %5.1f %% of the register peak", causal,
-                       100 * causal / r.gemm_peak(), 100 * causal / r.peaks.register_gflops));
-  lines.push_back(text("gflops_full          %10.1f  %5.1f %% of the GEMM peak, %5.1f %% of the register peak", full,
-                       100 * full / r.gemm_peak(), 100 * full / r.peaks.register_gflops));
+  lines.push_back(rate_line("gflops_causal", causal, r));
+  lines.push_back(rate_line("gflops_full", full, r));
   lines.push_back(text("step_ms              %10.1f  median of %d, %.1f to %.1f", 1e3 * r.seconds.median,
                        r.seconds.num_repetitions, 1e3 * r.seconds.min, 1e3 * r.seconds.max));
   lines.push_back(
       text("waited_percent       %10.1f  of the time threads could run but had no processor", 100 * r.seconds.waited));
   lines.push_back(text("peak_rss_mb          %10.0f", r.peak_rss_bytes * 1e-6));
+  if (r.peaks.of_device) lines.push_back(text("device_memory_mb     %10.0f", r.device_bytes * 1e-6));
   lines.push_back(text("load_max_vio         %10.2f  mean over layers of the busiest expert's rows / mean - 1", r.max_vio));
 }
 
@@ -103,6 +109,9 @@ std::vector<std::string> step_lines(const StepReport& r) {
       "# other  copies of the residual stream, gathering of gates, counting of loads, and all that is no kernel",
       text("%-15s %-17s %9s %9s %9s %9s %9s %6s %9s %6s", "# part", "segment", "forward", "backward_i", "backward_w",
            "update", "total", "%time", "rate", "%gemm")};
+  if (r.peaks.of_device)
+    lines.insert(lines.begin(),
+                 "# parts: of one step more, whose host waits for every kernel; the figures below are of steps that do not");
   const auto flop = flop_by_part(r.model, r.shape);
   for (std::size_t p = 0; p < kNumStepParts; ++p)
     if (const auto part = static_cast<StepPart>(p); r.median.parts.of(part) > 0)
@@ -148,6 +157,7 @@ nlohmann::json step_json(const StepReport& r) {
                          {"peaks", peaks_json(r.peaks)},
                          {"gemm_peak_gflops", r.gemm_peak()},
                          {"peak_rss_bytes", r.peak_rss_bytes},
+                         {"device_bytes", r.device_bytes},
                          {"load_max_vio", r.max_vio}};
   if (!r.passed()) return json;
   json["tokens_per_second"] = r.tokens_per_second();

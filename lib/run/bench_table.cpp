@@ -23,10 +23,13 @@ void WorstDeviation::add(double got, double want, double scale) {
   if (!(deviation <= worst_)) worst_ = deviation;
 }
 
-const char* name_of(RateUnit unit) { return unit == RateUnit::kGflops ? "GFLOP/s" : "GB/s"; }
+const char* name_of(RateUnit unit) {
+  static constexpr const char* kNames[] = {"GFLOP/s", "TFLOP/s", "GB/s"};
+  return kNames[static_cast<int>(unit)];
+}
 
 double BenchRow::percent_of_peak(const Peaks& peaks) const {
-  return 100 * rate() / (unit == RateUnit::kGflops ? peaks.register_gflops : peaks.copy_gbytes);
+  return 100e-9 * work / seconds.median / (unit == RateUnit::kGbytes ? peaks.copy_gbytes : peaks.gflops());
 }
 
 std::string row_header() {
@@ -36,8 +39,8 @@ std::string row_header() {
   return text;
 }
 
-std::vector<std::string> row_legend() {
-  return {
+std::vector<std::string> row_legend(bool of_device) {
+  std::vector<std::string> lines = {
       "# sets    operand sets that the calls cycle through: 1 stays in the caches if it fits; more are at most 32 and at "
       "most",
       "#         64 MiB together: cold in L2 where that is more than L2, and maybe in L3; all data is random",
@@ -47,6 +50,13 @@ std::vector<std::string> row_legend() {
       "# %peak   of the register peak for GFLOP/s, of the copy bandwidth for GB/s (above 100 %: from a cache)",
       "# error   largest deviation from a reference in double on sampled elements, relative to the terms of their sums;",
       "#         FAILED instead of a rate: the result was wrong"};
+  if (!of_device) return lines;
+  lines[0] =
+      "# sets    operand sets that the calls cycle through, 256 MiB together, at most 32: more than caches hold; all data";
+  lines[1] = "#         is random";
+  lines[2] = "# us      median time of one call over reps repetitions; enough calls between two waits to last 5 ms";
+  lines[5] = "# %peak   of the GEMM of this run for TFLOP/s, of its copy for GB/s (above 100 %: from a cache)";
+  return lines;
 }
 
 std::string row_line(const BenchRow& r, const Peaks& peaks) {
@@ -92,10 +102,8 @@ nlohmann::json row_json(const BenchRow& r, const Peaks& peaks) {
 }
 
 nlohmann::json peaks_json(const Peaks& p) {
-  return {{"register_gflops", p.register_gflops},
-          {"gemm_gflops", p.gemm_gflops},
-          {"read_gbytes_per_s", p.read_gbytes},
-          {"copy_gbytes_per_s", p.copy_gbytes}};
+  return {{"register_gflops", p.register_gflops}, {"gemm_gflops", p.gemm_gflops}, {"read_gbytes_per_s", p.read_gbytes},
+          {"copy_gbytes_per_s", p.copy_gbytes},   {"gemm_size", p.gemm_n},        {"gemm_dtype", name_of(p.gemm_dtype)}};
 }
 
 }  // namespace moe

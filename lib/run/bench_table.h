@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "kernels/view.h"
+
 namespace moe {
 
 inline constexpr int kBenchSchemaVersion = 1;
@@ -38,9 +40,15 @@ struct Peaks {
   double gemm_gflops = 0;      // our own fp32 product of 1024^3
   double read_gbytes = 0;      // streaming read
   double copy_gbytes = 0;      // streaming copy, bytes read and bytes written both counted
+  // Of a device other than the host: no register peak, and the product is of gemm_n^3 in gemm_dtype.
+  bool of_device = false;
+  int gemm_n = 1024;
+  DType gemm_dtype = DType::kF32;
+
+  double gflops() const { return of_device ? gemm_gflops : register_gflops; }  // what percentages refer to
 };
 
-enum class RateUnit : std::uint8_t { kGflops, kGbytes };
+enum class RateUnit : std::uint8_t { kGflops, kTflops, kGbytes };
 const char* name_of(RateUnit unit);
 
 struct BenchRow {
@@ -52,14 +60,14 @@ struct BenchRow {
   double error = 0, tolerance = 0;  // against a reference in double
 
   bool passed() const { return error <= tolerance; }  // false for not-a-number
-  double rate() const { return work / seconds.median * 1e-9; }
-  // Of the register peak, or of the copy bandwidth.
+  double rate() const { return work / seconds.median * (unit == RateUnit::kTflops ? 1e-12 : 1e-9); }
+  // Of the register peak (of a device: the GEMM peak), or of the copy bandwidth.
   double percent_of_peak(const Peaks& peaks) const;
 };
 
 // The line of column names that fits row_line, and the lines with # that explain each column.
 std::string row_header();
-std::vector<std::string> row_legend();
+std::vector<std::string> row_legend(bool of_device = false);
 std::string row_line(const BenchRow& row, const Peaks& peaks);
 
 nlohmann::json bench_json(const std::string& command);             // how every result begins: what, version, time

@@ -7,6 +7,7 @@
 #include "lib/base/stopwatch.h"
 #include "lib/model/params.h"
 #include "lib/run/eval_windows.h"
+#include "lib/run/gpu_comm.h"
 #include "lib/run/hf_stream.h"
 #include "lib/run/mesh_load.h"
 #include "lib/run/mesh_plan.h"
@@ -110,9 +111,10 @@ EvalModel::EvalModel(const std::string& path, const EvalModelOptions& o, World& 
     mesh = mesh_for(o, info_, config_, world, false);
     drop_modules(config_, mesh.plan, most_modules);
   });
+  mesh.gpu_comm = choose_gpu_comm(o.ranks.gpu_comm, world, env.stream.device());
   const std::string trained_mask = trained_with(info_.state, "document-mask");
   document_mask_ = o.document_mask == MaskChoice::kAuto ? trained_mask == "true" : o.document_mask == MaskChoice::kOn;
-  mesh_ = std::make_unique<MeshContext>(world, mesh, config_.num_experts, env.kernels);
+  mesh_ = std::make_unique<MeshContext>(world, mesh, config_.num_experts, env.kernels, env.stream.device());
   mesh_->check_node_limit(config_);
   model_ = std::make_unique<Model>(config_, dtype_of(o, info_.state), false, *mesh_);
   load_weights_on_mesh(*model_, info_, weights_, true);

@@ -105,10 +105,11 @@ WindowLosses window_losses(EvalModel& model, const TokenSource& data, const Roll
       pass, model.world(), {windows.size(), model.document_mask()},
       [&](std::int64_t w, auto id, auto target, auto doc_start) { windows.fill(w, id, target, doc_start); },
       [&](const WindowBatch& batch) {
+        const std::span<const float> loss_BT = pass.losses();
         for (std::size_t i = 0; i < batch.target_BT.size(); ++i) {
           if (batch.target_BT[i] < 0) continue;
           const std::size_t window = static_cast<std::size_t>(batch.first) + i / S;
-          sums[window] += static_cast<double>(pass.losses()[i]);
+          sums[window] += static_cast<double>(loss_BT[i]);
           ++sums[n + window];
         }
         const SecondTokens second = pass.second_tokens();

@@ -160,6 +160,7 @@ DataRouting route_data(EvalModel& model, const TokenSource& data, std::int64_t m
         fill_window(data, model.document_mask(), w * all / wanted * seq, id, target, doc_start);
       },
       [](const WindowBatch&) {});
+  pass.pull_tallies();
   DataRouting r;
   r.num_tokens = wanted * seq;
   for (const int layer : model.model().moe_layers()) {

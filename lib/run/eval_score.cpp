@@ -161,16 +161,16 @@ class Scorer {
   }
 
   void add(const Packing& packing, const WindowBatch& batch, std::vector<double>& sums) const {
-    const Mat logits = pass_->logits();
+    const std::vector<std::int32_t> likeliest = pass_->greedy();
+    const std::span<const float> losses = pass_->losses();
     for (int w = 0; w < batch.count; ++w)
       for (const std::size_t number : packing.requests_of(batch.first + w)) {
         const Placed& p = packing.placed(number);
         const std::int64_t end = std::int64_t{w} * packing.seq() + p.at + p.length;
         for (std::int64_t t = end - p.num_scored; t < end; ++t) {
-          const auto* row = static_cast<const float*>(logits.row(t));
-          const auto likeliest = std::max_element(row, row + logits.cols) - row;
-          sums[2 * number] -= static_cast<double>(pass_->losses()[static_cast<std::size_t>(t)]);
-          sums[2 * number + 1] += likeliest != batch.target_BT[static_cast<std::size_t>(t)];
+          const auto i = static_cast<std::size_t>(t);
+          sums[2 * number] -= static_cast<double>(losses[i]);
+          sums[2 * number + 1] += likeliest[i] != batch.target_BT[i];
         }
       }
   }

@@ -56,8 +56,7 @@ std::string sample_text(Pass& pass, const World& world, const Tokenizer& tokeniz
                   .with_gradient = false,
                   .tally = false});
     if (!has_text) continue;
-    const auto* logits = static_cast<const float*>(pass.logits().row(static_cast<std::int64_t>(n) - 1));
-    text.push_back(choose_token({logits, static_cast<std::size_t>(pass.logits().cols)}, {.temperature = options.temperature},
+    text.push_back(choose_token(pass.logits_of(static_cast<std::int64_t>(n) - 1), {.temperature = options.temperature},
                                 rng.uniform(static_cast<std::uint64_t>(i))));
   }
   return tokenizer.decode(text);

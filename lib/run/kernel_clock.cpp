@@ -91,7 +91,10 @@ class Lap {
       : stream_(stream), part_(part), is_weight_(is_weight_gradient) {}
   Lap(const Lap&) = delete;
   Lap& operator=(const Lap&) = delete;
-  ~Lap() { stream_.add(part_, is_weight_, clock_.seconds()); }
+  ~Lap() {
+    stream_.synchronize();
+    stream_.add(part_, is_weight_, clock_.seconds());
+  }
 
  private:
   ClockedStream& stream_;
@@ -108,6 +111,7 @@ template <auto kNoun, auto kFunction, auto kPart, Kind kKind, class R, class... 
 struct Timed<kNoun, kFunction, kPart, kKind, R (*)(Stream&, Args...)> {
   static R call(Stream& stream, Args... args) {
     auto& clocked = static_cast<ClockedStream&>(stream);
+    if (!clocked.is_running()) return (clocked.original().*kNoun.*kFunction)(stream, args...);
     const Lap lap(clocked, part_of(clocked, kPart, args...), kKind == Kind::kWeightGradient);
     return (clocked.original().*kNoun.*kFunction)(stream, args...);
   }

@@ -48,12 +48,17 @@ struct StepTimes {
   double total() const;
 };
 
-// The stream that timed kernels must be given.
+// The stream that timed kernels must be given. The clock runs from the start on the CPU; elsewhere, where a call returns
+// before its work is done, it makes the host wait after every kernel, and so only runs while it is asked to.
 class ClockedStream : public Stream {
  public:
-  ClockedStream(int num_threads, const Kernels& kernels) : Stream(num_threads), kernels_(kernels) {}
+  ClockedStream(int num_threads, const Kernels& kernels) : ClockedStream(cpu_device(), num_threads, kernels) {}
+  ClockedStream(const Device& device, int num_threads, const Kernels& kernels)
+      : Stream(device, num_threads), kernels_(kernels), is_running_(is_cpu()) {}
 
   const Kernels& original() const { return kernels_; }
+  bool is_running() const { return is_running_; }
+  void run_clock(bool on) { is_running_ = on; }
   // Plain linear maps of this model are told apart by the address of their weight or its gradient.
   void know_weights(const ParamStore& params);
   StepPart part_of_weight(const void* weight_or_gradient) const;
@@ -67,6 +72,7 @@ class ClockedStream : public Stream {
   std::unordered_map<const void*, StepPart> weight2part_;
   StepPhase phase_ = StepPhase::kForward;
   StepTimes times_;
+  bool is_running_;
 };
 
 // The kernels of `original` with a clock around each. Every Stream they are given must be a ClockedStream.

@@ -7,6 +7,7 @@
 #include "lib/comm/collectives.h"
 #include "lib/io/files.h"
 #include "lib/io/verify.h"
+#include "lib/model/host_model.h"
 #include "lib/run/world_text.h"
 
 namespace moe {
@@ -240,7 +241,8 @@ std::vector<SharedRead> plan_reads(const Manifest& m, const std::vector<std::vec
 
 void load_on_mesh(Model& model, const Manifest& m, const std::string& path) {
   World& world = model.mesh().world();
-  LoadedState state(model, m.tensors);
+  HostModel host(model);
+  LoadedState state(host.model(), m.tensors);
   const std::vector<TensorSlice>& slices = state.slices();
   world.agree([&] { check_names(path, m, slices, state.ignored()); });
   const bool reads = model.mesh().place().replicate == 0;
@@ -256,12 +258,15 @@ void load_on_mesh(Model& model, const Manifest& m, const std::string& path) {
   send_to_replicas(model, slices);
   world.lane().call("load", [&] { comm.reset(); });
   state.finish();
+  host.push();
   for (const std::string& note : state.notes()) log_info(path + ": " + note);
   model.units().weights_changed();
 }
 
 void load_weights_on_mesh(Model& model, const CheckpointInfo& info, WeightsFrom from_role, bool drops_modules) {
-  model.mesh().world().agree([&] { load_weights(model, info, from_role, drops_modules); });
+  HostModel host(model);
+  model.mesh().world().agree([&] { load_weights(host.model(), info, from_role, drops_modules); });
+  host.push();
   model.units().weights_changed();
 }
 

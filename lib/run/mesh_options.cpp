@@ -33,6 +33,10 @@ void add_rank_options(Options& o, RankOptions& r) {
         "experts cross "
         "nodes (inside a node moving them is work for the same processors)",
         {"auto", "off", "on"});
+  o.add("gpu-comm", r.gpu_comm,
+        "how GPUs reach each other: nccl, or staged through memory of the host and MPI; auto takes nccl if it is there and "
+        "every rank has a GPU of its own",
+        {"auto", "nccl", "staged"});
   o.add("ranks-per-node", r.ranks_per_node, "declare nodes of so many neighbouring ranks; 0 asks MPI which share memory");
   o.add("watchdog", r.watchdog, "seconds that a rank may wait for others before the job ends (124); 0 waits forever");
 }
@@ -77,7 +81,8 @@ MeshOptions choose_mesh(const RankOptions& r, const World& world, const ModelCon
                    .zero = r.zero,
                    .dispatch = r.dispatch,
                    .overlap = r.overlap != Overlap::kOff,
-                   .replica_choice = r.replica_choice};
+                   .replica_choice = r.replica_choice,
+                   .gpu_comm = r.gpu_comm};
   need_ranks_of_plan(plan, r.plan, mesh.shape);
   const bool keeps = r.plan.empty() && r.resumed_plan.num_ranks() == mesh.shape.ep;
   if (keeps) need_plan_of_model(r.resumed_plan, "the checkpoint", model);
@@ -127,6 +132,12 @@ std::string dispatch_text(const MeshOptions& mesh, const std::vector<int>& rank2
   return std::string(", dispatch ") + kNames[static_cast<int>(mode)] + ", overlap " + (mesh.overlap ? "on" : "off");
 }
 
+// ", GPUs over NCCL"
+std::string gpu_comm_text(GpuComm chosen) {
+  const char* const kTexts[] = {"", ", GPUs over NCCL", ", GPUs staged through the host"};
+  return kTexts[static_cast<int>(chosen)];
+}
+
 // Columns as wide as their widest cell; those without a cell below the heading are left out.
 std::string aligned(const std::vector<std::vector<std::string>>& rows) {
   std::vector<std::size_t> width(rows[0].size());
@@ -173,7 +184,7 @@ std::string mesh_picture(const MeshOptions& mesh, const RankHosts& where, int nu
                     experts_text(layout_of(mesh, p, num_experts)), bytes_text(bytes_of(p))});
   }
   return "mesh of " + count_of(n, "rank") + " on " + count_of(num_nodes, "node") + ": " + mesh_text(mesh.shape) + ", ZeRO-" +
-         std::to_string(mesh.zero) + dispatch_text(mesh, rank2node) +
+         std::to_string(mesh.zero) + dispatch_text(mesh, rank2node) + gpu_comm_text(mesh.gpu_comm) +
          (mesh.plan.layers.empty() ? "" : ", " + plan_text(mesh.plan)) + aligned(rows);
 }
 

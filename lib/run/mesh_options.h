@@ -20,6 +20,7 @@ struct RankOptions {
   int zero = 3;
   DispatchMode dispatch = DispatchMode::kAuto;
   Overlap overlap = Overlap::kAuto;
+  GpuComm gpu_comm = GpuComm::kAuto;
   int ranks_per_node = 0;  // 0: ask MPI
   double watchdog = 600;   // seconds; 0: off
 };

@@ -1,7 +1,6 @@
 #include "lib/run/mesh_save.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "lib/comm/collectives.h"
@@ -69,7 +68,7 @@ std::vector<TensorSlice> slices_to_write(Model& model) {
 
 MeshSaver::MeshSaver(Model& model, std::string run_dir, SaveMode mode)
     : model_(model), run_dir_(std::move(run_dir)), mode_(mode), slices_(slices_to_write(model)), to_write_(slices_) {
-  if (mode == SaveMode::kSync) return;
+  if (mode == SaveMode::kSync && model.on_host()) return;
   std::int64_t bytes = 0;
   for (const TensorSlice& s : slices_) bytes += bytes_in(s);
   staging_ = std::make_unique<std::byte[]>(static_cast<std::size_t>(bytes));  // zeros: its pages are there
@@ -84,15 +83,18 @@ MeshSaver::~MeshSaver() {
 
 void MeshSaver::stage() {
   if (!staging_) return;
+  Stream& stream = model_.mesh().settled_stream();
   for (std::size_t i = 0; i < slices_.size(); ++i)
     if (const auto bytes = static_cast<std::size_t>(bytes_in(slices_[i])); bytes > 0)
-      std::memcpy(to_write_[i].data, slices_[i].data, bytes);
+      stream.copy(to_write_[i].data, slices_[i].data, bytes);
+  stream.synchronize();
 }
 
-void MeshSaver::start(std::function<void()> work) {
+void MeshSaver::start(const char* name, std::function<void()> work) {
   failure_.reset();
-  const auto guarded = [this, work = std::move(work)] {
+  const auto guarded = [this, name, work = std::move(work)] {
     try {
+      const TraceSpan span(world().trace(), TraceRow::kSaving, {.name = name});
       work();
     } catch (const Error& e) {
       failure_ = e;
@@ -122,6 +124,7 @@ void MeshSaver::join_and_agree() {
 
 void MeshSaver::begin(SaveRequest request) {
   if (in_flight()) throw Error(Exit::kInternal, "a save began while another was in flight");
+  const TraceSpan span(world().trace(), TraceRow::kCompute, {.name = "save"});
   request_ = std::move(request);
   clock_ = Stopwatch();
   std::string text;
@@ -132,7 +135,7 @@ void MeshSaver::begin(SaveRequest request) {
   draft_ = CheckpointDraft::parse(text);
   phase_ = Phase::kWriting;
   stage();
-  start([this] { report_ = write_part(draft_, world().rank(), to_write_); });
+  start("write checkpoint", [this] { report_ = write_part(draft_, world().rank(), to_write_); });
   if (mode_ == SaveMode::kSync) advance();
   stall_seconds_ = clock_.seconds();
 }
@@ -142,7 +145,7 @@ void MeshSaver::start_publishing() {
   world().lane().call("checkpoint", [&] { reports = gather_texts_at_first(world().comm(), "checkpoint", report_); });
   phase_ = Phase::kPublishing;
   if (world().rank() != 0) return;
-  start([this, reports = std::move(reports)] {
+  start("publish checkpoint", [this, reports = std::move(reports)] {
     saved_ = publish_checkpoint(draft_, reports, request_.state, request_.provenance, request_.keep, request_.force);
     if (request_.when_published) request_.when_published();
   });
@@ -158,6 +161,7 @@ FinishedSave MeshSaver::finish() {
 }
 
 std::optional<FinishedSave> MeshSaver::advance() {
+  const TraceSpan span(world().trace(), TraceRow::kCompute, {.name = "save"});
   const Stopwatch watch;
   join_and_agree();
   if (phase_ == Phase::kWriting) {

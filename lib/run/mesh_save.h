@@ -64,7 +64,7 @@ class MeshSaver {
  private:
   enum class Phase { kIdle, kWriting, kPublishing };
   void stage();
-  void start(std::function<void()> work);
+  void start(const char* name, std::function<void()> work);
   void join_and_agree();
   void start_publishing();
   FinishedSave finish();

@@ -5,6 +5,7 @@
 #include <map>
 
 #include "lib/comm/collectives.h"
+#include "lib/model/host_model.h"
 #include "lib/parallel/migrate.h"
 #include "lib/place/score.h"
 #include "lib/place/solve.h"
@@ -32,37 +33,40 @@ Placement present_plan(const MeshContext& mesh, const std::vector<int>& layers, 
   return plan.layers.empty() ? linear_placement(layers, num_experts, mesh.options().shape.ep) : plan;
 }
 
-std::uint64_t fingerprint_of_all(Model& model) {
-  auto sum = static_cast<std::int64_t>(state_fingerprint(model.params()) & 0xffffffffu);  // 2^31 ranks do not overflow it
-  World& world = model.mesh().world();
+std::uint64_t fingerprint_of_all(const ParamStore& store, World& world) {
+  auto sum = static_cast<std::int64_t>(state_fingerprint(store) & 0xffffffffu);  // 2^31 ranks do not overflow it
   if (!world.alone()) world.lane().call("migrate", [&] { all_reduce_sum(world.comm(), "migrate", std::span(&sum, 1)); });
   return static_cast<std::uint64_t>(sum) & 0xffffffffu;
 }
 
 }  // namespace
 
-MeshModel make_mesh_model(World& world, const MeshOptions& mesh, const TrainOptions& o, const Kernels& kernels) {
+MeshModel make_mesh_model(World& world, const MeshOptions& mesh, const TrainOptions& o, Env env) {
   MeshModel m;
-  m.mesh = std::make_unique<MeshContext>(world, mesh, o.model.num_experts, kernels);
+  m.mesh = std::make_unique<MeshContext>(world, mesh, o.model.num_experts, env.kernels, env.stream.device());
   world.agree([&] { m.mesh->check_node_limit(o.model); });
   m.model = std::make_unique<Model>(o.model, o.dtype, true, *m.mesh, training_state(o));
   return m;
 }
 
-MeshModel migrated(const MeshModel& from, const Placement& plan, const TrainOptions& o, const Kernels& kernels) {
+MeshModel migrated(const MeshModel& from, const Placement& plan, const TrainOptions& o, Env env) {
   World& world = from.mesh->world();
   MeshOptions options = from.mesh->options();
   options.plan = plan;
-  MeshModel to = make_mesh_model(world, options, o, kernels);
+  MeshModel to = make_mesh_model(world, options, o, env);
   Comm* const dense = from.mesh->unit_comms().dense;
+  HostModel host_from(*from.model), host_to(*to.model);
+  host_from.pull();
+  const ParamStore &store = host_from.model().params(), &moved = host_to.model().params();
   world.lane().call("migrate", [&] {
-    migrate_state(from.model->params(), from.mesh->rank_layouts(), to.model->params(), to.mesh->rank_layouts(), dense);
+    migrate_state(store, from.mesh->rank_layouts(), host_to.model().params(), to.mesh->rank_layouts(), dense);
   });
-  for (const int layer : from.model->moe_layers()) to.model->router_bias(layer) = from.model->router_bias(layer);
-  const std::uint64_t before = fingerprint_of_all(*from.model), after = fingerprint_of_all(*to.model);
+  for (const int layer : from.model->moe_layers()) host_to.model().router_bias(layer) = from.model->router_bias(layer);
+  const std::uint64_t before = fingerprint_of_all(store, world), after = fingerprint_of_all(moved, world);
   if (before != after)
     throw AgreedError(Exit::kInternal, "migration: expected the state to be the same, found another fingerprint",
                       "the old placement goes on", 0);
+  host_to.push();
   to.model->units().weights_changed();
   return to;
 }

@@ -26,11 +26,11 @@ struct MeshModel {
     return *this;
   }
 };
-MeshModel make_mesh_model(World& world, const MeshOptions& mesh, const TrainOptions& options, const Kernels& kernels);
+MeshModel make_mesh_model(World& world, const MeshOptions& mesh, const TrainOptions& options, Env env);
 
 // The same model under another plan: parameters, masters, moments and router biases, proved by a fingerprint of all of them.
 // If anything fails on any rank it throws on all, and `from` is as it was. Takes the memory of a second model meanwhile.
-MeshModel migrated(const MeshModel& from, const Placement& plan, const TrainOptions& options, const Kernels& kernels);
+MeshModel migrated(const MeshModel& from, const Placement& plan, const TrainOptions& options, Env env);
 
 // Loads of the steps since the last look, and the plan that they ask for.
 class Replanner {

@@ -8,6 +8,9 @@
 #include "lib/base/stopwatch.h"
 #include "lib/base/utf8.h"
 #include "lib/comm/collectives.h"
+#include "lib/model/host_model.h"
+#include "lib/run/compute.h"
+#include "lib/run/gpu_comm.h"
 #include "lib/run/mesh_load.h"
 #include "lib/run/mesh_plan.h"
 #include "lib/run/peak.h"
@@ -18,6 +21,7 @@
 #include "lib/run/run_output.h"
 #include "lib/run/schedule.h"
 #include "lib/run/stop_signal.h"
+#include "lib/run/timeline.h"
 #include "lib/run/train_evaluation.h"
 #include "lib/run/train_inputs.h"
 #include "lib/run/train_report.h"
@@ -29,7 +33,12 @@ namespace moe {
 namespace {
 
 std::string machine_text(const World& world, const Stream& stream, const Kernels& kernels, double peak) {
-  char text[120];
+  char text[320];
+  if (!stream.is_cpu()) {
+    const std::string ranks = world.alone() ? "" : ", " + std::to_string(world.size()) + " ranks";
+    std::snprintf(text, sizeof text, "cuda, %s%s, GEMM peak %.0f GFLOP/s", stream.device().name, ranks.c_str(), peak);
+    return text;
+  }
   const std::string ranks = world.alone() ? "" : std::to_string(world.size()) + " ranks of ";
   std::snprintf(text, sizeof text, "cpu, %s%d %s, %s, GEMM peak %.0f GFLOP/s", ranks.c_str(), stream.num_threads(),
                 stream.num_threads() == 1 ? "thread" : "threads", kernels.isa, peak);
@@ -52,8 +61,10 @@ class TrainRun {
         invocation_(invocation),
         world_(world),
         is_first_(world.rank() == 0),
-        stream_(options.common.threads),
-        env_{stream_, cpu_kernels()} {
+        compute_(choose_compute(options.common, world)),
+        stream_(compute_stream(compute_, options.common)),
+        env_{stream_, compute_.kernels} {
+    show_ranges(compute_, world);
     world.watchdog().watch_signal(StopSignal::terminated);
     world.start_watchdog(o_.ranks.watchdog);
     const CheckpointInfo* from = parent_checkpoint();
@@ -64,6 +75,7 @@ class TrainRun {
       mesh_options_ = choose_mesh(o_.ranks, world, o_.model, o_.common.dry_run);
     });
     if (!world.alone()) world.require_same({plan_fact(mesh_options_.plan)});
+    mesh_options_.gpu_comm = choose_gpu_comm(o_.ranks.gpu_comm, world, compute_.device);
   }
 
   void describe() {
@@ -87,7 +99,7 @@ class TrainRun {
   }
 
   void prepare() {
-    on_ = make_mesh_model(world_, mesh_options_, o_, env_.kernels);
+    on_ = make_mesh_model(world_, mesh_options_, o_, env_);
     trainer_ = std::make_unique<Trainer>(o_, model(), *inputs_->data, env_);
     if (o_.resume_from)
       resume();
@@ -95,7 +107,7 @@ class TrainRun {
       start_from_weights();
     else
       model().initialize(o_.common.seed);
-    if (!o_.resume_from) model().params().start_ema();
+    if (!o_.resume_from) start_average();
     world_.agree([&] {
       output_ = std::make_unique<RunOutput>(o_, invocation_, is_first_, parent_provenance(), inputs_->data->info(),
                                             o_.resume_from ? counters_.step : -1, model().moe_layers());
@@ -104,6 +116,12 @@ class TrainRun {
         std::make_unique<TrainEvaluation>(o_, inputs_->eval ? &*inputs_->eval : nullptr, summary_.micro_batch, world_, env_);
     saves_ = std::make_unique<TrainSaves>(o_, model(), *trainer_, *output_);
     if (!o_.router_trace.empty()) world_.agree([&] { trace_ = std::make_unique<TrainTrace>(o_, model(), *trainer_); });
+    if (!o_.trace.empty())
+      world_.agree([&] {
+        const bool replaces = o_.common.force || o_.resume_from.has_value();
+        timeline_ =
+            std::make_unique<Timeline>(world_, TimelineOptions{o_.trace, o_.trace_steps, replaces}, about_timeline());
+      });
   }
 
   // True if a signal ended it, on whichever rank. Rank 0's clock decides for all.
@@ -114,6 +132,7 @@ class TrainRun {
     bool stopped = false;
     for (double progress = run_progress(o_, counters_.step, run_seconds_); progress < 1 && !stopped;
          progress = run_progress(o_, counters_.step, run_seconds_)) {
+      if (timeline_) timeline_->before_step(steps_here_ + 1);
       one_step(progress, stop);
       if (trace_) trace_->step_done(last_.step);
       stopped = last_.stop;
@@ -125,14 +144,13 @@ class TrainRun {
       if (replanner_.due(counters_.step) && now < 1) replan();
       if (saves_->due(counters_.step)) saves_->begin(counters_now());
     }
+    if (timeline_) timeline_->after_last_step();
     return stopped && run_progress(o_, counters_.step, run_seconds_) < 1;
   }
 
   Exit finish(bool stopped) {
     checkpoint_ = saves_->finish(counters_now());
-    if (trace_)
-      trace_->finish(provenance_chain(invocation_, parent_provenance(),
-                                      {{inputs_->data->info().path, inputs_->data->info().fingerprint}}));
+    if (trace_) trace_->finish(provenance());
     if (stopped) {
       if (is_first_) {
         log_warning("stopped by a signal at step " + std::to_string(counters_.step) +
@@ -146,9 +164,9 @@ class TrainRun {
     output_->write_event({{"event", "end"}, {"step", counters_.step}});
     world_.agree([&] { picture_ = output_->draw(last_.layers, is_first_ ? unigram_entropy(*inputs_->data) : 0); });
     print_sample();
-    if (!is_first_) return Exit::kOk;
-    write_result_json(o_.common.json, train_json(o_, report()));
-    if (o_.common.json != "-") std::printf("%s\n", train_box(report()).c_str());
+    write_summary_json();
+    if (is_first_ && o_.common.json != "-") std::printf("%s\n", train_box(report()).c_str());
+    if (timeline_) timeline_->finish();
     return Exit::kOk;
   }
 
@@ -183,11 +201,29 @@ class TrainRun {
   }
 
   nlohmann::json parent_provenance() const { return parent_checkpoint() ? parent_checkpoint()->provenance : nullptr; }
+  nlohmann::json provenance() const {
+    return provenance_chain(invocation_, parent_provenance(),
+                            {{inputs_->data->info().path, inputs_->data->info().fingerprint}});
+  }
+  nlohmann::json about_timeline() const {
+    return {{"kind", "moe-timeline"},
+            {"version", version_text()},
+            {"ranks", world_.size()},
+            {"steps", {o_.trace_steps.first + counters_.step, o_.trace_steps.last + counters_.step}},
+            {"provenance", provenance()}};
+  }
 
   // The rest is as in a new run: step 0, moments zero, the data from its beginning.
   void start_from_weights() {
     load_weights_on_mesh(model(), *o_.weights_from);
     log_info("weights of " + o_.weights_from->path + ", digest " + o_.weights_from->digest);
+  }
+
+  void start_average() {
+    HostModel host(model());
+    host.pull();
+    host.model().params().start_ema();
+    host.push();
   }
 
   void resume() {
@@ -226,7 +262,7 @@ class TrainRun {
     saves_->newest();  // it reads this model
     MeshModel moved;
     try {
-      moved = migrated(on_, decision->plan, o_, env_.kernels);
+      moved = migrated(on_, decision->plan, o_, env_);
     } catch (const AgreedError& e) {
       if (is_first_) log_warning(std::string("experts stay where they are: ") + e.what());
       return;
@@ -310,6 +346,7 @@ class TrainRun {
   const Invocation& invocation_;
   World& world_;
   bool is_first_;
+  Compute compute_;
   Stream stream_;
   Env env_;
   std::unique_ptr<TrainInputs> inputs_;
@@ -322,6 +359,7 @@ class TrainRun {
   std::unique_ptr<RunOutput> output_;
   std::unique_ptr<TrainSaves> saves_;
   std::unique_ptr<TrainTrace> trace_;
+  std::unique_ptr<Timeline> timeline_;
   RunCounters counters_;
   Replanner replanner_{o_, counters_.counts_since_look_LE};
   StepResult last_;

@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include "lib/base/log.h"
+#include "lib/model/host_model.h"
 
 namespace moe {
 namespace {
@@ -23,6 +24,7 @@ void tell(const char* what, const char* key, const Evaluation& e, const TrainEva
 }  // namespace
 
 Evaluation TrainEvaluation::evaluation_of(Model& model, std::int64_t max_tokens) {
+  const TraceSpan span(world_.trace(), TraceRow::kCompute, {.name = "evaluation"});
   if (!pass_)
     pass_ = std::make_unique<Pass>(model, PassOptions{.shape = {micro_batch_, o_.seq}, .training = false, .num_modules = 1},
                                    env_);
@@ -38,7 +40,10 @@ void TrainEvaluation::evaluate_now(Model& model, std::int64_t max_tokens, const 
 void TrainEvaluation::evaluate_average(Model& model, const Moment& now, RunOutput& output) {
   if (!data_ || !model.params().state().ema) return;
   const auto swap = [&] {
-    model.params().swap_ema();
+    HostModel host(model);
+    host.pull();
+    host.model().params().swap_ema();
+    host.push();
     model.units().weights_changed();
   };
   swap();

@@ -126,6 +126,11 @@ void add_output_options(Options& o, TrainOptions& t) {
         "moe-place; a run that is resumed replaces the file")
       .value = "FILE";
   o.add("router-trace-steps", t.router_trace_steps, "so many last steps of this call; 0 records all");
+  o.add("trace", t.trace,
+        "write what every rank computed, communicated and saved in some steps, and when, for https://ui.perfetto.dev or "
+        "chrome://tracing; a run that is resumed replaces the file")
+      .value = "FILE";
+  o.add("trace-steps", t.trace_steps, "of --trace: from this step of this call to that one", "FIRST:LAST");
   o.add("sample", t.sample, "continue this text when the run ends").value = "PROMPT";
   o.add("sample-tokens", t.sample_tokens, "tokens of the sample");
   o.add("temperature", t.temperature, "temperature of the sample; 0 takes the likeliest token");
@@ -183,6 +188,10 @@ void check_run(const Options& o, const TrainOptions& t) {
   need(t.eval_tokens >= 0, "eval-tokens", "at least 0", o);
   need(t.log_every >= 0, "log-every", "at least 0", o);
   need(t.router_trace_steps >= 0, "router-trace-steps", "at least 1, or 0 for all", o);
+  const bool ends_before = t.steps > 0 && t.trace_steps.first > t.steps && !t.resume_from;
+  need(t.trace.empty() || !ends_before, "trace-steps", "steps of the " + std::to_string(t.steps) + " of --steps", o,
+       "--trace-steps 1:1 takes the first");
+  need(t.trace.empty() || t.trace != t.router_trace, "trace", "another file than --router-trace", o);
   need(t.balance.aux >= 0, "aux-loss", "at least 0", o);
   need(t.balance.seq_aux >= 0, "seq-aux-loss", "at least 0", o);
   need(t.balance.global_aux >= 0, "global-aux-loss", "at least 0", o);
@@ -259,6 +268,7 @@ Options train_options(TrainOptions& train) {
       {"moe-train --data text.txt --steps 200 -o run",
        "moe-train --preset tiny --data tokens.h5 --steps 300 -o run --resume must",
        "moe-train --data text.txt --steps 200 --router-trace trace.h5 --router-trace-steps 4",
+       "moe-train --data text.txt --steps 200 --trace step.json --trace-steps 1:2",
        "moe-train --preset olmoe-1b-7b --dry-run", "moe-train --data text.txt --steps 20 --experts 16 --top-k 4 --json -"});
   o.group("Model");
   o.add(

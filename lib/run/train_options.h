@@ -11,6 +11,7 @@
 #include "lib/run/batch_ramp.h"
 #include "lib/run/lr_phases.h"
 #include "lib/run/mesh_options.h"
+#include "lib/run/step_range.h"
 
 namespace moe {
 
@@ -74,6 +75,8 @@ struct TrainOptions {
   std::int64_t log_every = 0;        // 0: about every two seconds
   std::string router_trace;
   std::int64_t router_trace_steps = 8;
+  std::string trace;
+  StepRange trace_steps = {3, 5};
   std::string sample;
   int sample_tokens = 400;
   float temperature = 0.8f;

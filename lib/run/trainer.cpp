@@ -51,7 +51,7 @@ Trainer::Trainer(const TrainOptions& options, Model& model, const TokenSource& d
       pass_(model, pass_options(options, model.mesh()), env),
       batch_(cut_of(options, model.mesh(), options.batch), options.document_mask) {
   if (model.params().state().muon)
-    muon_ = std::make_unique<Muon>(model.params(), model.mesh().unit_comms(), model.mesh().lane());
+    muon_ = std::make_unique<Muon>(model.params(), model.mesh().unit_comms(), model.mesh().lane(), env.stream.device());
   const auto E = static_cast<std::size_t>(model.config().num_experts);
   coactivation_LEE_.resize(static_cast<std::size_t>(model.config().num_moe_layers()) * E * E);
 }
@@ -64,6 +64,7 @@ void Trainer::go_on_from(const Trainer& before) {
 
 // A batch that is smaller than the largest has micro-batches that are no larger, so it fits into the pass.
 void Trainer::load_batch(StepResult& result) {
+  const TraceSpan span(model_.mesh().world().trace(), TraceRow::kCompute, {.name = "data"});
   result.batch = batch_after(options_, result.step - 1);
   if (batch_.cut().batch != result.batch)
     batch_ = GlobalBatch(cut_of(options_, model_.mesh(), result.batch), options_.document_mask);
@@ -104,6 +105,8 @@ double Trainer::gradients(StepResult& result) {
 // One sum over all ranks of what is counted in double, and one of what is counted in integers.
 void Trainer::agree(StepResult& result, double loss_sum, const StepNews& news) {
   World& world = model_.mesh().world();
+  pass_.pull_tallies();
+  const TraceSpan span(world.trace(), TraceRow::kCompute, {.name = "totals"});
   std::vector<double> sums = {loss_sum, gradient_squares(model_, env_), news.stop() ? 1.0 : 0.0,
                               world.rank() == 0 ? news.clock() : 0.0, news.busy() ? 1.0 : 0.0};
   std::vector<std::int64_t> counts;
@@ -151,7 +154,7 @@ void Trainer::update_parameters(const StepResult& result) {
   if (muon_) muon_->step(env_.stream, env_.kernels, {.lr = lr, .decay = options_.weight_decay, .grad_scale = grad_scale});
 }
 
-// DeepSeek-V3 3.2.2 keeps it in host memory; here that is where all parameters are: 8 bytes read and 4 written a parameter.
+// DeepSeek-V3 3.2.2 keeps it in host memory; here it is where all parameters are: 8 bytes read and 4 written a parameter.
 void Trainer::update_average(StepResult& result) {
   if (!model_.params().state().ema) return;
   const Stopwatch watch;
@@ -161,6 +164,7 @@ void Trainer::update_average(StepResult& result) {
 }
 
 void Trainer::update(StepResult& result) {
+  const TraceSpan span(model_.mesh().world().trace(), TraceRow::kCompute, {.name = "update"});
   if (!result.updated) return model_.units().clear_gradients();
   update_parameters(result);
   update_average(result);
@@ -170,6 +174,7 @@ void Trainer::update(StepResult& result) {
   for (int layer : model_.moe_layers())
     update_router_bias(model_.router_bias(layer), pass_.tallies()[static_cast<std::size_t>(layer)].counts_E,
                        static_cast<float>(result.bias_update_speed));
+  model_.router_bias_changed();
 }
 
 void Trainer::collect(StepResult& result) {
@@ -200,7 +205,11 @@ StepResult Trainer::step(double lr, const StepNews& news, double progress) {
   const RunPoint now = run_point(options_, result.step, progress);
   result.bias_update_speed = options_.balance.bias_update_speed.at(now);
   result.mtp_weight = options_.mtp_weight.at(now);
-  model_.mesh().world().watchdog().set_step(result.step);
+  World& world = model_.mesh().world();
+  world.watchdog().set_step(result.step);
+  world.trace().set_step(result.step);
+  const TraceSpan span(world.trace(), TraceRow::kCompute, {.name = "step"});
+  world.lane().take_times();  // of saves and evaluations since the last step
   Stopwatch whole, part;
   load_batch(result);
   result.data_seconds = part.lap();

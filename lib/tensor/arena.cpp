@@ -1,21 +1,17 @@
 #include "lib/tensor/arena.h"
 
-#include <sys/mman.h>
-
 #include <new>
 
 namespace moe {
 
-Arena::Arena(std::size_t capacity_bytes) : capacity_(capacity_bytes) {
+Arena::Arena(std::size_t capacity_bytes, const Device& device) : device_(device), capacity_(capacity_bytes) {
   if (capacity_bytes == 0) return;
-  void* p = mmap(nullptr, capacity_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (p == MAP_FAILED) throw std::bad_alloc();
-  madvise(p, capacity_bytes, MADV_HUGEPAGE);  // refusal costs only time
-  base_ = static_cast<std::byte*>(p);
+  base_ = static_cast<std::byte*>(device.allocate(capacity_bytes));
+  if (!base_) throw std::bad_alloc();
 }
 
 Arena::~Arena() {
-  if (base_) munmap(base_, capacity_);
+  if (base_) device_.release(base_, capacity_);
 }
 
 void* Arena::take(std::size_t bytes) {

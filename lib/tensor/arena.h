@@ -1,6 +1,7 @@
 // Memory that is taken once and kept: one mapping with large pages, handed out in order, never given back while a run
-// lasts (fresh pages are slow). Pages that nobody touches cost nothing, so rooms may be as large as the worst case. A measuring arena hands out nothing and only counts, so that the code that allocates a
-// model is also the code that predicts its memory.
+// lasts (fresh pages are slow). Pages that nobody touches cost nothing on the CPU, so rooms may be as large as the worst
+// case. A measuring arena hands out nothing and only counts, so that the code that allocates a model is also the code that
+// predicts its memory.
 #pragma once
 
 #include <cstddef>
@@ -8,19 +9,21 @@
 #include <span>
 #include <vector>
 
+#include "kernels/device.h"
 #include "kernels/view.h"
 
 namespace moe {
 
 class Arena {
  public:
-  // capacity_bytes 0: measuring.
-  explicit Arena(std::size_t capacity_bytes);
+  // capacity_bytes 0: measuring. Memory of the device.
+  explicit Arena(std::size_t capacity_bytes, const Device& device = cpu_device());
   ~Arena();
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
   bool measuring() const { return base_ == nullptr; }
+  const Device& device() const { return device_; }
   std::size_t used_bytes() const { return used_; }
 
   // Zero-filled, 64-byte aligned; nullptr while measuring. Throws std::bad_alloc when the capacity is spent.
@@ -35,6 +38,7 @@ class Arena {
   }
 
  private:
+  const Device& device_;
   std::byte* base_ = nullptr;
   std::size_t capacity_ = 0, used_ = 0;
 };

@@ -1,0 +1,107 @@
+// The running softmax of attention in registers, as both kinds of matrix units lay scores out: a thread has kN / 2 of the
+// 16 x kN scores of its warp; element i is row lane / 4 + 8 (i / 2 % 2), column 8 (i / 4) + 2 (lane % 4) + i % 2. Counts are
+// in units of ln 2. Not here: products (cuda_attention_mma.h, attention_hopper.cu).
+#pragma once
+
+#include "kernels/cuda_attention.h"
+#include "kernels/cuda_mma.h"
+
+namespace moe::cuda {
+
+// Over the four lanes of a row.
+__device__ inline float quad_max(float v) {
+  v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 1));
+  return fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 2));
+}
+__device__ inline float quad_sum(float v) {
+  v += __shfl_xor_sync(0xffffffffu, v, 1);
+  return v + __shfl_xor_sync(0xffffffffu, v, 2);
+}
+
+// Of a thread's two rows: the largest score so far, the sum of what this thread had, and the factor on earlier sums.
+struct RunningRows {
+  float largest[2], sum[2], shrink[2];
+};
+// The sink of head h is a score without a value.
+__device__ inline RunningRows first_rows(const AttentionProblem& p, int h) {
+  const float largest = p.sinks_H != nullptr ? p.sinks_H[h] * kLog2E : minus_infinity();
+  const float sum = p.sinks_H != nullptr && threadIdx.x % 4 == 0 ? 1.0f : 0.0f;
+  return {{largest, largest}, {sum, sum}, {1, 1}};
+}
+
+// Scores of keys that a query does not see become minus infinity. query, key: of the thread's first score.
+template <int kCount>
+__device__ inline void hide(const AttentionProblem& p, int s, int query, int key, float (&scores)[kCount]) {
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const int i = query + 8 * r, first = p.first_key(s, i) - key, last = i - key;
+#pragma unroll
+    for (int n = 0; n < kCount / 4; ++n)
+#pragma unroll
+      for (int c = 0; c < 2; ++c)
+        if (8 * n + c < first || 8 * n + c > last) scores[4 * n + 2 * r + c] = minus_infinity();
+  }
+}
+
+// Scores become weights, 2^(scale2 score - largest), and the rows follow.
+template <int kCount>
+__device__ inline void update(RunningRows& rows, float (&scores)[kCount], float scale2) {
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    float most = minus_infinity();
+#pragma unroll
+    for (int n = 0; n < kCount / 4; ++n) most = fmaxf(most, fmaxf(scores[4 * n + 2 * r], scores[4 * n + 2 * r + 1]));
+    const float now = fmaxf(rows.largest[r], quad_max(most) * scale2), base = now == minus_infinity() ? 0.0f : now;
+    rows.shrink[r] = exp2_fast(rows.largest[r] - base);
+    rows.largest[r] = now;
+    float total = 0;
+#pragma unroll
+    for (int n = 0; n < kCount / 4; ++n)
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        float& score = scores[4 * n + 2 * r + c];
+        total += score = exp2_fast(__fmaf_rn(score, scale2, -base));
+      }
+    rows.sum[r] = rows.sum[r] * rows.shrink[r] + total;
+  }
+}
+
+template <int kCount>
+__device__ inline void shrink(const RunningRows& rows, float (&out)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) out[i] *= rows.shrink[i / 2 % 2];
+}
+
+// Sixteen columns of scores as the left operand of a product.
+template <int kCount>
+__device__ inline void pack_columns(unsigned (&a)[4], const float (&scores)[kCount], int first) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) a[i] = pack_bf16(scores[first / 2 + 2 * i], scores[first / 2 + 2 * i + 1]);
+}
+
+// Row r (0 or 1: 8 below) of a thread's accumulators, rounded: to[column], columns below width.
+template <int kCount>
+__device__ inline void store_row(BF16* to, int width, int r, float factor, const float (&acc)[kCount]) {
+  const int col = static_cast<int>(threadIdx.x) % 4 * 2;
+#pragma unroll
+  for (int n = 0; n < kCount / 4; ++n)
+    if (8 * n < width)
+      *reinterpret_cast<unsigned*>(to + 8 * n + col) =
+          pack_bf16(acc[4 * n + 2 * r] * factor, acc[4 * n + 2 * r + 1] * factor);
+}
+
+// The end of a forward: lse and output of the rows of this thread, the first of which is `query`.
+template <int kCount>
+__device__ inline void store_output(const AttentionProblem& p, const ForwardOperands& a, int s, int h, int query,
+                                    const RunningRows& rows, const float (&out)[kCount]) {
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const float sum = quad_sum(rows.sum[r]);
+    const i64 row = i64{s} * p.seq_len + query + 8 * r;
+    if (query + 8 * r >= p.seq_len) continue;
+    if (threadIdx.x % 4 == 0) a.lse_TH[row * p.num_heads + h] = rows.largest[r] * kLn2 + logf(sum);
+    store_row(a.o.bf16(row, h), a.o.width, r, 1.0f / sum, out);
+  }
+}
+
+}  // namespace moe::cuda

@@ -1,0 +1,36 @@
+// Tensor maps (cuda_hopper.h). The encoder is taken from the driver at run time, so that the plugin needs no libcuda to
+// link.
+#include "kernels/cuda_hopper.h"
+
+namespace moe::cuda {
+namespace {
+
+using Encode = decltype(&cuTensorMapEncodeTiled);
+
+Encode find_encoder() {
+  void* function = nullptr;
+  cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
+  check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found), "driver");
+  if (found != cudaDriverEntryPointSuccess) throw std::runtime_error("CUDA: the driver has no cuTensorMapEncodeTiled");
+  return reinterpret_cast<Encode>(function);
+}
+
+}  // namespace
+
+TensorMap tensor_map(const CMat& m, i64 groups, unsigned box_rows) {
+  static const Encode encode = find_encoder();
+  const auto rows = static_cast<cuuint64_t>(m.rows / groups);
+  const cuuint64_t sizes[] = {static_cast<cuuint64_t>(m.cols), rows, static_cast<cuuint64_t>(groups)};
+  const cuuint64_t row_bytes = static_cast<cuuint64_t>(m.stride) * 2, strides[] = {row_bytes, row_bytes * rows};
+  const cuuint32_t box[] = {kBoxCols, box_rows, 1}, steps[] = {1, 1, 1};
+  TensorMap map;
+  const CUresult result = encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<void*>(m.data), sizes, strides, box,
+                                 steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                                 CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (result != CUDA_SUCCESS)
+    throw std::runtime_error("CUDA: no tensor map of " + std::to_string(m.rows) + " x " + std::to_string(m.cols) +
+                             " elements with row stride " + std::to_string(m.stride) + ": error " + std::to_string(result));
+  return map;
+}
+
+}  // namespace moe::cuda

@@ -1,0 +1,44 @@
+#include "lib/model/host_model.h"
+
+namespace moe {
+
+HostModel::HostModel(Model& model) : original_(model) {
+  if (model.on_host()) return;
+  const ParamStore& store = model.params();
+  copy_ = std::make_unique<Model>(model.config(), model.dtype(), model.training(), store.layout(), store.state());
+}
+
+// move(memory here, memory of the device, bytes) for all that a shard has.
+template <class Move>
+void HostModel::move(Move move) {
+  std::vector<Param>&here = copy_->params().all(), &there = original_.params().all();
+  for (std::size_t i = 0; i < here.size(); ++i) {
+    const Param &a = here[i], &b = there[i];
+    const auto n = static_cast<std::size_t>(a.shard_size());
+    const std::size_t moment_bytes = n * size_of(a.m.dtype);
+    move(a.weight_shard, b.weight_shard, n * size_of(original_.dtype()));
+    if (a.master && static_cast<void*>(a.master) != a.weight_shard) move(a.master, b.master, n * sizeof(float));
+    if (a.m.data) move(a.m.data, b.m.data, moment_bytes);
+    if (a.v.data) move(a.v.data, b.v.data, moment_bytes);
+    if (a.ema) move(a.ema, b.ema, n * sizeof(float));
+  }
+}
+
+void HostModel::pull() {
+  if (!copy_) return;
+  Stream& stream = original_.mesh().settled_stream();
+  move([&](void* here, void* there, std::size_t bytes) { stream.copy(here, there, bytes); });
+  for (const int layer : original_.moe_layers()) copy_->router_bias(layer) = original_.router_bias(layer);
+  stream.synchronize();
+}
+
+void HostModel::push() {
+  if (!copy_) return;
+  Stream& stream = original_.mesh().settled_stream();
+  move([&](void* here, void* there, std::size_t bytes) { stream.copy(there, here, bytes); });
+  stream.synchronize();
+  for (const int layer : original_.moe_layers()) original_.router_bias(layer) = copy_->router_bias(layer);
+  original_.router_bias_changed();
+}
+
+}  // namespace moe

@@ -1,0 +1,97 @@
+#include "lib/run/device_peak.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <vector>
+
+#include "lib/base/error.h"
+#include "lib/base/stopwatch.h"
+#include "lib/run/bench_operands.h"
+
+namespace moe {
+namespace {
+
+// Median seconds of a call over nine repetitions, each long enough that starting calls does not count.
+double median_seconds(Stream& stream, const std::function<void()>& call) {
+  constexpr double kShortest = 10e-3;
+  const auto run = [&](int n) {
+    const Stopwatch clock;
+    for (int i = 0; i < n; ++i) call();
+    stream.synchronize();
+    return clock.seconds() / n;
+  };
+  const int n = std::max(1, static_cast<int>(std::ceil(kShortest / std::max(run(1), 1e-9))));
+  std::vector<double> seconds(9);
+  for (double& s : seconds) s = run(n);
+  return timing_of(std::move(seconds)).median;
+}
+
+// Seconds of the second call: the first loads code.
+double warm_seconds(Stream& stream, const std::function<void()>& call) {
+  call();
+  stream.synchronize();
+  const Stopwatch clock;
+  call();
+  stream.synchronize();
+  return clock.seconds();
+}
+
+// GFLOP/s of n^3; 0 where one call is so slow that a larger one makes no sense, into `is_slow`.
+double gemm_gflops(Env env, DType dtype, int n, bool& is_slow) {
+  constexpr double kSlow = 20e-3;
+  struct Set {
+    Mat a, b, c;
+  };
+  const Sets<Set> sets(env.stream, dtype, true, [n](Operands& o) {
+    return Set{o.matrix(n, n), o.matrix(n, n), o.matrix(n, n)};
+  });
+  const Set& s = sets.front();
+  const auto call = [&] { env.kernels.gemm.forward(env.stream, s.a, s.b, s.c, Store::kAssign); };
+  is_slow = warm_seconds(env.stream, call) > kSlow;
+  return is_slow || n == 8192 ? 2.0 * n * n * n / median_seconds(env.stream, call) * 1e-9 : 0;
+}
+
+// GB/s of a copy of `bytes`, read and written; judged at both ends.
+double copy_gbytes(Stream& stream, std::size_t bytes, bool& is_slow) {
+  constexpr double kSlow = 0.4e-3;
+  const auto n = static_cast<std::int64_t>(bytes / sizeof(float));
+  struct Set {
+    std::span<float> from, to;
+  };
+  const Sets<Set> sets(stream, DType::kF32, true, [n](Operands& o) { return Set{o.floats(n), o.floats(n)}; });
+  const Set& s = sets.front();
+  const auto call = [&] { stream.copy(s.to.data(), s.from.data(), bytes); };
+  is_slow = warm_seconds(stream, call) > kSlow;
+  const double rate = 2.0 * static_cast<double>(bytes) / median_seconds(stream, call) * 1e-9;
+  for (const std::size_t at : {std::size_t{0}, s.to.size() - 1}) {
+    float want = 0, got = 1;
+    stream.copy(&want, &s.from[at], sizeof want);
+    stream.copy(&got, &s.to[at], sizeof got);
+    stream.synchronize();
+    if (!(got == want)) throw Error(Exit::kCheckFailed, "memory bandwidth: the copy is not what was copied");
+  }
+  return rate;
+}
+
+}  // namespace
+
+Peaks measure_device_peaks(Env env, DType dtype) {
+  constexpr int kFirst = 64, kLargest = 8192;
+  constexpr std::size_t kFirstBytes = std::size_t{1} << 20, kMostBytes = std::size_t{1} << 30;
+  std::size_t used = 0, total = 0;
+  env.stream.device().memory(&used, &total);
+  const std::size_t most = std::min(kMostBytes, (total - used) / 8);
+  Peaks peaks{.of_device = true, .gemm_n = kFirst, .gemm_dtype = dtype};
+  bool is_slow = false;
+  for (;; peaks.gemm_n *= 2) {
+    peaks.gemm_gflops = gemm_gflops(env, dtype, peaks.gemm_n, is_slow);
+    if (is_slow || peaks.gemm_n == kLargest) break;
+  }
+  is_slow = false;
+  for (std::size_t bytes = kFirstBytes; !is_slow && bytes <= std::max(most, kFirstBytes); bytes *= 2)
+    peaks.copy_gbytes = copy_gbytes(env.stream, bytes, is_slow);
+  return peaks;
+}
+
+}  // namespace moe

@@ -1,0 +1,14 @@
+// What a device other than the host reaches: the ceilings that percentages refer to. Not here: those of the host
+// (bench_measure.h, peak.h).
+#pragma once
+
+#include "lib/model/block.h"
+#include "lib/run/bench_table.h"
+
+namespace moe {
+
+// Our own product of 8192^3 random elements of `dtype`, and a copy of 1 GiB inside the device's memory; less of both where
+// the device is slow or small. Error(kCheckFailed) if the copy is wrong.
+Peaks measure_device_peaks(Env env, DType dtype);
+
+}  // namespace moe

@@ -1,0 +1,290 @@
+// The stand-in for CUDA's runtime: memory that the host may not touch, streams that run when somebody waits, blocks of
+// fibers. One lock: streams of several host threads take turns. See cuda_runtime.h.
+#include <sys/mman.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "tests/cuda_on_host/cuda_runtime.h"
+#include "tests/cuda_on_host/fibers.h"
+
+struct cuda_on_host_stream {
+  struct Work {
+    std::function<void()> run;
+    std::function<bool()> done;  // in its place: tries, until it says true; what comes behind waits
+  };
+  std::deque<Work> work;
+};
+struct cuda_on_host_event {
+  cuda_on_host_stream* stream = nullptr;
+  std::shared_ptr<bool> happened = std::make_shared<bool>(true);
+};
+
+namespace cuda_on_host {
+namespace {
+
+bool launches_block() {
+  static const bool set = [] {
+    const char* v = std::getenv("CUDA_LAUNCH_BLOCKING");
+    return v != nullptr && v[0] == '1';
+  }();
+  return set;
+}
+
+// ---- Memory of the device: one range of addresses that only work of the device may touch.
+
+constexpr std::size_t kPage = 4096, kRange = std::size_t{1} << 40;
+std::size_t device_bytes() {  // what the device says it has
+  const char* v = std::getenv("MOE_CUDA_ON_HOST_BYTES");
+  return v ? std::strtoull(v, nullptr, 10) : std::size_t{16} << 30;
+}
+
+class Memory {
+ public:
+  Memory() {
+    base_ =
+        static_cast<unsigned char*>(mmap(nullptr, kRange, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    if (base_ == MAP_FAILED) std::abort();
+  }
+  void* take(std::size_t bytes) {
+    const std::size_t size = (bytes + 2 * kPage - 1) / kPage * kPage;  // with some of a page behind it
+    if (used_ + size > device_bytes() || next_ + size > kRange) return nullptr;
+    unsigned char* p = base_ + next_;
+    next_ += size + kPage;  // never handed out again: what points to it faults
+    used_ += size;
+    blocks_[p] = size;
+    protect(p, size, launches_block() || depth_ > 0);
+    return p;
+  }
+  void give(void* p) {
+    const auto it = blocks_.find(static_cast<unsigned char*>(p));
+    if (it == blocks_.end()) std::abort();
+    used_ -= it->second;
+    mmap(it->first, it->second, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    blocks_.erase(it);
+  }
+  bool has(const void* p) const { return p >= base_ && p < base_ + kRange; }
+  std::size_t used() const { return used_; }
+  void open() {
+    if (depth_++ > 0 || launches_block()) return;
+    for (const auto& [p, size] : blocks_) protect(p, size, true);
+  }
+  void close() {
+    if (--depth_ > 0 || launches_block()) return;
+    for (const auto& [p, size] : blocks_) protect(p, size, false);
+  }
+
+ private:
+  static void protect(unsigned char* p, std::size_t size, bool open) {
+    if (mprotect(p, size, open ? PROT_READ | PROT_WRITE : PROT_NONE) != 0) std::abort();
+  }
+  unsigned char* base_;
+  std::size_t next_ = 0, used_ = 0;
+  int depth_ = 0;
+  std::map<unsigned char*, std::size_t> blocks_;
+};
+
+Memory& device_memory() {
+  static Memory memory;
+  return memory;
+}
+std::recursive_mutex& lock() {
+  static std::recursive_mutex mutex;
+  return mutex;
+}
+std::map<void*, std::size_t>& pinned() {
+  static std::map<void*, std::size_t> blocks;
+  return blocks;
+}
+bool is_pageable(const void* p) {
+  if (device_memory().has(p)) return false;
+  auto it = pinned().upper_bound(const_cast<void*>(p));
+  if (it == pinned().begin()) return true;
+  --it;
+  return static_cast<const unsigned char*>(p) >= static_cast<unsigned char*>(it->first) + it->second;
+}
+
+// Everything in a stream, or up to an event, as far as it comes without the work of another thread. True: so far it came.
+bool advance(cudaStream_t stream, const bool* until = nullptr) {
+  const std::lock_guard guard(lock());
+  if (!stream) return true;
+  device_memory().open();
+  bool moves = true;
+  while (moves && !stream->work.empty() && !(until && *until)) {
+    if (const auto& done = stream->work.front().done) {
+      moves = done();
+      if (moves) stream->work.pop_front();
+    } else {
+      const auto work = std::move(stream->work.front().run);
+      stream->work.pop_front();
+      work();
+    }
+  }
+  device_memory().close();
+  return moves;
+}
+void drain(cudaStream_t stream, const bool* until = nullptr) {
+  while (!advance(stream, until)) std::this_thread::sleep_for(std::chrono::microseconds(20));
+}
+
+std::vector<cudaStream_t>& streams() {
+  static std::vector<cudaStream_t> list;
+  return list;
+}
+
+}  // namespace
+
+void enqueue(cudaStream_t stream, std::function<void()> work) {
+  const std::lock_guard guard(lock());
+  stream->work.push_back({std::move(work), {}});
+  if (launches_block()) advance(stream);
+}
+void enqueue_until(cudaStream_t stream, std::function<bool()> done) {
+  const std::lock_guard guard(lock());
+  stream->work.push_back({{}, std::move(done)});
+  if (launches_block()) advance(stream);
+}
+std::recursive_mutex& device_lock() { return lock(); }
+
+void run(cudaStream_t stream, dim3 grid, dim3 block, std::size_t shared, std::function<void()> body) {
+  enqueue(stream, [=, body = std::move(body)] { run_grid(grid, block, shared, body); });
+}
+
+}  // namespace cuda_on_host
+
+using namespace cuda_on_host;
+
+const char* cudaGetErrorString(cudaError_t e) {
+  return e == cudaSuccess ? "no error" : e == cudaErrorMemoryAllocation ? "out of memory" : "invalid argument";
+}
+cudaError_t cudaGetLastError() { return cudaSuccess; }
+cudaError_t cudaGetDeviceCount(int* n) { return *n = 1, cudaSuccess; }
+cudaError_t cudaGetDevice(int* i) { return *i = 0, cudaSuccess; }
+cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
+  *p = {"stand-in on the host", 9, 0, 4};
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceGetPCIBusId(char* text, int size, int) {
+  std::snprintf(text, static_cast<std::size_t>(size), "0000:00:00.0");
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceGetAttribute(int* v, cudaDeviceAttr which, int) {
+  *v = which == cudaDevAttrMultiProcessorCount ? 4 : which == cudaDevAttrL2CacheSize ? 50 << 20 : 227 * 1024;
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceSynchronize() {
+  const std::lock_guard guard(lock());
+  for (cudaStream_t s : streams()) advance(s);  // what waits for another thread is left: a device of its own would not wait
+  return cudaSuccess;
+}
+cudaError_t cudaMalloc(void** p, std::size_t bytes) {
+  const std::lock_guard guard(lock());
+  *p = device_memory().take(bytes);
+  return *p ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+cudaError_t cudaFree(void* p) {
+  if (!p) return cudaSuccess;
+  cudaDeviceSynchronize();
+  const std::lock_guard guard(lock());
+  device_memory().give(p);
+  return cudaSuccess;
+}
+cudaError_t cudaMallocManaged(void** p, std::size_t bytes) {
+  *p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return *p != MAP_FAILED ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+cudaError_t cudaMallocHost(void** p, std::size_t bytes) {
+  const std::lock_guard guard(lock());
+  *p = std::malloc(bytes > 0 ? bytes : 1);
+  pinned()[*p] = bytes;
+  return cudaSuccess;
+}
+cudaError_t cudaFreeHost(void* p) {
+  cudaDeviceSynchronize();
+  const std::lock_guard guard(lock());
+  pinned().erase(p);
+  std::free(p);
+  return cudaSuccess;
+}
+cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
+  const std::lock_guard guard(lock());
+  *total = device_bytes();
+  *free = *total - device_memory().used();
+  return cudaSuccess;
+}
+cudaError_t cudaMemset(void* p, int v, std::size_t bytes) {
+  const std::lock_guard guard(lock());
+  device_memory().open();
+  std::memset(p, v, bytes);
+  device_memory().close();
+  return cudaSuccess;
+}
+cudaError_t cudaMemsetAsync(void* p, int v, std::size_t bytes, cudaStream_t stream) {
+  enqueue(stream, [=] { std::memset(p, v, bytes); });
+  return cudaSuccess;
+}
+// Pageable memory is read at once, as CUDA does, and never written before somebody waits: a promise of the device is none.
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
+  bool copies = false;
+  {
+    const std::lock_guard guard(lock());
+    copies = is_pageable(from);
+  }
+  if (!copies) {
+    enqueue(stream, [=] { std::memcpy(to, from, bytes); });
+    return cudaSuccess;
+  }
+  const auto* begin = static_cast<const unsigned char*>(from);
+  enqueue(stream,
+          [to, data = std::vector<unsigned char>(begin, begin + bytes)] { std::memcpy(to, data.data(), data.size()); });
+  return cudaSuccess;
+}
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* s, unsigned) {
+  const std::lock_guard guard(lock());
+  streams().push_back(*s = new cuda_on_host_stream);
+  return cudaSuccess;
+}
+cudaError_t cudaStreamDestroy(cudaStream_t s) {
+  drain(s);
+  const std::lock_guard guard(lock());
+  std::erase(streams(), s);
+  delete s;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t s) { return drain(s), cudaSuccess; }
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned) { return *e = new cuda_on_host_event, cudaSuccess; }
+cudaError_t cudaEventDestroy(cudaEvent_t e) { return delete e, cudaSuccess; }
+cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
+  e->stream = s;
+  e->happened = std::make_shared<bool>(false);
+  enqueue(s, [happened = e->happened] { *happened = true; });
+  return cudaSuccess;
+}
+cudaError_t cudaEventQuery(cudaEvent_t e) {
+  const std::lock_guard guard(lock());
+  if (e->stream) advance(e->stream, e->happened.get());
+  return *e->happened ? cudaSuccess : cudaErrorNotReady;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t e) {
+  if (e->stream) drain(e->stream, e->happened.get());
+  return cudaSuccess;
+}
+cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t, cudaEvent_t) { return *ms = 1, cudaSuccess; }
+// What the other stream has to do before is done when this one comes here.
+cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned) {
+  if (e->stream && e->stream != s)
+    enqueue_until(s, [other = e->stream, happened = e->happened] {
+      if (!*happened) advance(other, happened.get());
+      return *happened;
+    });
+  return cudaSuccess;
+}
+cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) { return cudaSuccess; }
