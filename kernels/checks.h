@@ -29,6 +29,14 @@ static inline void expect_count(const char* op, const char* name, std::int64_t f
                 name, static_cast<long long>(found));
   throw std::invalid_argument(text);
 }
+// Rows of both can stand for each other.
+static inline void expect_same_rows(const char* op, const CMat& from, const CMat& to) {
+  if (from.dtype == to.dtype && from.cols == to.cols) return;
+  char text[256];
+  std::snprintf(text, sizeof text, "%s: expected rows of %lld elements in %s, found %lld in %s", op,
+                static_cast<long long>(to.cols), name_of(to.dtype), static_cast<long long>(from.cols), name_of(from.dtype));
+  throw std::invalid_argument(text);
+}
 static inline void expect_f32(const char* op, const char* name, const CMat& m) {
   if (m.dtype == DType::kF32) return;
   char text[256];

@@ -19,7 +19,7 @@
 namespace moe {
 
 struct RealSetting {
-  const Kernels* kernels = tests_cuda() ? all_isas().front() : &cpu_kernels();
+  const Kernels* kernels = &device_kernels();
   int threads = 1;
   DType dtype = DType::kF32;
   Recompute recompute = Recompute::kNone;
