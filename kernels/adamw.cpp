@@ -2,6 +2,8 @@
 // parameters (kernels.h). 16 bytes read and 16 written a parameter (12 and 12 with bf16 moments): the memory's speed is the
 // limit. Stores are ordinary ones, since every line written was read just before. Not here: schedules, clipping, the check
 // that all gradients are finite.
+#include "kernels/adamw.h"
+
 #include "kernels/cpu.h"
 #include "kernels/dispatch.h"
 
@@ -13,27 +15,9 @@ constexpr i64 kSmallBlock = 4096;  // elements summed in float before double tak
 
 i64 num_chunks(i64 n) { return (n + kChunk - 1) / kChunk; }
 
-// The constants of a step: factors with the bias corrections folded in.
-struct Factors {
-  float beta1, one_minus_beta1, beta2, one_minus_beta2, grad_scale, lr, eps;
-  float m_correction, v_correction;  // 1 / (1 - beta^step)
-};
-Factors factors_of(const AdamWHyper& h) {
-  const double step = static_cast<double>(h.step), b1 = h.beta1, b2 = h.beta2;
-  return {.beta1 = h.beta1,
-          .one_minus_beta1 = static_cast<float>(1.0 - b1),
-          .beta2 = h.beta2,
-          .one_minus_beta2 = static_cast<float>(1.0 - b2),
-          .grad_scale = h.grad_scale,
-          .lr = h.lr,
-          .eps = h.eps,
-          .m_correction = static_cast<float>(1.0 / (1.0 - __builtin_pow(b1, step))),
-          .v_correction = static_cast<float>(1.0 / (1.0 - __builtin_pow(b2, step)))};
-}
-
 // Elements [begin, end) of one tensor.
 template <bool kRoundedCopy, class Moment>
-void update(const AdamWTensor& tensor, const Factors& f, i64 begin, i64 end) {
+void update(const AdamWTensor& tensor, const AdamWFactors& f, i64 begin, i64 end) {
   float *w = tensor.w + begin, *g = tensor.g + begin;
   Moment *m = static_cast<Moment*>(tensor.m) + begin, *v = static_cast<Moment*>(tensor.v) + begin;
   for_columns(end - begin, [&](i64 j, auto lanes) {
@@ -52,7 +36,7 @@ void update(const AdamWTensor& tensor, const Factors& f, i64 begin, i64 end) {
 }
 
 template <class Moment>
-void update_range(const AdamWTensor& tensor, const Factors& f, i64 begin, i64 end) {
+void update_range(const AdamWTensor& tensor, const AdamWFactors& f, i64 begin, i64 end) {
   if (tensor.w_bf16)
     update<true, Moment>(tensor, f, begin, end);
   else
@@ -60,7 +44,7 @@ void update_range(const AdamWTensor& tensor, const Factors& f, i64 begin, i64 en
 }
 
 // Chunks [first, last) of the list, counted over all tensors.
-void update_chunks(std::span<const AdamWTensor> tensors, const Factors& factors, i64 first, i64 last) {
+void update_chunks(std::span<const AdamWTensor> tensors, const AdamWFactors& factors, i64 first, i64 last) {
   i64 psum = 0;  // chunks of the tensors before
   for (const AdamWTensor& tensor : tensors) {
     const i64 n = num_chunks(tensor.n);
@@ -82,7 +66,7 @@ void step(Stream& stream, std::span<const AdamWTensor> tensors, const AdamWHyper
     require(t.n >= 0 && (t.n == 0 || (t.w && t.g && t.m && t.v)), "adamw.step: expected w, g, m and v for every tensor");
     total += num_chunks(t.n);
   }
-  const Factors factors = factors_of(hyper);
+  const AdamWFactors factors = factors_of(hyper);
 #pragma omp parallel num_threads(threads_for(stream, total* kChunk * 4))
   {
     const i64 thread = omp_get_thread_num(), threads = omp_get_num_threads();

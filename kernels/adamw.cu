@@ -2,9 +2,9 @@
 // (kernels.h). 16 bytes read and 16 written a parameter (12 and 12 with bf16 moments, 2 more for a bf16 copy): the memory's
 // speed is the limit. What is computed for an element is fixed to the last rounding, so that it does not matter whether it
 // came alone or with its neighbours. Not here: schedules, clipping, the check that all gradients are finite.
-#include <cmath>
 #include <vector>
 
+#include "kernels/adamw.h"
 #include "kernels/cuda_elements.h"
 #include "kernels/cuda_sums.h"
 
@@ -13,24 +13,6 @@ namespace {
 
 constexpr unsigned kThreads = kElementThreads;
 constexpr i64 kChunk = 8192;  // elements of a block
-
-// The constants of a step: factors with the bias corrections folded in.
-struct Factors {
-  float beta1, one_minus_beta1, beta2, one_minus_beta2, grad_scale, lr, eps;
-  float m_correction, v_correction;  // 1 / (1 - beta^step)
-};
-Factors factors_of(const AdamWHyper& h) {
-  const double step = static_cast<double>(h.step), b1 = h.beta1, b2 = h.beta2;
-  return {.beta1 = h.beta1,
-          .one_minus_beta1 = static_cast<float>(1.0 - b1),
-          .beta2 = h.beta2,
-          .one_minus_beta2 = static_cast<float>(1.0 - b2),
-          .grad_scale = h.grad_scale,
-          .lr = h.lr,
-          .eps = h.eps,
-          .m_correction = static_cast<float>(1.0 / (1.0 - std::pow(b1, step))),
-          .v_correction = static_cast<float>(1.0 / (1.0 - std::pow(b2, step)))};
-}
 
 // A tensor of the list, as the device sees it: chunks [first_chunk, end_chunk) of all are its own.
 struct Entry {
@@ -41,7 +23,7 @@ struct Entry {
 
 // Elements [i, i + kN).
 template <int kN, class Moment>
-__device__ void update(const AdamWTensor& t, const Factors& f, i64 i) {
+__device__ void update(const AdamWTensor& t, const AdamWFactors& f, i64 i) {
   Pack<kN, float> w = pack_at<kN>(t.w + i);
   const Pack<kN, float> g = pack_at<kN>(t.g + i);
   Pack<kN, Moment> m = pack_at<kN>(static_cast<Moment*>(t.m) + i), v = pack_at<kN>(static_cast<Moment*>(t.v) + i);
@@ -61,7 +43,7 @@ __device__ void update(const AdamWTensor& t, const Factors& f, i64 i) {
 }
 
 template <class Moment>
-__device__ void update_chunk(const Entry& e, const Factors& f, i64 begin) {
+__device__ void update_chunk(const Entry& e, const AdamWFactors& f, i64 begin) {
   const i64 end = begin + kChunk < e.tensor.n ? begin + kChunk : e.tensor.n;
   const i64 scalars = e.aligned ? end / 4 * 4 : begin;  // chunks begin at multiples of four
 #pragma unroll 1
@@ -71,7 +53,7 @@ __device__ void update_chunk(const Entry& e, const Factors& f, i64 begin) {
 }
 
 // A block a chunk; all its threads look for the tensor that the chunk is of.
-__global__ void __launch_bounds__(kThreads, 4) step_kernel(const Entry* entries, int num_tensors, Factors f) {
+__global__ void __launch_bounds__(kThreads, 4) step_kernel(const Entry* entries, int num_tensors, AdamWFactors f) {
   __shared__ int found;
   const i64 chunk = blockIdx.x;
   for (int i = static_cast<int>(threadIdx.x); i < num_tensors; i += kThreads)

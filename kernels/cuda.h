@@ -7,8 +7,7 @@
 
 #include <cuda_runtime.h>
 
-#include <cstdio>
-
+#include "kernels/checks.h"
 #include "kernels/kernels.h"
 
 namespace moe {
@@ -76,32 +75,6 @@ void launch(Queue& q, void (*kernel)(P...), dim3 blocks, unsigned threads, std::
 }
 inline unsigned blocks_for(i64 n, i64 per_block) { return static_cast<unsigned>((n + per_block - 1) / per_block); }
 int num_multiprocessors();  // of the device in use
-
-// ---- Checks, as on the CPU: std::invalid_argument, one line that names the operation.
-inline void require(bool ok, const char* message) {
-  if (!ok) throw std::invalid_argument(message);
-}
-inline void expect_shape(const char* op, const char* name, const CMat& m, i64 rows, i64 cols) {
-  if (m.rows == rows && m.cols == cols && (m.stride >= cols || rows <= 1)) return;
-  char text[256];
-  std::snprintf(text, sizeof text, "%s: expected %s of %lld x %lld, found %lld x %lld with row stride %lld", op, name,
-                static_cast<long long>(rows), static_cast<long long>(cols), static_cast<long long>(m.rows),
-                static_cast<long long>(m.cols), static_cast<long long>(m.stride));
-  throw std::invalid_argument(text);
-}
-inline void expect_count(const char* op, const char* name, i64 found, i64 expected) {
-  if (found == expected) return;
-  char text[256];
-  std::snprintf(text, sizeof text, "%s: expected %lld elements in %s, found %lld", op, static_cast<long long>(expected),
-                name, static_cast<long long>(found));
-  throw std::invalid_argument(text);
-}
-inline void expect_f32(const char* op, const char* name, const CMat& m) {
-  if (m.dtype == DType::kF32) return;
-  char text[256];
-  std::snprintf(text, sizeof text, "%s: expected %s in fp32, found %s", op, name, name_of(m.dtype));
-  throw std::invalid_argument(text);
-}
 
 // dispatch(f, a, b) calls f(pa, pb) with the typed pointers (float* or BF16*, const for a CMat) of the matrices a, b.
 inline const float* typed(const CMat& m, float) { return m.f32(); }

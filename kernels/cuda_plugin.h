@@ -50,7 +50,8 @@ struct CudaPlugin {
 struct CudaStatus {
   const CudaPlugin* plugin = nullptr;
   int num_devices = 0;
-  std::string text;  // one sentence for people: what was found, or why not
+  bool is_there = false;  // the plugin's file
+  std::string text;       // one sentence for people: what was found, or why not
 };
 // Loaded once. The environment variable MOE_CUDA_PLUGIN names another file, for tests.
 const CudaStatus& cuda_status();

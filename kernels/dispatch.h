@@ -5,8 +5,7 @@
 
 #include <omp.h>
 
-#include <cstdio>
-
+#include "kernels/checks.h"
 #include "kernels/device.h"
 #include "kernels/simd.h"
 
@@ -14,33 +13,7 @@ namespace moe::MOE_ISA {
 
 using i64 = std::int64_t;
 
-// ---- Checks: std::invalid_argument, one line that names the operation. Thrown before any parallel region.
-
-static inline void require(bool ok, const char* message) {
-  if (!ok) throw std::invalid_argument(message);
-}
-static inline void expect_shape(const char* op, const char* name, const CMat& m, i64 rows, i64 cols) {
-  if (m.rows == rows && m.cols == cols && (m.stride >= cols || rows <= 1)) return;
-  char text[256];
-  std::snprintf(text, sizeof text, "%s: expected %s of %lld x %lld, found %lld x %lld with row stride %lld", op, name,
-                static_cast<long long>(rows), static_cast<long long>(cols), static_cast<long long>(m.rows),
-                static_cast<long long>(m.cols), static_cast<long long>(m.stride));
-  throw std::invalid_argument(text);
-}
-static inline void expect_count(const char* op, const char* name, i64 found, i64 expected) {
-  if (found == expected) return;
-  char text[256];
-  std::snprintf(text, sizeof text, "%s: expected %lld elements in %s, found %lld", op, static_cast<long long>(expected),
-                name, static_cast<long long>(found));
-  throw std::invalid_argument(text);
-}
-static inline void expect_f32(const char* op, const char* name, const CMat& m) {
-  if (m.dtype == DType::kF32) return;
-  char text[256];
-  std::snprintf(text, sizeof text, "%s: expected %s in fp32, found %s", op, name, name_of(m.dtype));
-  throw std::invalid_argument(text);
-}
-// Every index in [low, end).
+// ---- Every index in [low, end); else std::invalid_argument that names the operation, before any parallel region.
 static inline void expect_range(const char* op, const char* name, const std::int32_t* index, i64 n, i64 low, i64 end) {
   i64 outside = 0;
   for (i64 i = 0; i < n; ++i) outside += index[i] < low || index[i] >= end;

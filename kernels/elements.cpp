@@ -1,4 +1,4 @@
-// Elements by themselves: copies that round, widen or add, and swaps (kernels.h).
+// Elements by themselves: copies that round, widen, add or move rows, and swaps (kernels.h).
 #include "kernels/cpu.h"
 #include "kernels/dispatch.h"
 
@@ -21,6 +21,14 @@ void copy(Stream& stream, CMat from, Mat to, Store mode) {
         }
       },
       from, to);
+}
+
+void copy_rows(Stream& stream, CMat from, const i64* from_row_N, Mat to, const i64* to_row_N, i64 N) {
+  expect_same_rows("elements.copy_rows", from, to);
+  const auto bytes = static_cast<std::size_t>(to.cols) * size_of(to.dtype);
+#pragma omp parallel for schedule(static) num_threads(threads_for(stream, N * to.cols * 8))
+  for (i64 i = 0; i < N; ++i)
+    std::memcpy(to.row(to_row_N ? to_row_N[i] : i), from.row(from_row_N ? from_row_N[i] : i), bytes);
 }
 
 void swap(Stream& stream, std::span<float> a, std::span<float> b) {
@@ -57,6 +65,6 @@ void sum(Stream& stream, std::span<const float* const> from, std::int64_t n, flo
 
 }  // namespace
 
-const ElementKernels elements_cpu = {copy, swap, sum};
+const ElementKernels elements_cpu = {copy, copy_rows, swap, sum};
 
 }  // namespace moe::MOE_ISA

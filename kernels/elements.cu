@@ -35,6 +35,27 @@ void copy(Stream& stream, CMat from, Mat to, Store store) {
       from, to);
 }
 
+template <class T>
+__global__ void copy_rows_kernel(const T* from, i64 from_stride, const i64* from_row_N, T* to, i64 to_stride,
+                                 const i64* to_row_N, i64 N, i64 cols) {
+  const i64 n = N * cols, step = i64{gridDim.x} * blockDim.x;
+  for (i64 at = i64{blockIdx.x} * blockDim.x + threadIdx.x; at < n; at += step) {
+    const i64 i = at / cols, j = at % cols;
+    to[(to_row_N ? to_row_N[i] : i) * to_stride + j] = from[(from_row_N ? from_row_N[i] : i) * from_stride + j];
+  }
+}
+
+void copy_rows(Stream& stream, CMat from, const i64* from_row_N, Mat to, const i64* to_row_N, i64 N) {
+  expect_same_rows("elements.copy_rows", from, to);
+  const unsigned blocks = blocks_for(N * to.cols, kThreads);
+  dispatch(
+      [&]<class T>(T* b) {
+        launch(queue_of(stream), copy_rows_kernel<T>, dim3(blocks < kMostBlocks ? blocks : kMostBlocks), kThreads, 0,
+               static_cast<const T*>(from.data), from.stride, from_row_N, b, to.stride, to_row_N, N, to.cols);
+      },
+      to);
+}
+
 __global__ void swap_kernel(float* a, float* b, i64 n) {
   for (i64 i = i64{blockIdx.x} * blockDim.x + threadIdx.x; i < n; i += i64{gridDim.x} * blockDim.x) {
     const float v = a[i];
@@ -71,6 +92,6 @@ void sum(Stream& stream, std::span<const float* const> from, std::int64_t n, flo
 
 }  // namespace
 
-const ElementKernels elements_cuda = {copy, swap, sum};
+const ElementKernels elements_cuda = {copy, copy_rows, swap, sum};
 
 }  // namespace moe::cuda

@@ -234,6 +234,9 @@ struct CrossEntropyKernels {
 struct ElementKernels {
   // to (=|+=) from, of the same shape: rounded, widened or only moved.
   void (*copy)(Stream&, CMat from, Mat to, Store store);
+  // Row to_row_N[i] of `to` = row from_row_N[i] of `from`, i = 0, ..., N - 1, of the same dtype and width; nullptr: row i. No
+  // row of `to` comes twice.
+  void (*copy_rows)(Stream&, CMat from, const std::int64_t* from_row_N, Mat to, const std::int64_t* to_row_N, std::int64_t N);
   void (*swap)(Stream&, std::span<float> a, std::span<float> b);
   // to[0, n) (=|+=) from[0][0, n) + from[1][0, n) + ..., in this order; the list is of the host, and one of them may be
   // `to`.

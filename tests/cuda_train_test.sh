@@ -4,20 +4,9 @@
 # the same losses as on the CPU, on one rank and on meshes over the staged path, checkpoints that go both ways and resume bit
 # for bit, what is said when there is no GPU. $1: folder of the executables. Not here: kernels (X_on_host_test), a GPU
 # (scripts/gpu-check).
-set -u
+# shellcheck source=tests/shell_test_parts.sh
+. "$(dirname "$0")/shell_test_parts.sh"
 train=$1/moe-train eval=$1/moe-eval plugin=$1/../tests/libmoe_cuda_on_host.so
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
-failures=0
-fail() { echo "FAILED: $*"; failures=$((failures + 1)); }
-expect() {  # CODE COMMAND...
-  local want=$1 got
-  shift
-  "$@" >out 2>err
-  got=$?
-  [ $got = "$want" ] || { fail "exit $got, expected $want: $*"; tail -n 5 err; }
-}
 digest() { grep -m1 '^ "digest"' "$1/manifest.json"; }
 losses() { grep -v '"event"' "$1/metrics.jsonl" | grep -o '"loss":[-0-9.e]*' | cut -d: -f2; }
 same_losses() {  # A B STEPS BOUND
@@ -63,5 +52,4 @@ if command -v mpirun >/dev/null; then
   expect 0 "$train" --data text.txt --device cpu -q --threads 1 --resume mesh/step-00000003 --steps 4 -o back
 fi
 
-[ $failures = 0 ] && echo "all passed"
-exit $((failures > 0))
+finish

@@ -1,4 +1,4 @@
-// Elements by themselves: copies between dtypes and strides, sums, swaps.
+// Elements by themselves: copies between dtypes and strides and of rows, sums, swaps.
 #include "tests/kernel_test.h"
 
 namespace moe {
@@ -26,6 +26,30 @@ TEST(Elements, CopyRoundsOnceAndAdds) {
             }
           EXPECT_TRUE(to.padding_is_intact() && sum.padding_is_intact());
         }
+}
+
+TEST(Elements, RowsGoWhereTheListsSay) {
+  for (const Kernels* k : all_isas())
+    for (const DType t : kDTypes) {
+      Stream stream(kernel_device(), 2);
+      const TestMat from = TestMat::random(t, 40, 37, 1, 3);
+      const std::vector<std::int64_t> out = {39, 0, 7, 7, 21}, in = {5, 2, 8, 0, 6};
+      const auto N = static_cast<std::int64_t>(in.size());
+      for (const bool lists_from : {true, false})
+        for (const bool lists_to : {true, false}) {
+          TestMat to = TestMat::random(t, 9, 37, 2, 1), want = to;
+          k->elements.copy_rows(stream, from.view(), lists_from ? out.data() : nullptr, to.view(),
+                                lists_to ? in.data() : nullptr, N);
+          for (std::size_t i = 0; i < in.size(); ++i)
+            for (std::int64_t j = 0; j < 37; ++j)
+              want.set(lists_to ? in[i] : static_cast<std::int64_t>(i), j,
+                       from.at(lists_from ? out[i] : static_cast<std::int64_t>(i), j));
+          EXPECT_EQ(to.values(), want.values());
+          EXPECT_TRUE(to.padding_is_intact());
+        }
+      TestMat narrow(t, 9, 36);
+      EXPECT_THROW(k->elements.copy_rows(stream, from.view(), nullptr, narrow.view(), nullptr, 1), std::invalid_argument);
+    }
 }
 
 TEST(Elements, SwapLosesNothing) {

@@ -4,6 +4,7 @@
 
 #include "lib/run/eval_model.h"
 #include "lib/run/hf_stream.h"
+#include "tests/kernel_device.h"
 #include "tests/train_on_mesh.h"
 
 namespace moe {
@@ -34,8 +35,8 @@ inline void on_eval_ranks(int n, const std::string& path, const EvalModelOptions
                           const std::function<void(EvalModel&)>& body, int most_modules = 0) {
   const auto run = [&](World& world) {
     omp_set_num_threads(1);
-    Stream stream(1);
-    EvalModel model(path, options, world, {stream, cpu_kernels()}, most_modules);
+    Stream stream(kernel_device(), 1);
+    EvalModel model(path, options, world, {stream, device_kernels()}, most_modules);
     body(model);
   };
   if (n == 1) {
@@ -54,9 +55,10 @@ inline std::vector<std::vector<double>> log_probabilities(EvalModel& model, cons
   const std::vector<std::int32_t> target(tokens.size(), -1);
   pass.forward({.shape = pass.shape(), .id_T = tokens, .target_T = target, .with_gradient = false, .tally = false});
   std::vector<std::vector<double>> all;
+  const CMat logits = pass.logits_on_host();
   for (std::int64_t t = 0; t < static_cast<std::int64_t>(tokens.size()); ++t) {
-    const auto* row = static_cast<const float*>(pass.logits().row(t));
-    std::vector<double> p(row, row + pass.logits().cols);
+    const auto* row = static_cast<const float*>(logits.row(t));
+    std::vector<double> p(row, row + logits.cols);
     double sum = 0;
     for (const double x : p) sum += std::exp(x - p[0]);
     const double log_sum = p[0] + std::log(sum);

@@ -113,17 +113,18 @@ void check(const Case& c, bool grouped) {
   const Matrix start = c.result(3);
   const std::vector<double> want = naive<double>(c, a, b, start);
   const double loop_error = worst_error<float, double>(naive<float>(c, a, b, start), want).relative;
+  const double slack = tests_cuda() ? 4e-7 : 2e-7;  // sums in fp32 in another order than the loop's
   const double rounding = c.rounding + (start.dtype == DType::kBF16 ? 1.0 / 256 : 0);
   for (const Kernels* k : all_isas()) {
     SCOPED_TRACE(std::string(k->isa) + " op " + std::to_string(static_cast<int>(c.op)) + " rows " +
                  std::to_string(c.rows()) + " in " + std::to_string(c.in) + " out " + std::to_string(c.out));
     std::vector<float> first;
-    for (int threads : tests_cuda() ? std::vector{1, 2} : std::vector{1, 2, 3}) {
+    for (int threads : on_host() ? std::vector{1, 2} : std::vector{1, 2, 3}) {
       Stream stream(kernel_device(), threads);
       Matrix y = start;
       grouped ? run_grouped(k->grouped_gemm, stream, c, a, b, y) : run_plain(k->gemm, stream, c, a, b, y);
       const std::vector<float> got = y.values();
-      EXPECT_TRUE((close_to<float, double>(got, want, 2 * loop_error + 4e-7 + rounding)));
+      EXPECT_TRUE((close_to<float, double>(got, want, 2 * loop_error + slack + rounding)));
       EXPECT_TRUE(y.gap_untouched());
       if (threads == 1) first = got;
       EXPECT_TRUE(same_bits(got, first)) << threads << " threads";
@@ -134,7 +135,7 @@ void check(const Case& c, bool grouped) {
 constexpr Op kOps[] = {Op::kForward, Op::kBackwardInput, Op::kBackwardWeight};
 
 TEST(Gemm, SmallAndOddShapes) {
-  const auto sizes = tests_cuda() ? std::vector<Int>{1, 7, 33} : std::vector<Int>{1, 7, 16, 33, 131};
+  const auto sizes = on_host() ? std::vector<Int>{1, 7, 33} : std::vector<Int>{1, 7, 16, 33, 131};
   for (Op op : kOps)
     for (Int rows : sizes)
       for (Int in : sizes)
@@ -256,7 +257,7 @@ TEST(GroupedGemm, UnevenEmptyAndSingleExperts) {
 
 TEST(GroupedGemm, LargeEnoughForSeveralTasks) {
   for (Op op : kOps)
-    tests_cuda() ? check({op, {0, 90, 100, 100, 200}, 50, 70}, true) : check({op, {0, 300, 310, 310, 700}, 130, 260}, true);
+    on_host() ? check({op, {0, 90, 100, 100, 200}, 50, 70}, true) : check({op, {0, 300, 310, 310, 700}, 130, 260}, true);
 }
 
 // Rows and strides on 16 bytes: those of Hopper's matrix units, whose tiles are 128 x 256 and 64 deep.

@@ -1,20 +1,9 @@
 #!/bin/bash
 # A trained model goes to Hugging Face and back, and training starts from what was imported. $1: folder of the executables.
 # Not here: bytes and logits (hf_test.cpp).
-set -u
+# shellcheck source=tests/shell_test_parts.sh
+. "$(dirname "$0")/shell_test_parts.sh"
 train=$1/moe-train reshard=$1/moe-reshard
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
-failures=0
-fail() { echo "FAILED: $*"; failures=$((failures + 1)); }
-expect() {  # CODE COMMAND...
-  local want=$1 got
-  shift
-  "$@" >out 2>err
-  got=$?
-  [ $got = "$want" ] || { fail "exit $got, expected $want: $*"; tail -n 3 err; }
-}
 weights() { expect 0 "$reshard" export "$1" -o "$2" "${@:3}"; }
 same() { cmp "$1/model.safetensors" "$2/model.safetensors" || fail "$3"; }
 
@@ -101,5 +90,4 @@ for command in "import hf -o faulty" "export run -o faulty"; do
   [ $code = 0 ] || fail "$command: never without a fault"
 done
 
-[ $failures = 0 ] && echo "all passed"
-exit $((failures > 0))
+finish

@@ -38,4 +38,6 @@ std::vector<const Kernels*> all_isas() {
   return list;
 }
 
+const Kernels& device_kernels() { return tests_cuda() ? *all_isas().front() : cpu_kernels(); }
+
 }  // namespace moe

@@ -13,5 +13,6 @@ bool tests_cuda();
 bool on_host();  // those of CUDA in the stand-in for machines without a GPU: a thousand times slower
 const Device& kernel_device();
 std::vector<const Kernels*> all_isas();
+const Kernels& device_kernels();  // of kernel_device(): what models under test run on
 
 }  // namespace moe

@@ -19,7 +19,7 @@
 namespace moe {
 
 struct RealSetting {
-  const Kernels* kernels = tests_cuda() ? all_isas().front() : &cpu_kernels();
+  const Kernels* kernels = &device_kernels();
   int threads = 1;
   DType dtype = DType::kF32;
   Recompute recompute = Recompute::kNone;
@@ -55,7 +55,8 @@ class RealModel {
       const std::vector<double>& w = params.at(p.spec.name);
       for (std::size_t i = 0; i < w.size(); ++i) p.master[i] = static_cast<float>(w[i]);
     }
-    host.model().params().round_masters();
+    Stream on_cpu(1);
+    host.model().params().round_masters({on_cpu, cpu_kernels()});
     for (const auto& [name, b] : router_bias) host.model().router_bias(std::stoi(name.substr(7))).assign(b.begin(), b.end());
     host.push();
   }

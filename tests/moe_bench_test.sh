@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# label: slow
 # moe-bench as a user calls it: every row passes its check on a small model, JSON and table agree, refusals have the right
 # exit code. No figure is judged. $1: folder of the executables.
 set -euo pipefail

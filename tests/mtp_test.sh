@@ -4,21 +4,10 @@
 # accepted, a resumed run is the run that never stopped, on the same mesh bit for bit; moe-eval tells the same main loss with
 # and without them; --drop-mtp leaves a model that goes on. $1: folder of the executables. Not here: what a module computes
 # (model_test.cpp, model_golden_test.cpp), meshes of thread ranks (train_mesh_test.cpp).
-set -u
+# shellcheck source=tests/shell_test_parts.sh
+. "$(dirname "$0")/shell_test_parts.sh"
 bin=$1
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
-failures=0
-fail() { echo "FAILED: $*"; failures=$((failures + 1)); }
-expect() {  # CODE COMMAND...
-  local want=$1 got
-  shift
-  "$@" >out 2>err
-  got=$?
-  [ $got = "$want" ] || { fail "exit $got, expected $want: $*"; tail -n 3 err; }
-}
 ranks() { local n=$1; shift; "${MOE_TEST_MPIEXEC:-mpirun}" --bind-to none -n "$n" "$@"; }
 digest() { grep -m1 '^ "digest"' "$1/$(cat "$1/latest")/manifest.json"; }
 says() { grep -q -- "$1" "$2" || { fail "expected '$1' in $2"; head -n 5 "$2"; }; }
@@ -85,5 +74,4 @@ says "expected a model with modules of multi-token prediction" err
 expect 2 "$bin/moe-eval" generate never1 --prompt line --drafts 2
 expect 0 "$bin/moe-eval" routing never1 --data text.txt --max-tokens 200 --threads 1 --output routing.h5
 
-[ $failures = 0 ] && echo "all passed"
-exit $((failures > 0))
+finish

@@ -1,20 +1,9 @@
 #!/bin/bash
 # --moments, --ema, --optimizer of moe-train as a user meets them: what the tools say, which differences resume, what a
 # checkpoint's average can become. $1: folder of the executables. Not here: the arithmetic (optimizer_test.cpp).
-set -u
+# shellcheck source=tests/shell_test_parts.sh
+. "$(dirname "$0")/shell_test_parts.sh"
 bin=$1
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
-failures=0
-fail() { echo "FAILED: $*"; failures=$((failures + 1)); }
-expect() {  # CODE COMMAND...
-  local want=$1 got
-  shift
-  "$@" >out 2>err
-  got=$?
-  [ $got = "$want" ] || { fail "exit $got, expected $want: $*"; tail -n 3 err; }
-}
 number() { grep -o "\"$1\": *[0-9.e+-]*" "$2" | head -1 | sed 's/.*: *//'; }
 says() { grep -q -- "$1" "$2" || fail "$2 does not say '$1': $(cat "$2")"; }
 
@@ -72,5 +61,4 @@ expect 0 "$bin/moe-reshard" export run -o hf-average --weights ema
 cmp -s hf-model/model.safetensors hf-average/model.safetensors && fail "the export of the average is that of the weights"
 expect 65 "$bin/moe-reshard" export averaged -o none --weights ema
 
-[ $failures = 0 ] || exit 1
-echo "optimizer_cli_test: all right"
+finish

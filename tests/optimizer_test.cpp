@@ -183,10 +183,10 @@ TEST_F(OptimizerTest, AverageFollowsTheMastersAndTakesTheirPlace) {
           EXPECT_TRUE(close_to(got, std::span<const double>(want[t]), 1e-6)) << p.spec.name;
         }
         const double trained = rank.evaluate_all(2).loss;
-        rank.model.params().swap_ema();
+        rank.model.params().swap_ema(rank.env);
         rank.model.units().weights_changed();
         const double averaged = rank.evaluate_all(2).loss;
-        rank.model.params().swap_ema();
+        rank.model.params().swap_ema(rank.env);
         rank.model.units().weights_changed();
         EXPECT_NE(averaged, trained);
         EXPECT_EQ(rank.evaluate_all(2).loss, trained) << "bit for bit";

@@ -86,7 +86,7 @@ class Replan : public ::testing::Test {
       const Env env{stream, cpu_kernels()};
       Training t{make_mesh_model(world, {.shape = s.shape, .zero = s.zero, .plan = plan}, o, env), nullptr};
       t.on.model->initialize(o.common.seed);
-      t.on.model->params().start_ema();
+      t.on.model->params().start_ema(stream);
       t.trainer = std::make_unique<Trainer>(o, *t.on.model, data, env);
       const auto move = [&](const Placement& to) {
         MeshModel moved = migrated(t.on, to, o, env);

@@ -4,23 +4,12 @@
 # from a resharded checkpoint is the run that resumes from the first; what the options change is exact; bad input and bad
 # outputs are refused; memory is bounded. $1: folder of the executables. Not here: plans (reshard_plan_test.cpp), what is in
 # each tensor after a change of content (reshard_content_test.cpp).
-set -u
+# shellcheck source=tests/shell_test_parts.sh
+. "$(dirname "$0")/shell_test_parts.sh"
 bin=$1
 train=$bin/moe-train
 reshard=$bin/moe-reshard
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
-failures=0
-fail() { echo "FAILED: $*"; failures=$((failures + 1)); }
-expect() {  # CODE COMMAND...
-  local want=$1 got
-  shift
-  "$@" >out 2>err
-  got=$?
-  [ $got = "$want" ] || { fail "exit $got, expected $want: $*"; tail -n 3 err; }
-}
 ranks() { local n=$1; shift; "${MOE_TEST_MPIEXEC:-mpirun}" --bind-to none -n "$n" "$@"; }
 digest() { grep -m1 '^ "digest"' "$1/step-00000004/manifest.json"; }
 same() { [ -n "$(digest "$1")" ] && [ "$(digest "$1")" = "$(digest "$2")" ] || fail "$1 and $2 differ"; }
@@ -174,5 +163,4 @@ same large large1
 expect 0 "$reshard" large -o large2 --files 3 --memory 64K --threads 1
 same large large2
 
-[ $failures = 0 ] && echo "all passed"
-exit $((failures > 0))
+finish

@@ -143,7 +143,7 @@ TEST(RmsNorm, InputGradientMayReplaceOutputGradient) {
 }
 
 TEST(RmsNorm, BitsDoNotDependOnThreads) {
-  const Shape s{tests_cuda() ? 67 : 331, 1, 203};
+  const Shape s{on_host() ? 67 : 331, 1, 203};
   for (const Kernels* k : all_isas())
     for (const DType t : kDTypes) {
       Inputs in(s, t);

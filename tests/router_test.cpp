@@ -282,7 +282,7 @@ TEST(Router, GradientIsThatOfTheFormula) {
 TEST(Router, BitsDoNotDependOnThreads) {
   for (const Kernels* k : all_isas())
     for (const Case& c : cases()) {
-      const std::int64_t T = tests_cuda() ? 67 : 1 + 140000 / 8 / c.shape.num_experts;  // enough for several threads
+      const std::int64_t T = on_host() ? 67 : 1 + 140000 / 8 / c.shape.num_experts;  // enough for several threads
       const auto logits = random_floats(T * c.shape.num_experts, 1, -4, 4), dgate = random_floats(T * c.shape.top_k, 2);
       expect_same_bits_with_any_threads([&](Stream& stream) {
         Routed r = route(*k, stream, c.shape, logits, nullptr);

@@ -3,20 +3,9 @@
 # Runs whose batch, learning rate and bias speed change on the way: what metrics.jsonl says of each step, and that a resumed
 # run is the one that never stopped, on other ranks too. $1: folder of the executables. Not here: the values themselves
 # (schedule_test.cpp).
-set -u
+# shellcheck source=tests/shell_test_parts.sh
+. "$(dirname "$0")/shell_test_parts.sh"
 train=$1/moe-train
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
-failures=0
-fail() { echo "FAILED: $*"; failures=$((failures + 1)); }
-expect() {  # CODE COMMAND...
-  local want=$1 got
-  shift
-  "$@" >out 2>err
-  got=$?
-  [ $got = "$want" ] || { fail "exit $got, expected $want: $*"; tail -n 3 err; }
-}
 digest() { grep -m1 '^ "digest"' "$1/manifest.json"; }
 values() { grep -v '"event"' "$1/metrics.jsonl" | grep -o "\"$2\":[-0-9.e]*" | cut -d: -f2 | tr '\n' ' '; }
 is() { [ "$(values "$1" "$2")" = "$3 " ] || fail "$1: $2: expected $3, found $(values "$1" "$2")"; }
@@ -67,5 +56,4 @@ steps=$(grep -o "\"planned_steps\": [0-9]*" out | tr -dc 0-9) tokens=$(grep -o "
   fail "epochs: $steps steps, $tokens tokens"
 expect 0 "$train" $model $plan --steps 12 --router-trace trace.h5 --router-trace-steps 0 -o traced
 
-[ $failures = 0 ] && echo "all passed"
-exit $((failures > 0))
+finish

@@ -112,9 +112,11 @@ TEST(Trace, ThreadsMayCollectAtOnce) {
   EXPECT_EQ(log.num_left_out, 0);
 }
 
+// What a device has seen of this thread.
+thread_local std::vector<std::string> ranges;
+thread_local std::size_t depth = 0;
+
 TEST(Trace, ADeviceIsShownEverySpanOfTheThreadThatWorks) {
-  static thread_local std::vector<std::string> ranges;
-  static thread_local std::size_t depth = 0;
   ranges.clear();
   Trace trace;
   trace.show_on({.push = [](const char* name) { ranges.emplace_back(name), ++depth; }, .pop = [] { --depth; }});

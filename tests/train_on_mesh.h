@@ -66,7 +66,7 @@ struct MeshRank {
         trainer(o, model, data, env) {
     mesh.check_node_limit(o.model);
     model.initialize(o.common.seed);
-    model.params().start_ema();
+    model.params().start_ema(stream);
   }
   Evaluation evaluate_all(int num_seqs) {
     Pass pass(model, {.shape = {num_seqs, options.seq}, .training = false, .num_modules = 1}, env);

@@ -1,20 +1,9 @@
 #!/bin/bash
 # A resumed run is the run that never stopped, bit for bit: from a checkpoint, after SIGUSR1, after SIGKILL at any instant;
 # its metrics follow. $1: folder of the executables. Not here: what one checkpoint holds (checkpoint_test.cpp).
-set -u
+# shellcheck source=tests/shell_test_parts.sh
+. "$(dirname "$0")/shell_test_parts.sh"
 train=$1/moe-train
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
-failures=0
-fail() { echo "FAILED: $*"; failures=$((failures + 1)); }
-expect() {  # CODE COMMAND...
-  local want=$1 got
-  shift
-  "$@" >out 2>err
-  got=$?
-  [ $got = "$want" ] || { fail "exit $got, expected $want: $*"; tail -n 3 err; }
-}
 digest() { grep -m1 '^ "digest"' "$1/manifest.json"; }  # of all tensors, however they are cut into files
 same() { [ -n "$(digest "$1")" ] && [ "$(digest "$1")" = "$(digest "$2")" ] || fail "$3: $1 and $2 differ"; }
 steps_of() { grep -v '"event"' "$1/metrics.jsonl" | grep -o '"step":[0-9]*' | cut -d: -f2; }
@@ -117,5 +106,4 @@ grep -q "tensor .*, element .*: parameters are not finite" err || fail "poisoned
 [ "$(cat poisoned/latest) $(cd poisoned && echo step-*)" = "step-00000002 step-00000001 step-00000002" ] || fail "poisoned: $(ls -a poisoned)"
 ls -d poisoned/.tmp-* 2>/dev/null && fail "leftovers of a refused save"
 
-[ $failures = 0 ] && echo "all passed"
-exit $((failures > 0))
+finish

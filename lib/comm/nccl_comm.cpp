@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <exception>
@@ -134,7 +135,7 @@ class Link {
     for (int looks = 0;; ++looks) {
       try {
         const std::lock_guard lock(look_);
-        if (done()) return;
+        if (!is_ending_ && done()) return;
       } catch (const std::runtime_error& e) {
         fail(what, e.what());
       }
@@ -150,9 +151,11 @@ class Link {
     return all;
   }
 
-  // Called by the watchdog's thread. Whoever looks now finishes, if that can be; nobody looks afterwards.
+  // Called by the watchdog's thread, which then ends the process. Whoever looks now finishes, if that can be; nobody looks
+  // afterwards, nor at what abort() leaves behind.
   void end_job() {
     log_error(waits_.log.text());
+    is_ending_ = true;
     const std::unique_lock lock(look_, std::chrono::milliseconds(100));
     done_within(kEndingSeconds, [nccl = nccl_, comm = comm_] {
       if (comm) nccl.abort(comm);
@@ -179,6 +182,7 @@ class Link {
   const CudaComms& nccl_;
   std::vector<int> job_ranks_;
   std::timed_mutex look_;  // held while NCCL is asked
+  std::atomic<bool> is_ending_ = false;
   void* comm_ = nullptr;   // none in a group of one
 };
 

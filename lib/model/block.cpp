@@ -45,7 +45,7 @@ template <class T>
 struct OnHost {
   Stream& stream;
   std::span<T> device;
-  std::vector<std::remove_const_t<T>> copy;
+  std::vector<T> copy;
 
   OnHost(Stream& s, std::span<T> d) : stream(s), device(d) {
     if (!s.is_cpu()) copy.resize(d.size());
@@ -55,7 +55,7 @@ struct OnHost {
     if (!stream.is_cpu()) stream.copy(copy.data(), device.data(), device.size_bytes());
   }
   void push(std::size_t n) {
-    if (!stream.is_cpu()) stream.copy(const_cast<std::remove_const_t<T>*>(device.data()), copy.data(), n * sizeof(T));
+    if (!stream.is_cpu()) stream.copy(device.data(), copy.data(), n * sizeof(T));
   }
 };
 

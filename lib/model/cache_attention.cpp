@@ -10,10 +10,8 @@ namespace moe {
 namespace {
 
 // Rows of x become the rows of the new tokens in a matrix of the cache.
-void append(Stream& stream, const CacheStep& step, CMat x, Mat to) {
-  const std::size_t bytes = static_cast<std::size_t>(x.cols) * size_of(x.dtype);
-  for (std::size_t t = 0; t < step.num_keys_T.size(); ++t)
-    stream.copy(to.row(step.row(t)), x.row(static_cast<std::int64_t>(t)), bytes);
+void append(const Env& env, const CacheStep& step, CMat x, Mat to) {
+  env.kernels.elements.copy_rows(env.stream, x, nullptr, to, step.rows.row_T.data(), step.num_tokens());
 }
 
 // Queries, keys and values of all new tokens.
@@ -35,16 +33,16 @@ void attend_to_cache(const SegmentArgs& a, const AttentionShape& shape, Mat q, M
   const BlockContext& b = a.block;
   const auto at = static_cast<std::size_t>(begin), n = static_cast<std::size_t>(count);
   b.env.kernels.cache_attention.forward(b.env.stream, shape, q.slice_rows(begin, count), step.cache->keys(b.layer),
-                                        step.cache->values(b.layer), std::span(step.first_row_T).subspan(at, n),
-                                        std::span(step.num_keys_T).subspan(at, n), o.slice_rows(begin, count));
+                                        step.cache->values(b.layer), step.rows.first_row_T.subspan(at, n),
+                                        step.rows.num_keys_T.subspan(at, n), o.slice_rows(begin, count));
 }
 
 }  // namespace
 
 void gqa_over_cache(const SegmentArgs& a, const AttentionShape& shape, Mat q, Mat k, Mat v) {
   const CacheStep& step = *a.batch.cache;
-  append(a.block.env.stream, step, k, step.cache->keys(a.block.layer));
-  append(a.block.env.stream, step, v, step.cache->values(a.block.layer));
+  append(a.block.env, step, k, step.cache->keys(a.block.layer));
+  append(a.block.env, step, v, step.cache->values(a.block.layer));
   std::int64_t begin = 0, few = 0;  // runs side by side that look into the cache go together
   const auto attend_few = [&] {
     if (few > 0) attend_to_cache(a, shape, q, a.slot.o_TC, begin - few, static_cast<int>(few));
@@ -74,8 +72,8 @@ void mla_prefill(const SegmentArgs& a) {
 void append_latent(const SegmentArgs& a, Mat normed, Mat key_part) {
   const CacheStep& step = *a.batch.cache;
   const Mat to = step.cache->keys(a.block.layer);
-  append(a.block.env.stream, step, normed, to);
-  append(a.block.env.stream, step, key_part, to.slice_cols(normed.cols, key_part.cols));
+  append(a.block.env, step, normed, to.slice_cols(0, normed.cols));
+  append(a.block.env, step, key_part, to.slice_cols(normed.cols, key_part.cols));
 }
 
 void mla_over_cache(const SegmentArgs& a) {

@@ -16,13 +16,13 @@ Widths widths_of(const ModelConfig& c) {
 
 }  // namespace
 
-KvCache::KvCache(const ModelConfig& config, DType dtype, int num_seqs, int room)
+KvCache::KvCache(const ModelConfig& config, DType dtype, int num_seqs, int room, const Device& device)
     : num_seqs_(num_seqs),
       room_(room),
       lengths_(static_cast<std::size_t>(num_seqs) * static_cast<std::size_t>(1 + config.num_mtp_layers)) {
-  Arena measuring(0);
+  Arena measuring(0, device);
   take(measuring, config, dtype);
-  arena_ = std::make_unique<Arena>(std::max<std::size_t>(1, measuring.used_bytes()));
+  arena_ = std::make_unique<Arena>(std::max<std::size_t>(1, measuring.used_bytes()), device);
   take(*arena_, config, dtype);
 }
 
@@ -56,7 +56,32 @@ std::int64_t KvCache::elements_per_token(const ModelConfig& c) {
   return c.num_layers * (w.key + w.value);
 }
 
-CacheStep::CacheStep(KvCache& c, std::span<const CacheRun> all, int m) : cache(&c), module(m), runs(all) {
+CacheRows take_cache_rows(Arena& arena, std::int64_t most_tokens, std::int64_t most_logits) {
+  CacheRows rows;
+  rows.first_row_T = arena.vector<std::int64_t>(most_tokens);
+  rows.row_T = arena.vector<std::int64_t>(most_tokens);
+  rows.num_keys_T = arena.vector<std::int32_t>(most_tokens);
+  rows.logits_row_N = arena.vector<std::int64_t>(most_logits);
+  return rows;
+}
+
+namespace {
+
+template <class T>
+std::span<T> put_into_room(Stream& stream, const std::vector<T>& list, std::span<T> room, const char* what) {
+  if (list.size() > room.size())
+    throw std::invalid_argument("kv cache: expected at most " + std::to_string(room.size()) + " " + what + ", found " +
+                                std::to_string(list.size()));
+  stream.copy(room.data(), list.data(), list.size() * sizeof(T));
+  return room.first(list.size());
+}
+
+}  // namespace
+
+CacheStep::CacheStep(KvCache& c, std::span<const CacheRun> all, int m, const CacheRows& room, Stream& stream)
+    : cache(&c), module(m), runs(all) {
+  std::vector<std::int64_t> first_row_T, row_T, logits_row_N;
+  std::vector<std::int32_t> num_keys_T;
   for (const CacheRun& run : runs) {
     const int length = cache->length(run.seq, module);
     if (run.count < 1 || run.num_logits > run.count || length + run.count > cache->room())
@@ -64,10 +89,17 @@ CacheStep::CacheStep(KvCache& c, std::span<const CacheRun> all, int m) : cache(&
                                   " more tokens of sequence " + std::to_string(run.seq) + ", found " +
                                   std::to_string(run.count));
     for (int i = 0; i < run.count; ++i) {
+      if (i >= run.count - run.num_logits) logits_row_N.push_back(num_tokens());
       first_row_T.push_back(cache->first_row(run.seq));
+      row_T.push_back(first_row_T.back() + length + i);
       num_keys_T.push_back(length + i + 1);
+      pos_T.push_back(length + i);
     }
   }
+  rows.first_row_T = put_into_room(stream, first_row_T, room.first_row_T, "tokens");
+  rows.row_T = put_into_room(stream, row_T, room.row_T, "tokens");
+  rows.num_keys_T = put_into_room(stream, num_keys_T, room.num_keys_T, "tokens");
+  rows.logits_row_N = put_into_room(stream, logits_row_N, room.logits_row_N, "rows of logits");
 }
 
 bool CacheStep::is_prefill() const {

@@ -17,7 +17,7 @@ namespace moe {
 class KvCache {
  public:
   // Memory is touched when it is filled.
-  KvCache(const ModelConfig& config, DType dtype, int num_seqs, int room);
+  KvCache(const ModelConfig& config, DType dtype, int num_seqs, int room, const Device& device = cpu_device());
 
   int num_seqs() const { return num_seqs_; }
   int room() const { return room_; }  // positions of a sequence
@@ -51,18 +51,26 @@ struct CacheRun {
   int seq = 0, count = 1, num_logits = 1;
 };
 
+// What kernels read of the tokens of a step.
+struct CacheRows {
+  std::span<std::int64_t> first_row_T;   // of the token's sequence in the cache
+  std::span<std::int64_t> row_T;         // of the token itself
+  std::span<std::int32_t> num_keys_T;    // that it sees, its own included: its position + 1
+  std::span<std::int64_t> logits_row_N;  // tokens that want logits
+};
+CacheRows take_cache_rows(Arena& arena, std::int64_t most_tokens, std::int64_t most_logits);
+
 // A micro-batch of such tokens, one run after the other; each sequence at most once.
 struct CacheStep {
   KvCache* cache;
   int module;  // whose lengths count
   std::span<const CacheRun> runs;
-  std::vector<std::int64_t> first_row_T;  // of the token's sequence in the cache
-  std::vector<std::int32_t> num_keys_T;   // that it sees, its own included: its position + 1
+  CacheRows rows;  // memory of the device, in the room of who makes the step
+  std::vector<std::int32_t> pos_T;
 
-  // Throws std::invalid_argument where a sequence has no room.
-  CacheStep(KvCache& cache, std::span<const CacheRun> runs, int module = 0);
-  std::int64_t num_tokens() const { return static_cast<std::int64_t>(num_keys_T.size()); }
-  std::int64_t row(std::size_t t) const { return first_row_T[t] + num_keys_T[t] - 1; }  // of the token itself
+  // Throws std::invalid_argument where a sequence, or the room, is too small.
+  CacheStep(KvCache& cache, std::span<const CacheRun> runs, int module, const CacheRows& room, Stream& stream);
+  std::int64_t num_tokens() const { return static_cast<std::int64_t>(pos_T.size()); }
   // Sequences that begin here with more tokens than a decoding step has: their attention needs no cache.
   bool is_prefill(const CacheRun& run) const { return run.count > kFewTokens && cache->length(run.seq, module) == 0; }
   bool is_prefill() const;  // all runs

@@ -107,12 +107,13 @@ class Pass {
   void extend(std::span<const CacheRun> runs, std::span<const std::int32_t> id_T, bool tally = false);
   Mat hidden() const;
   // The same of module k over its own part of the cache (lengths of module k + 1 there), whose position i is made of token
-  // i+k+1, in id_T, and of h^k_i, a row of hidden_TD, which is no memory of this pass. logits(): of the module.
+  // i+k+1, in id_T, and of h^k_i, a row of hidden_TD, memory of the host. logits(): of the module.
   void extend_module(int k, std::span<const CacheRun> runs, std::span<const std::int32_t> id_T, CMat hidden_TD);
   Mat module_hidden(int k) const;  // h^(k+1) of the new positions
   // After a forward without gradient: logits [T, V] (f32), of the first track.
   Mat logits() const;                                    // memory of the device ...
-  std::vector<float> logits_of(std::int64_t row) const;  // ... and a row of it
+  std::vector<float> logits_of(std::int64_t row) const;  // ... a row of it ...
+  CMat logits_on_host();                                 // ... and all of it until the next call
   std::vector<std::int32_t> greedy() const;              // [T], the token of the largest logit of each row
   // [T] of the same, for the host: each token's cross-entropy, 0 where it is not counted.
   std::span<const float> losses();
@@ -168,8 +169,9 @@ class Pass {
   std::vector<std::unique_ptr<Track>> tracks_;
   RopeTables rope_;
   std::vector<TallyRoom> tally_rooms_;
+  CacheRows cache_rows_;
   std::vector<RoutingTally> tallies_;
-  std::vector<float> losses_;  // of the host, if the device is another
+  std::vector<float> losses_, logits_;  // of the host, if the device is another
   std::vector<double> mtp_losses_;
   std::array<double, 4> segment_seconds_{};
   CommLane::Ticket counts_reduced_ = 0;

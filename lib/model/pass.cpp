@@ -88,6 +88,15 @@ std::vector<float> Pass::logits_of(std::int64_t row) const {
   return logits;
 }
 
+CMat Pass::logits_on_host() {
+  const Mat all = logits();
+  if (env_.stream.is_cpu()) return all;
+  logits_.resize(static_cast<std::size_t>(all.rows * all.cols));
+  env_.stream.copy(logits_.data(), all.data, logits_.size() * sizeof(float));
+  env_.stream.synchronize();
+  return {logits_.data(), DType::kF32, all.rows, all.cols, all.cols};
+}
+
 // One part of a segment, now, by this thread.
 void Pass::run(Track& track, int layer, std::size_t segment, Part part) {
   const auto i = static_cast<std::size_t>(layer);

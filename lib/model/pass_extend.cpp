@@ -6,16 +6,11 @@ namespace moe {
 
 // Checked, with the positions of its tokens set.
 CacheStep Pass::cache_step(std::span<const CacheRun> runs, std::span<const std::int32_t> id_T, int module) {
-  CacheStep step(*options_.cache, runs, module);
+  CacheStep step(*options_.cache, runs, module, cache_rows_, env_.stream);
   if (step.num_tokens() != static_cast<std::int64_t>(id_T.size()))
     throw std::invalid_argument("extend: expected " + std::to_string(step.num_tokens()) + " tokens, found " +
                                 std::to_string(id_T.size()));
-  if (step.num_tokens() > options_.shape.num_tokens())
-    throw std::invalid_argument("extend: expected at most " + std::to_string(options_.shape.num_tokens()) +
-                                " tokens, found " + std::to_string(step.num_tokens()));
-  std::vector<std::int32_t> pos_T(step.num_keys_T);
-  for (std::int32_t& p : pos_T) --p;
-  env_.stream.copy(rope_.pos_T.data(), pos_T.data(), pos_T.size() * sizeof pos_T[0]);
+  env_.stream.copy(rope_.pos_T.data(), step.pos_T.data(), step.pos_T.size() * sizeof step.pos_T[0]);
   return step;
 }
 
@@ -51,6 +46,8 @@ void Pass::extend_module(int k, std::span<const CacheRun> runs, std::span<const 
                          .cache = &step};
   Track& t = *tracks_.front();
   put_into(t, batch, env_.stream);
+  for (std::int64_t i = 0; i < hidden_TD.rows; ++i)  // those of the model have been read
+    env_.stream.copy(t.n_TD.row(i), hidden_TD.row(i), static_cast<std::size_t>(hidden_TD.cols) * size_of(hidden_TD.dtype));
   const MtpTokens tokens{.ahead = 0, .runs = {{0, step.num_tokens()}}, .target_T = {}};  // embedded, row by row
   Units& units = model_.units();
   units.use(units.embedding());
@@ -59,7 +56,7 @@ void Pass::extend_module(int k, std::span<const CacheRun> runs, std::span<const 
   env_.kernels.embedding.forward(env_.stream, t.batch.id_T, model_.params().find("embedding.weight").weight, embedded);
   units.release(units.embedding());
   units.use(units.dense(layer));
-  mtp_join_forward({env_, model_.config(), block_params_[at], tokens, embedded, hidden_TD, t.mtp_work}, t.slots[at].x0_TD);
+  mtp_join_forward({env_, model_.config(), block_params_[at], tokens, embedded, t.n_TD, t.mtp_work}, t.slots[at].x0_TD);
   forward_block(batch, layer, units.head());
   await(t);
   const MtpSlot& m = t.mtp[static_cast<std::size_t>(k)];
@@ -77,17 +74,12 @@ void Pass::extend_module(int k, std::span<const CacheRun> runs, std::span<const 
 void Pass::head_of_runs(Mat hidden_TD) {
   const auto& [stream, k] = env_;
   Track& t = *tracks_.front();
-  std::int64_t begin = 0, rows = 0;
-  for (const CacheRun& run : t.batch.cache->runs) {
-    for (std::int64_t i = begin + run.count - run.num_logits; i < begin + run.count; ++i, ++rows)
-      stream.copy(t.x_TD.row(rows), hidden_TD.row(i), static_cast<std::size_t>(t.x_TD.cols) * size_of(t.x_TD.dtype));
-    begin += run.count;
-  }
-  if (rows > t.logits_room.rows)
-    throw std::invalid_argument("extend: expected at most " + std::to_string(t.logits_room.rows) +
-                                " rows of logits, found " + std::to_string(rows));
-  t.logits_TV = t.logits_room.slice_rows(0, rows);
-  k.gemm.forward(stream, t.x_TD.slice_rows(0, rows), model_.head().weight, t.logits_TV, Store::kAssign);
+  const std::span<const std::int64_t> row_N = t.batch.cache->rows.logits_row_N;
+  const auto N = static_cast<std::int64_t>(row_N.size());
+  const Mat seen = t.x_TD.slice_rows(0, N);
+  k.elements.copy_rows(stream, hidden_TD, row_N.data(), seen, nullptr, N);
+  t.logits_TV = t.logits_room.slice_rows(0, N);
+  k.gemm.forward(stream, seen, model_.head().weight, t.logits_TV, Store::kAssign);
 }
 
 }  // namespace moe

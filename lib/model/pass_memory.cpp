@@ -32,6 +32,7 @@ struct PassMemory {
   std::vector<std::unique_ptr<Track>> tracks;
   RopeTables rope;
   std::vector<TallyRoom> tally_rooms;  // by block
+  CacheRows cache_rows;
 };
 
 PassMemory take_memory(Arena& arena, const ModelConfig& c, DType dtype, const PassOptions& o, const MeshOptions& mesh,
@@ -47,6 +48,7 @@ PassMemory take_memory(Arena& arena, const ModelConfig& c, DType dtype, const Pa
   m.rope = {arena.vector<float>(P * half), arena.vector<float>(P * half), arena.vector<std::int32_t>(o.shape.num_tokens())};
   for (int i = 0; i < c.num_blocks(); ++i)
     m.tally_rooms.push_back(take_tally_room(arena, c.is_dense_layer(i) ? 0 : c.num_experts));
+  if (o.cache) m.cache_rows = take_cache_rows(arena, o.shape.num_tokens(), o.max_logits);
   return m;
 }
 
@@ -95,6 +97,7 @@ Pass::Pass(Model& model, const PassOptions& options, Env env)
   tracks_ = std::move(memory.tracks);
   rope_ = memory.rope;
   tally_rooms_ = memory.tally_rooms;
+  cache_rows_ = memory.cache_rows;
   fill_rope(rope_, c, static_cast<std::size_t>(options.cache ? options.cache->room() : options.shape.seq_len), env.stream);
   for (int i = 0; i < c.num_layers + num_modules_; ++i) block_params_.push_back(block_params(model.params(), i));
   model.mesh().follow(env.stream);

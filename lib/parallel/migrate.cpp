@@ -78,7 +78,8 @@ void migrate_state(const ParamStore& from, const RankLayouts& from_layouts, Para
     else
       copy_dense(p, source, target);
   }
-  to.round_masters();
+  Stream stream(1);
+  to.round_masters({stream, cpu_kernels()});
 }
 
 std::uint64_t state_fingerprint(const ParamStore& store) {

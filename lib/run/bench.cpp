@@ -78,9 +78,10 @@ void finish_bench_options(Options& options, BenchOptions& bench) {
   check_config(bench.model);
 }
 
-// What the command runs on. kernels and step of one process know other devices; --isa asks for the CPU.
+// What the command runs on. kernels, generate and step of one process know other devices; --isa asks for the CPU.
 Compute compute_of(const BenchOptions& o, const World& world) {
-  const bool knows_devices = o.command == BenchCommand::kKernels || (o.command == BenchCommand::kStep && world.alone());
+  const bool knows_devices = o.command == BenchCommand::kKernels || o.command == BenchCommand::kGenerate ||
+                             (o.command == BenchCommand::kStep && world.alone());
   CommonOptions common = o.common;
   if (common.device == DeviceChoice::kAuto && (!knows_devices || o.isa != BenchIsa::kAuto))
     common.device = DeviceChoice::kCpu;
@@ -197,7 +198,7 @@ Exit bench(const BenchOptions& options, const Invocation& invocation, World& wor
                                                                                : "checkpoint") +
                           ": expected one process, found " + std::to_string(world.size()) + " ranks",
                       "start it without mpirun; moe-bench step measures all ranks at once", 0);
-  if (options.command == BenchCommand::kGenerate) return bench_generate(options, kernels);
+  if (options.command == BenchCommand::kGenerate) return bench_generate(options, compute);
   if (options.command == BenchCommand::kCheckpoint) return bench_checkpoint(options);
   Stream stream = compute_stream(compute, options.common);
   return bench_kernels(options, {stream, kernels});

@@ -13,6 +13,7 @@
 #include "lib/model/params.h"
 #include "lib/run/bench.h"
 #include "lib/run/bench_measure.h"
+#include "lib/run/device_peak.h"
 #include "lib/run/result.h"
 #include "lib/run/sampling.h"
 #include "lib/run/text_table.h"
@@ -53,7 +54,7 @@ class GenerateRun {
         model_(model),
         env_(env),
         batch_(batch),
-        cache_(o.model, model.dtype(), batch, o.prompt_tokens + o.new_tokens),
+        cache_(o.model, model.dtype(), batch, o.prompt_tokens + o.new_tokens, env.stream.device()),
         pass_(model, {.shape = {batch * o.prompt_tokens, 1}, .training = false, .cache = &cache_, .max_logits = batch},
               env) {}
 
@@ -104,8 +105,9 @@ class GenerateRun {
     std::vector<std::int32_t> id;
     for (const auto& text : texts_) id.insert(id.end(), text.end() - count, text.end());
     pass_.extend(runs(count), id, true);
+    const CMat logits = pass_.logits_on_host();
     for (int i = 0; i < batch_; ++i) {
-      const Mat row = pass_.logits().slice_rows(i, 1);
+      const CMat row = logits.slice_rows(i, 1);
       texts_[static_cast<std::size_t>(i)].push_back(choose_token({row.f32(), static_cast<std::size_t>(row.cols)}, {}, 0));
     }
   }
@@ -132,11 +134,11 @@ class GenerateRun {
     text.pop_back();
     Pass whole(model_, {.shape = {1, static_cast<int>(text.size())}, .training = false}, env_);
     whole.forward({.shape = whole.shape(), .id_T = text, .target_T = text, .with_gradient = false, .tally = false});
-    const float *want = whole.logits().slice_rows(whole.logits().rows - 1, 1).f32(), *got = pass_.logits().f32();
+    const std::vector<float> want = whole.logits_of(whole.logits().rows - 1), got = pass_.logits_of(0);
     double largest = 1e-30;
-    for (int v = 0; v < o_.model.vocab_size; ++v) largest = std::max(largest, std::abs(static_cast<double>(want[v])));
+    for (const float v : want) largest = std::max(largest, std::abs(static_cast<double>(v)));
     WorstDeviation worst;
-    for (int v = 0; v < o_.model.vocab_size; ++v) worst.add(got[v], want[v], largest);
+    for (std::size_t v = 0; v < want.size(); ++v) worst.add(got[v], want[v], largest);
     if (behind < 0 || behind >= o_.model.vocab_size) worst.add(NAN, 0, 1);
     return {"logits_of_cache_batch_" + std::to_string(batch_), worst.value(), 0, o_.dtype == DType::kF32 ? 1e-3 : 0.1};
   }
@@ -220,21 +222,24 @@ std::vector<int> batch_list(const BenchOptions& o) {
   return list;
 }
 
-Exit bench_generate(const BenchOptions& o, const Kernels& kernels) {
+Exit bench_generate(const BenchOptions& o, const Compute& compute) {
   std::FILE* out = table_file(o);
   for (const std::string& line : head_lines(o)) std::fprintf(out, "%s\n", line.c_str());
   const std::vector<int> batches = batch_list(o);
   if (o.common.dry_run) return Exit::kOk;
-  Stream stream(o.common.threads);
-  const Env env{stream, kernels};
-  const std::size_t buffer = read_buffer_bytes();
-  Model model(o.model, o.dtype, false);
+  Stream stream = compute_stream(compute, o.common);
+  const Env env{stream, compute.kernels};
+  Model model(o.model, o.dtype, false, compute.kernels, compute.device);
   model.initialize(o.common.seed);
   std::vector<GenerateSample> samples;
   for (const int batch : batches) samples.push_back(GenerateRun(model, env, batch, o).measure());
-  const double gbytes = measure_bandwidth(stream, 2 * buffer).read_gbytes;
-  std::fprintf(out, "# %s; %d threads; %s kernels; read of %zu MB: %.1f GB/s\n", processor_name().c_str(),
-               stream.num_threads(), kernels.isa, buffer >> 20, gbytes);
+  const std::size_t buffer = read_buffer_bytes();
+  const double gbytes = compute.on_cpu() ? measure_bandwidth(stream, 2 * buffer).read_gbytes : measure_device_copy(stream);
+  if (compute.on_cpu())
+    std::fprintf(out, "# %s; %d threads; %s kernels; read of %zu MB: %.1f GB/s\n", processor_name().c_str(),
+                 stream.num_threads(), compute.kernels.isa, buffer >> 20, gbytes);
+  else
+    std::fprintf(out, "# %s; copy inside its memory, read and written: %.1f GB/s\n", compute.device.name, gbytes);
   std::fprintf(out, "%s", table_of(samples, o, gbytes).c_str());
   std::fprintf(out,
                "# limit: reading the weights of a step, of experts those that were chosen, once at the bandwidth above; %%: "
@@ -242,8 +247,8 @@ Exit bench_generate(const BenchOptions& o, const Kernels& kernels) {
   nlohmann::json json = bench_json("generate");
   json["shape"] = o.shape;
   json["machine"] = machine_json(env);
-  json["read_gbytes_per_s"] = gbytes;
-  json["read_buffer_bytes"] = buffer;
+  json[compute.on_cpu() ? "read_gbytes_per_s" : "copy_gbytes_per_s"] = gbytes;
+  if (compute.on_cpu()) json["read_buffer_bytes"] = buffer;
   json["kv_bytes_per_token"] = KvCache::bytes_per_token(o.model, o.dtype);
   json["prompt_tokens"] = o.prompt_tokens;
   json["new_tokens"] = o.new_tokens;

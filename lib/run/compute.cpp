@@ -4,6 +4,7 @@
 
 #include "kernels/cuda_plugin.h"
 #include "lib/base/error.h"
+#include "lib/base/log.h"
 
 namespace moe {
 namespace {
@@ -21,7 +22,10 @@ Compute choose_compute(const CommonOptions& common, const World& world) {
   if (common.device == DeviceChoice::kCpu) return {cpu_device(), cpu_kernels()};
   const CudaStatus& cuda = cuda_status();
   if (cuda.num_devices == 0) {
-    if (common.device == DeviceChoice::kAuto) return {cpu_device(), cpu_kernels()};
+    if (common.device == DeviceChoice::kAuto) {
+      if (cuda.is_there) log_info("on the CPU: " + cuda.text);
+      return {cpu_device(), cpu_kernels()};
+    }
     throw Error(Exit::kUnavailable, "--device cuda: expected a CUDA device, found " + cuda.text, "use --device cpu");
   }
   try {

@@ -76,21 +76,27 @@ double copy_gbytes(Stream& stream, std::size_t bytes, bool& is_slow) {
 
 }  // namespace
 
-Peaks measure_device_peaks(Env env, DType dtype) {
-  constexpr int kFirst = 64, kLargest = 8192;
+double measure_device_copy(Stream& stream) {
   constexpr std::size_t kFirstBytes = std::size_t{1} << 20, kMostBytes = std::size_t{1} << 30;
   std::size_t used = 0, total = 0;
-  env.stream.device().memory(&used, &total);
+  stream.device().memory(&used, &total);
   const std::size_t most = std::min(kMostBytes, (total - used) / 8);
+  double gbytes = 0;
+  bool is_slow = false;
+  for (std::size_t bytes = kFirstBytes; !is_slow && bytes <= std::max(most, kFirstBytes); bytes *= 2)
+    gbytes = copy_gbytes(stream, bytes, is_slow);
+  return gbytes;
+}
+
+Peaks measure_device_peaks(Env env, DType dtype) {
+  constexpr int kFirst = 64, kLargest = 8192;
   Peaks peaks{.of_device = true, .gemm_n = kFirst, .gemm_dtype = dtype};
   bool is_slow = false;
   for (;; peaks.gemm_n *= 2) {
     peaks.gemm_gflops = gemm_gflops(env, dtype, peaks.gemm_n, is_slow);
     if (is_slow || peaks.gemm_n == kLargest) break;
   }
-  is_slow = false;
-  for (std::size_t bytes = kFirstBytes; !is_slow && bytes <= std::max(most, kFirstBytes); bytes *= 2)
-    peaks.copy_gbytes = copy_gbytes(env.stream, bytes, is_slow);
+  peaks.copy_gbytes = measure_device_copy(env.stream);
   return peaks;
 }
 

@@ -10,5 +10,7 @@ namespace moe {
 // Our own product of 8192^3 random elements of `dtype`, and a copy of 1 GiB inside the device's memory; less of both where
 // the device is slow or small. Error(kCheckFailed) if the copy is wrong.
 Peaks measure_device_peaks(Env env, DType dtype);
+// GB/s of that copy alone, bytes read and bytes written both counted.
+double measure_device_copy(Stream& stream);
 
 }  // namespace moe

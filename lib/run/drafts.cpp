@@ -4,12 +4,12 @@
 
 namespace moe {
 
-void HiddenRows::append(CMat rows, std::int64_t first, std::int64_t count) {
-  const std::size_t row_bytes = static_cast<std::size_t>(rows.cols) * size_of(rows.dtype);
-  for (std::int64_t i = first; i < first + count; ++i) {
-    const auto* row = static_cast<const std::byte*>(rows.row(i));
-    bytes_.insert(bytes_.end(), row, row + row_bytes);
-  }
+void HiddenRows::append(Stream& stream, CMat rows, std::int64_t first, std::int64_t count) {
+  const std::size_t row_bytes = static_cast<std::size_t>(rows.cols) * size_of(rows.dtype), before = bytes_.size();
+  bytes_.resize(before + static_cast<std::size_t>(count) * row_bytes);
+  for (std::int64_t i = 0; i < count; ++i)
+    stream.copy(bytes_.data() + before + static_cast<std::size_t>(i) * row_bytes, rows.row(first + i), row_bytes);
+  stream.synchronize();
 }
 
 void HiddenRows::keep_last(std::size_t count, std::size_t row_bytes) {
@@ -28,9 +28,10 @@ std::int32_t Drafts::Chain::token(std::int64_t index) const {
   return i < n ? wanted.window[i] : tokens[i - n];
 }
 
-Drafts::Drafts(Pass& pass, KvCache& cache, const Model& model)
+Drafts::Drafts(Pass& pass, KvCache& cache, const Model& model, Stream& stream)
     : pass_(pass),
       cache_(cache),
+      stream_(stream),
       num_modules_(pass.num_modules()),
       dtype_(model.dtype()),
       D_(model.config().d_model),
@@ -44,7 +45,7 @@ void Drafts::forget(int seq) {
   }
 }
 
-void Drafts::add_hidden(int seq, CMat rows) { known(0, seq).append(rows, 0, rows.rows); }
+void Drafts::add_hidden(int seq, CMat rows) { known(0, seq).append(stream_, rows, 0, rows.rows); }
 
 // One module for all texts that want this draft.
 struct Drafts::Step {
@@ -78,15 +79,16 @@ Drafts::Step Drafts::step_of(std::vector<Chain>& chains, int place) {
 
 // Drafts and hidden states that a step has made. Those of module k are certain up to k positions before the last.
 void Drafts::read(const Step& s, const Choose& choose) {
-  const Mat hidden = pass_.module_hidden(s.module), logits = pass_.logits();
+  const Mat hidden = pass_.module_hidden(s.module);
+  const CMat logits = pass_.logits_on_host();
   const bool is_last = s.module + 1 == num_modules_;
   std::int64_t row = 0;
   for (std::size_t i = 0; i < s.runs.size(); ++i) {
     Chain& c = *s.chains[i];
     const std::int64_t count = s.runs[i].count, uncertain = is_last ? 1 : std::min<std::int64_t>(s.module, count);
-    if (!is_last) known(s.module + 1, c.wanted.seq).append(hidden, row, count - uncertain);
+    if (!is_last) known(s.module + 1, c.wanted.seq).append(stream_, hidden, row, count - uncertain);
     c.uncertain.clear();
-    c.uncertain.append(hidden, row + count - uncertain, uncertain);
+    c.uncertain.append(stream_, hidden, row + count - uncertain, uncertain);
     row += count;
     const auto* logits_V = static_cast<const float*>(logits.row(static_cast<std::int64_t>(i)));
     c.tokens.push_back(

@@ -13,10 +13,11 @@
 
 namespace moe {
 
-// Rows of hidden states, one after the other.
+// Rows of hidden states on the host, one after the other.
 class HiddenRows {
  public:
-  void append(CMat rows, std::int64_t first, std::int64_t count);
+  // Of the device; waits for them.
+  void append(Stream& stream, CMat rows, std::int64_t first, std::int64_t count);
   void append(const HiddenRows& rows) { bytes_.insert(bytes_.end(), rows.bytes_.begin(), rows.bytes_.end()); }
   void keep_last(std::size_t count, std::size_t row_bytes);
   void clear() { bytes_.clear(); }
@@ -29,7 +30,7 @@ class HiddenRows {
 class Drafts {
  public:
   // pass: over this cache, with modules.
-  Drafts(Pass& pass, KvCache& cache, const Model& model);
+  Drafts(Pass& pass, KvCache& cache, const Model& model, Stream& stream);
 
   void forget(int seq);  // the text begins anew
   // h^0 of a text's next positions, the first one behind those of the calls before. Their next tokens are known when the
@@ -64,6 +65,7 @@ class Drafts {
 
   Pass& pass_;
   KvCache& cache_;
+  Stream& stream_;
   int num_modules_;
   DType dtype_;
   std::int64_t D_;

@@ -123,16 +123,6 @@ Exit report(const EvalOptions& e, World& world) {
   return Exit::kOk;
 }
 
-// A cache of keys and values is memory of the host so far.
-CommonOptions on_cpu_if_needed(const EvalOptions& e) {
-  CommonOptions common = e.common;
-  if (e.arguments[0] != "generate") return common;
-  if (common.device == DeviceChoice::kCuda)
-    throw Error(Exit::kUnavailable, "generate: expected --device cpu, found cuda", "generation runs on the CPU");
-  common.device = DeviceChoice::kCpu;
-  return common;
-}
-
 }  // namespace
 
 Options eval_options(EvalOptions& e) {
@@ -171,7 +161,7 @@ Exit run_eval(EvalOptions& e, const Invocation& invocation, World& world) {
   if (!world.alone()) world.start_watchdog(e.model.ranks.watchdog);
   const int num_modules = std::max(command->num_modules, modules_for_drafts(e.generate));
   if (e.common.dry_run) return say_what_would_be_done(e, models, world, num_modules);
-  const Compute compute = choose_compute(on_cpu_if_needed(e), world);
+  const Compute compute = choose_compute(e.common, world);
   Stream stream = compute_stream(compute, e.common);
   return command->run({e, models, invocation, world, {stream, compute.kernels}});
 }

@@ -16,7 +16,7 @@ std::int64_t num_tokens(const std::vector<CacheRun>& runs) {
   return n;
 }
 
-std::span<const float> row_of(Mat logits, std::int64_t row) {
+std::span<const float> row_of(CMat logits, std::int64_t row) {
   return {static_cast<const float*>(logits.row(row)), static_cast<std::size_t>(logits.cols)};
 }
 
@@ -32,7 +32,7 @@ GenerateLoop::GenerateLoop(EvalModel& model, const GenerateOptions& options, con
       tokenizer_(tokenizer),
       num_drafts_(num_drafts_of(model, options)),
       tokens_of_pass_(kFewRows / model.model().mesh().options().shape.ep),
-      cache_(model.config(), model.model().dtype(), room, model.seq()),
+      cache_(model.config(), model.model().dtype(), room, model.seq(), model.env().stream.device()),
       pass_(model.model(),
             {.shape = {std::max(model.seq(), std::min(room * model.seq(), kPrefillTokens)), 1},
              .training = false,
@@ -40,7 +40,7 @@ GenerateLoop::GenerateLoop(EvalModel& model, const GenerateOptions& options, con
              .cache = &cache_,
              .max_logits = room * (1 + num_drafts_)},
             model.env()) {
-  if (num_drafts_ > 0) drafts_.emplace(pass_, cache_, model.model());
+  if (num_drafts_ > 0) drafts_.emplace(pass_, cache_, model.model(), model.env().stream);
 }
 
 void GenerateLoop::run(std::vector<Text>& texts) {
@@ -106,12 +106,13 @@ void GenerateLoop::extend(std::vector<Text>& texts, const std::vector<CacheRun>&
     for (const DraftedToken& d : drafts) id.push_back(d.token);
   }
   pass_.extend(runs, id);
+  const CMat logits = pass_.logits_on_host();
   std::int64_t row = 0, logits_row = 0;
   for (const CacheRun& run : runs) {
     Text& text = texts[static_cast<std::size_t>(run.seq)];
     const bool is_first = cache_.length(run.seq) == run.count;
     const std::size_t before = text.num_made();
-    const int accepted = choose(text, run.seq, pass_.logits().slice_rows(logits_row, run.num_logits));
+    const int accepted = choose(text, run.seq, logits.slice_rows(logits_row, run.num_logits));
     const int wrong = run.num_logits - 1 - accepted;
     cache_.set_length(run.seq, cache_.length(run.seq) - wrong);
     if (!is_first) count(text, run.seq, accepted, static_cast<int>(text.num_made() - before));
@@ -122,7 +123,7 @@ void GenerateLoop::extend(std::vector<Text>& texts, const std::vector<CacheRun>&
 }
 
 // Adds tokens to the text up to the first that is no draft. Returns how many drafts stand.
-int GenerateLoop::choose(Text& text, int seq, Mat logits_NV) {
+int GenerateLoop::choose(Text& text, int seq, CMat logits_NV) {
   int accepted = 0;
   for (const DraftedToken& d : waiting_[static_cast<std::size_t>(seq)]) {
     const std::size_t n = text.num_made();

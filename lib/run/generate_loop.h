@@ -29,7 +29,7 @@ class GenerateLoop {
   Plan plan(std::vector<Text>& texts);
   void go_on(Plan& plan, const CacheRun& run) const;
   void extend(std::vector<Text>& texts, const std::vector<CacheRun>& runs);
-  int choose(Text& text, int seq, Mat logits_NV);
+  int choose(Text& text, int seq, CMat logits_NV);
   void count(Text& text, int seq, int accepted, int tokens);
   void draft(std::vector<Text>& texts, const std::vector<CacheRun>& runs);
   int drafts_wanted(const Text& text) const;

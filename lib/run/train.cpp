@@ -8,7 +8,6 @@
 #include "lib/base/stopwatch.h"
 #include "lib/base/utf8.h"
 #include "lib/comm/collectives.h"
-#include "lib/model/host_model.h"
 #include "lib/run/compute.h"
 #include "lib/run/gpu_comm.h"
 #include "lib/run/mesh_load.h"
@@ -107,7 +106,7 @@ class TrainRun {
       start_from_weights();
     else
       model().initialize(o_.common.seed);
-    if (!o_.resume_from) start_average();
+    if (!o_.resume_from) model().params().start_ema(stream_);
     world_.agree([&] {
       output_ = std::make_unique<RunOutput>(o_, invocation_, is_first_, parent_provenance(), inputs_->data->info(),
                                             o_.resume_from ? counters_.step : -1, model().moe_layers());
@@ -217,13 +216,6 @@ class TrainRun {
   void start_from_weights() {
     load_weights_on_mesh(model(), *o_.weights_from);
     log_info("weights of " + o_.weights_from->path + ", digest " + o_.weights_from->digest);
-  }
-
-  void start_average() {
-    HostModel host(model());
-    host.pull();
-    host.model().params().start_ema();
-    host.push();
   }
 
   void resume() {

@@ -3,7 +3,6 @@
 #include <cstdio>
 
 #include "lib/base/log.h"
-#include "lib/model/host_model.h"
 
 namespace moe {
 namespace {
@@ -40,10 +39,7 @@ void TrainEvaluation::evaluate_now(Model& model, std::int64_t max_tokens, const 
 void TrainEvaluation::evaluate_average(Model& model, const Moment& now, RunOutput& output) {
   if (!data_ || !model.params().state().ema) return;
   const auto swap = [&] {
-    HostModel host(model);
-    host.pull();
-    host.model().params().swap_ema();
-    host.push();
+    model.params().swap_ema(env_);
     model.units().weights_changed();
   };
   swap();

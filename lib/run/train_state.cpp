@@ -120,7 +120,8 @@ void load_weights(Model& model, const CheckpointInfo& info, WeightsFrom from_rol
   load_checkpoint(info, list, ignored);
   for (std::size_t i = 0; i < read.size(); ++i)
     convert(read[i].data(), narrow, model.params().all()[i].shard_size(), target(model.params().all()[i]));
-  if (model.training()) model.params().round_masters();
+  Stream stream;
+  if (model.training()) model.params().round_masters({stream, cpu_kernels()});
 }
 
 LoadedState::LoadedState(Model& model, const std::vector<ManifestTensor>& tensors)
@@ -152,7 +153,8 @@ void LoadedState::read_moments_as(DType saved) {
 void LoadedState::finish() {
   for (const Converted& c : converted_)
     convert(c.read.data(), model_.params().state().moments == DType::kF32, c.count, c.target);
-  if (starts_ema_) model_.params().start_ema();
+  Stream stream;
+  if (starts_ema_) model_.params().start_ema(stream);
 }
 
 nlohmann::json make_state(const Options& options, const RunCounters& c, const TokenFileInfo& data) {

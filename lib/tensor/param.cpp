@@ -144,20 +144,24 @@ void ParamStore::initialize(std::uint64_t seed) {
   }
 }
 
-void ParamStore::round_masters() {
+void ParamStore::round_masters(Env env) {
   if (dtype_ != DType::kBF16) return;
   for (Param& p : params_)
-    for (std::int64_t i = 0; i < p.shard_size(); ++i) static_cast<BF16*>(p.weight_shard)[i] = to_bf16(p.master[i]);
+    env.kernels.elements.copy(env.stream, mat(p.master, 1, p.shard_size()),
+                              mat(static_cast<BF16*>(p.weight_shard), 1, p.shard_size()), Store::kAssign);
 }
 
-void ParamStore::start_ema() {
+void ParamStore::start_ema(Stream& stream) {
   if (!state_.ema) return;
-  for (Param& p : params_) std::copy_n(p.master, p.shard_size(), p.ema);
+  for (Param& p : params_) stream.copy(p.ema, p.master, static_cast<std::size_t>(p.shard_size()) * sizeof(float));
 }
 
-void ParamStore::swap_ema() {
-  for (Param& p : params_) std::swap_ranges(p.master, p.master + p.shard_size(), p.ema);
-  round_masters();
+void ParamStore::swap_ema(Env env) {
+  for (Param& p : params_) {
+    const auto n = static_cast<std::size_t>(p.shard_size());
+    env.kernels.elements.swap(env.stream, {p.master, n}, {p.ema, n});
+  }
+  round_masters(env);
 }
 
 std::vector<AdamWTensor> ParamStore::adamw_tensors(float decay) { return optimizer_tensors(false, decay); }

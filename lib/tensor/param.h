@@ -118,14 +118,14 @@ class ParamStore {
   const Param& find(const std::string& name) const;  // throws std::out_of_range with the name
   std::vector<ShardRun> runs(const Param& param) const { return shard_runs(param.spec, layout_); }
 
-  // Initial values of the shards: a pure function of (seed, name, global element index).
+  // Initial values of the shards, in memory of the host: a pure function of (seed, name, global element index).
   void initialize(std::uint64_t seed);
   // weight_shard = rounded master (bf16 only).
-  void round_masters();
+  void round_masters(Env env);
   // Averages start at the masters.
-  void start_ema();
+  void start_ema(Stream& stream);
   // Averages in the place of masters and weights, and these in theirs. Twice: every bit as it was.
-  void swap_ema();
+  void swap_ema(Env env);
   // The shards, for AdamW; `decay` for the tensors that decay. Empty shards are left out, and Muon's.
   std::vector<AdamWTensor> adamw_tensors(float decay);
   std::vector<AdamWTensor> muon_tensors(float decay);  // Muon's alone
