@@ -1,13 +1,9 @@
 #!/bin/bash
 # Presets as a user meets them: listed, printed as a file to edit, told without the memory for them, and small ones trained
 # for a few steps. $1: folder of the executables. Not here: their sizes (presets_test.cpp), traffic (traffic_test.cpp).
-set -u
+# shellcheck source=tests/shell_test_parts.sh
+. "$(dirname "$0")/shell_test_parts.sh"
 train=$1/moe-train
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
-failures=0
-fail() { echo "FAILED: $*"; failures=$((failures + 1)); }
 
 "$train" --list-presets >list 2>err || fail "--list-presets: $(cat err)"
 "$train" --list-presets --json - >list.json 2>err || fail "--list-presets --json: $(cat err)"
@@ -26,7 +22,7 @@ done
 
 # 2,048 ranks on a laptop. The address sanitizer maps terabytes.
 (
-  ldd "$train" | grep -q libasan || ulimit -v 4000000
+  sanitized "$train" || ulimit -v 4000000
   "$train" --preset deepseek-v3 --dry-run --ep 64 --shard 32 --ranks-per-node 8 --json v3.json >v3 2>err
 ) || fail "dry run of deepseek-v3: $(cat err)"
 for line in "671,026,419,200" "256 nodes" "rows to experts" "rows home" "weights " "gradients "; do
@@ -44,5 +40,4 @@ for name in $(grep -- -mini <<<"$names"); do
   grep -q '"train_loss": [1-9]' result || fail "$name: no loss"
 done
 
-[ $failures = 0 ] && echo "all passed"
-exit $((failures > 0))
+finish

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # What shell tests share; they source it: a folder of their own, failures that are counted, commands that are expected to end
-# with a code. Not here: launchers of ranks.
+# with a code, whether the sanitizers look on. Not here: launchers of ranks.
 set -u
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
@@ -20,6 +20,8 @@ expect() { # CODE COMMAND...: leaves out, err
     tail -n 5 err
   }
 }
+# Whether a program was built with the address sanitizer: its steps take ten times as long.
+sanitized() { ldd "$1" | grep libasan >/dev/null; }
 # At the end: says how it went and ends the test.
 finish() {
   [ $failures = 0 ] && echo "all passed"
