@@ -176,7 +176,7 @@ extern const CrossEntropyKernels cross_entropy_cuda;
 extern const ElementKernels elements_cuda;
 extern const AdamWKernels adamw_cuda;
 extern const MuonKernels muon_cuda;
-double register_peak_gflops_cuda(Stream& stream, double seconds);
+double register_peak_gflops_cuda(Stream& stream, DType dtype, double seconds);
 extern const CudaComms nccl_comms;  // messages between GPUs (nccl_comm.cu)
 // What a queue owns of the BLAS (gemm.cu).
 void free_blas(void* blas);

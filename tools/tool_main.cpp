@@ -47,7 +47,7 @@ void check_common(const CommonOptions& common) {
   // A wish for kernels that cannot be had must not end in others without a word.
   if (const char* isa = std::getenv("MOE_ISA"); isa != nullptr && cpu_kernels_by_isa(isa) == nullptr)
     throw Error(Exit::kUnavailable,
-                std::string("MOE_ISA: expected avx512, avx2 or generic, as far as this processor has them, found ") + isa,
+                std::string("MOE_ISA: expected amx, avx512, avx2 or generic, as far as this processor has them, found ") + isa,
                 "unset it: the widest is taken");
   if (common.device == DeviceChoice::kCuda && cuda_status().num_devices == 0)
     throw Error(Exit::kUnavailable, "--device cuda: expected a CUDA device, found " + cuda_status().text,
