@@ -7,7 +7,13 @@
 
 namespace moe {
 
-// Our own product of 8192^3 random elements of `dtype`, and a copy of 1 GiB inside the device's memory; less of both where
+struct DeviceGemm {
+  int n;
+  double gflops;
+};
+// Our own product of n^3 random elements of `dtype`: n is `largest`, a power of two, or less where the device is slow.
+DeviceGemm measure_device_gemm(Env env, DType dtype, int largest);
+// That of 8192^3 random elements of `dtype`, and a copy of 1 GiB inside the device's memory; less of both where
 // the device is slow or small. Error(kCheckFailed) if the copy is wrong.
 Peaks measure_device_peaks(Env env, DType dtype);
 // GB/s of that copy alone, bytes read and bytes written both counted.
