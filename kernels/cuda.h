@@ -20,7 +20,7 @@ using i64 = std::int64_t;
 
 // ---- Host.
 
-// Throws std::runtime_error with what CUDA says.
+// Throws std::runtime_error with what CUDA says, std::bad_alloc where memory is short.
 void check(cudaError_t error, const char* what);
 // Makes the device of this process that of the calling thread.
 void use_device();

@@ -2,6 +2,7 @@
 #include <cuda_runtime.h>
 #include <nvtx3/nvToolsExt.h>
 
+#include <new>
 #include <stdexcept>
 #include <string>
 
@@ -10,8 +11,17 @@
 
 namespace moe::cuda {
 
+namespace {
+
+struct OutOfMemory : std::bad_alloc {
+  const char* what() const noexcept override { return "out of memory of the GPU"; }
+};
+
+}  // namespace
+
 void check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
+  if (error == cudaErrorMemoryAllocation) throw OutOfMemory();
   throw std::runtime_error(std::string("CUDA: ") + what + ": " + cudaGetErrorString(error));
 }
 

@@ -33,7 +33,7 @@ struct Device {
   // mark is waited for once. nullptr on the CPU.
   void* (*mark)(void* queue);
   void (*wait_mark)(void* queue, void* mark);
-  // Memory in use by this process, and all there is.
+  // Memory in use (on a GPU by all processes), and all there is.
   void (*memory)(std::size_t* used_bytes, std::size_t* total_bytes);
 };
 const Device& cpu_device();

@@ -81,14 +81,17 @@ void finish_bench_options(Options& options, BenchOptions& bench) {
 const std::vector<std::string> kIsaNames = {"auto", "amx", "avx512", "avx2", "generic"};
 
 // What the command runs on. kernels, generate and step of one process know other devices; --isa asks for the CPU.
-Compute compute_of(const BenchOptions& o, const World& world) {
+Compute compute_of(const BenchOptions& o, World& world) {
   const bool knows_devices = o.command == BenchCommand::kKernels || o.command == BenchCommand::kGenerate ||
                              (o.command == BenchCommand::kStep && world.alone());
   CommonOptions common = o.common;
   if (common.device == DeviceChoice::kAuto && (!knows_devices || o.isa != BenchIsa::kAuto))
     common.device = DeviceChoice::kCpu;
+  if (common.device == DeviceChoice::kCuda && !knows_devices)
+    throw AgreedError(Exit::kUnavailable,
+                      "--device cuda: expected kernels, generate or a step of one process, found another command or ranks",
+                      "use --device cpu", 0);
   const Compute compute = choose_compute(common, world);
-  if (!knows_devices) need_cpu(compute, "--device: of this command and number of ranks");
   if (o.isa == BenchIsa::kAuto) return compute;
   const std::string name = kIsaNames.at(static_cast<std::size_t>(o.isa));
   if (!compute.on_cpu())

@@ -37,7 +37,7 @@ double warm_seconds(Stream& stream, const std::function<void()>& call) {
   return clock.seconds();
 }
 
-// GFLOP/s of n^3; 0 where one call is so slow that a larger one makes no sense, into `is_slow`.
+// GFLOP/s of n^3, 0 where a larger one follows; whether one call is so slow that a larger one makes no sense.
 double gemm_gflops(Env env, DType dtype, int n, bool is_last, bool& is_slow) {
   constexpr double kSlow = 20e-3;
   struct Set {

@@ -16,7 +16,7 @@ namespace moe {
 
 class Arena {
  public:
-  // capacity_bytes 0: measuring. Memory of the device.
+  // capacity_bytes 0: measuring. Memory of the device; where there is not so much of it std::bad_alloc, or of a GPU Error.
   explicit Arena(std::size_t capacity_bytes, const Device& device = cpu_device());
   ~Arena();
   Arena(const Arena&) = delete;
