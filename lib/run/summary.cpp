@@ -4,7 +4,6 @@
 #include <cstdio>
 
 #include "lib/base/byte_size.h"
-#include "lib/model/track.h"
 #include "lib/run/global_batch.h"
 #include "lib/run/schedule.h"
 
@@ -95,21 +94,11 @@ double checkpoint_bytes(const TrainOptions& o, const ParamCounts& n) {
   return bytes;
 }
 
-// Rows of a track for predict_memory(). Room that nobody touches costs nothing on the CPU (-1: what balanced routing gives);
-// of a GPU all of it is taken.
-std::int64_t rows_of_track(const TrainOptions& o, const PassOptions& pass, const MeshOptions& mesh, const MeshPlace& place) {
-  if (o.common.device != DeviceChoice::kCuda && mesh.gpu_comm == GpuComm::kAuto) return -1;
-  const BatchShape shape = track_shape(pass.shape, num_tracks(pass, mesh), 0);
-  const std::int64_t num_experts_here = layout_of(mesh, place, o.model.num_experts).most_experts();
-  return Dispatcher::max_rows(shape.num_tokens() * mesh.shape.ep, o.model.top_k, static_cast<int>(num_experts_here));
-}
-
 }  // namespace
 
 ModelMemory rank_memory(const TrainOptions& o, const MeshOptions& mesh, const MeshPlace& place) {
   const PassOptions pass{.shape = {micro_batch_of(o, mesh.shape), o.seq}, .recompute = o.recompute, .balance = o.balance};
-  ModelMemory memory =
-      predict_memory(o.model, o.dtype, pass, mesh, place, rows_of_track(o, pass, mesh, place), training_state(o));
+  ModelMemory memory = predict_memory(o.model, o.dtype, pass, mesh, place, -1, training_state(o));
   const bool stages = !o.output.empty() && o.save == SaveMode::kAsync && o.save_every != "0";
   if (stages) memory.staging = memory.saved / static_cast<std::size_t>(mesh.shape.replicate);
   return memory;

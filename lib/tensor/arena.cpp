@@ -22,9 +22,10 @@ namespace {
 
 }  // namespace
 
-Arena::Arena(std::size_t capacity_bytes, const Device& device) : device_(device), capacity_(capacity_bytes) {
+Arena::Arena(std::size_t capacity_bytes, const Device& device, Backing backing)
+    : device_(device), capacity_(capacity_bytes) {
   if (capacity_bytes == 0) return;
-  base_ = static_cast<std::byte*>(device.allocate(capacity_bytes));
+  base_ = static_cast<std::byte*>((backing == Backing::kAtOnce ? device.allocate : device.reserve)(capacity_bytes));
   if (!base_) refuse(capacity_bytes, device);
 }
 
@@ -50,6 +51,14 @@ Mat Arena::padded_matrix(DType dtype, std::int64_t rows, std::int64_t cols) {
   Mat m = matrix(dtype, rows, stride);
   m.cols = cols;
   return m;
+}
+
+void commit(const Device& device, void* data, std::size_t bytes) {
+  if (bytes > 0 && !device.commit(data, bytes)) refuse(bytes, device);
+}
+
+void commit_rows(const Device& device, const Mat& m, std::int64_t rows) {
+  if (m.data) commit(device, m.data, static_cast<std::size_t>(rows * m.stride) * size_of(m.dtype));
 }
 
 }  // namespace moe
