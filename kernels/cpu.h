@@ -22,7 +22,14 @@ extern const CrossEntropyKernels cross_entropy_cpu;
 extern const ElementKernels elements_cpu;
 extern const AdamWKernels adamw_cpu;
 extern const MuonKernels muon_cpu;
-double register_peak_gflops_cpu(Stream& stream, double seconds);
+double register_peak_gflops_cpu(Stream& stream, DType dtype, double seconds);
+
+// Of AVX-512 alone: *_amx.cpp, for processors with matrix units, and the table with them in it.
+bool has_amx();
+extern const GemmKernels gemm_amx;
+extern const GroupedGemmKernels grouped_gemm_amx;
+double register_peak_gflops_amx(Stream& stream, DType dtype, double seconds);
+Kernels amx_kernels();
 
 // The table of all of them. A function: constants of other files may only be copied once the program runs.
 Kernels all_kernels();

@@ -20,7 +20,7 @@ using i64 = std::int64_t;
 
 // ---- Host.
 
-// Throws std::runtime_error with what CUDA says.
+// Throws std::runtime_error with what CUDA says, std::bad_alloc where memory is short.
 void check(cudaError_t error, const char* what);
 // Makes the device of this process that of the calling thread.
 void use_device();
@@ -176,7 +176,7 @@ extern const CrossEntropyKernels cross_entropy_cuda;
 extern const ElementKernels elements_cuda;
 extern const AdamWKernels adamw_cuda;
 extern const MuonKernels muon_cuda;
-double register_peak_gflops_cuda(Stream& stream, double seconds);
+double register_peak_gflops_cuda(Stream& stream, DType dtype, double seconds);
 extern const CudaComms nccl_comms;  // messages between GPUs (nccl_comm.cu)
 // What a queue owns of the BLAS (gemm.cu).
 void free_blas(void* blas);

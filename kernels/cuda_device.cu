@@ -1,17 +1,29 @@
-// A CUDA device as kernels/device.h has it. Allocation is cudaMalloc: it is done at the start, in large pieces.
+// A CUDA device as kernels/device.h has it. Allocation is cudaMalloc: it is done at the start, in large pieces
+// (what grows: cuda_reserve.cu).
 #include <cuda_runtime.h>
 #include <nvtx3/nvToolsExt.h>
 
+#include <new>
 #include <stdexcept>
 #include <string>
 
 #include "kernels/cuda.h"
 #include "kernels/cuda_plugin.h"
+#include "kernels/cuda_reserve.h"
 
 namespace moe::cuda {
 
+namespace {
+
+struct OutOfMemory : std::bad_alloc {
+  const char* what() const noexcept override { return "out of memory of the GPU"; }
+};
+
+}  // namespace
+
 void check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
+  if (error == cudaErrorMemoryAllocation) throw OutOfMemory();
   throw std::runtime_error(std::string("CUDA: ") + what + ": " + cudaGetErrorString(error));
 }
 
@@ -82,7 +94,11 @@ void* allocate(std::size_t bytes) {
   check(cudaDeviceSynchronize(), "allocate");
   return p;
 }
-void release(void* memory, std::size_t) { cudaFree(memory); }
+void release(void* memory, std::size_t) {
+  if (memory == nullptr) return;
+  cudaDeviceSynchronize();  // as cudaFree() does: what is on its way may use it
+  if (!release_reserved(memory)) cudaFree(memory);
+}
 
 void* allocate_host(std::size_t bytes) {
   void* p = nullptr;
@@ -127,8 +143,8 @@ void memory(std::size_t* used_bytes, std::size_t* total_bytes) {
 
 char name[256] = "";  // of the device that was opened
 
-const Device device = {DeviceKind::kCuda, name, allocate, release,     allocate_host, release_host, make_queue,
-                       free_queue,        copy, zero,     synchronize, mark,          wait_mark,    memory};
+const Device device = {DeviceKind::kCuda, name,       allocate, reserve, commit,      release, allocate_host, release_host,
+                       make_queue,        free_queue, copy,     zero,    synchronize, mark,    wait_mark,     memory};
 
 int num_devices(char* text, int size) {
   int devices = 0;  // left untouched by the call where there is no driver

@@ -1,24 +1,11 @@
-// Tensor maps (cuda_hopper.h). The encoder is taken from the driver at run time, so that the plugin needs no libcuda to
-// link.
+// Tensor maps (cuda_hopper.h).
+#include "kernels/cuda_driver.h"
 #include "kernels/cuda_hopper.h"
 
 namespace moe::cuda {
-namespace {
-
-using Encode = decltype(&cuTensorMapEncodeTiled);
-
-Encode find_encoder() {
-  void* function = nullptr;
-  cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
-  check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found), "driver");
-  if (found != cudaDriverEntryPointSuccess) throw std::runtime_error("CUDA: the driver has no cuTensorMapEncodeTiled");
-  return reinterpret_cast<Encode>(function);
-}
-
-}  // namespace
 
 TensorMap tensor_map(const CMat& m, i64 groups, unsigned box_rows) {
-  static const Encode encode = find_encoder();
+  static const auto encode = driver_function<decltype(&cuTensorMapEncodeTiled)>("cuTensorMapEncodeTiled");
   const auto rows = static_cast<cuuint64_t>(m.rows / groups);
   const cuuint64_t sizes[] = {static_cast<cuuint64_t>(m.cols), rows, static_cast<cuuint64_t>(groups)};
   const cuuint64_t row_bytes = static_cast<cuuint64_t>(m.stride) * 2, strides[] = {row_bytes, row_bytes * rows};

@@ -17,6 +17,8 @@ void* map(std::size_t bytes) {
 }
 void unmap(void* memory, std::size_t bytes) { munmap(memory, bytes); }
 
+bool is_there(void*, std::size_t) { return true; }
+
 void* no_queue() { return nullptr; }
 void nothing(void*) {}
 void copy(void*, void* to, const void* from, std::size_t bytes) {
@@ -29,8 +31,8 @@ void* mark(void*) { return nullptr; }
 void wait_mark(void*, void*) {}
 void memory(std::size_t* used_bytes, std::size_t* total_bytes) { *used_bytes = *total_bytes = 0; }
 
-constexpr Device kCpuDevice = {DeviceKind::kCpu, "cpu", map,  unmap,   map,  unmap,     no_queue,
-                               nothing,          copy,  zero, nothing, mark, wait_mark, memory};
+constexpr Device kCpuDevice = {DeviceKind::kCpu, "cpu",   map,  map,  is_there, unmap, map,       unmap,
+                               no_queue,         nothing, copy, zero, nothing,  mark,  wait_mark, memory};
 
 }  // namespace
 

@@ -18,7 +18,12 @@ struct Device {
   const char* name;  // "cpu", or what the driver calls it
   // Zero-filled memory for kernels, 256-byte aligned on a GPU, 64 on the CPU; nullptr if there is not so much.
   void* (*allocate)(std::size_t bytes);
-  void (*release)(void* memory, std::size_t bytes);
+  // Addresses alone, for what may grow: kernels may touch [p, p + bytes) of them after commit(). What is there at first is
+  // undefined. nullptr if there are not so many. On the CPU memory that nobody touches costs nothing: these are allocate(),
+  // and a commit() that has nothing to do.
+  void* (*reserve)(std::size_t bytes);
+  bool (*commit)(void* p, std::size_t bytes);        // by any thread; false if there is not so much memory
+  void (*release)(void* memory, std::size_t bytes);  // of allocate() or reserve()
   // Zero-filled memory of the host that copies from and to the device run from and to without a detour.
   void* (*allocate_host)(std::size_t bytes);
   void (*release_host)(void* memory, std::size_t bytes);
@@ -33,7 +38,7 @@ struct Device {
   // mark is waited for once. nullptr on the CPU.
   void* (*mark)(void* queue);
   void (*wait_mark)(void* queue, void* mark);
-  // Memory in use by this process, and all there is.
+  // Memory in use (on a GPU by all processes), and all there is.
   void (*memory)(std::size_t* used_bytes, std::size_t* total_bytes);
 };
 const Device& cpu_device();

@@ -1,31 +1,17 @@
-// Matrix products, plain and grouped by expert (formulas: kernels.h). All six entries become lists of Products; a list
-// is cut into tasks (rows x columns of one C) that the threads take largest first.
-//
-// A task is the classical blocking (Goto & van de Geijn 2008) for a large L2: for each block of k, columns of B are packed
-// into panels that stay in L2; each tile of rows of A stays in L1 while it meets all of them, so that A is read once and
-// C along its rows. Sums run over k in blocks of a length that depends on K alone, so that neither the cut into tasks nor
-// the number of threads changes a bit.
-// Few rows take two other ways: they read a row-major B where it lies, and rows times transposed B become dot products
-// along k, because packing B would cost more than the product itself.
-// Not here: the micro-kernel (gemm_core.h), packing (gemm_pack.h).
-#include <omp.h>
-
-#include <algorithm>
-#include <cstdio>
-#include <stdexcept>
-#include <vector>
-
-#include "kernels/cpu.h"
+// Matrix products on vectors (formulas: kernels.h; their tasks: gemm_tasks.h). A task is the classical blocking (Goto & van
+// de Geijn 2008) for a large L2: for each block of k, columns of B are packed into panels that stay in L2; each tile of rows
+// of A stays in L1 while it meets all of them, so that A is read once and C along its rows. Sums run over k in blocks of a
+// length that depends on K alone, so that neither the cut into tasks nor the number of threads changes a bit. Few rows take
+// two other ways: they read a row-major B where it lies, and rows times transposed B become dot products along k, because
+// packing B would cost more than the product itself. Not here: the micro-kernel (gemm_core.h), packing (gemm_pack.h), matrix
+// units (gemm_amx.cpp).
 #include "kernels/dots.h"
-#include "kernels/few_rows.h"
 #include "kernels/gemm_library.h"
-#include "kernels/gemm_pack.h"
+#include "kernels/gemm_tasks.h"
 
 namespace moe::MOE_ISA {
 
 namespace {
-
-using Int = std::int64_t;
 
 constexpr Int kMaxK = 512;  // length of a block of k: a tile of A is 28 KB in L1
 #if defined(__AVX512F__)
@@ -33,27 +19,10 @@ constexpr Int kPanelFloats = 192 << 10;  // packed B in L2; processors with AVX-
 #else
 constexpr Int kPanelFloats = 48 << 10;
 #endif
-constexpr Int kStripTiles = 8;    // row tiles of A that are packed at a time
-constexpr Int kInPlaceTiles = 6;  // up to here a row-major B is read where it lies
-constexpr Int kTaskSize = 512;    // rows and columns of a task at most
-constexpr std::size_t kEnoughTasks = 8;
+constexpr Int kStripTiles = 8;      // row tiles of A that are packed at a time
+constexpr Int kInPlaceTiles = 6;    // up to here a row-major B is read where it lies
 constexpr Int kLibraryRows = 48;    // from here on the library is faster
 constexpr Int kDotRows = kFewRows;  // up to here dot products beat packing a transposed B
-constexpr Int kMinWork = 1 << 20;   // multiply-adds worth handing to another thread
-
-// c (=|+=) a b with a [m, k], b [k, n].
-struct Product {
-  Operand a, b;
-  Mat c;
-  Int m, n, k;
-  Store store;
-};
-
-// Rows [i0, i0 + m) and columns [j0, j0 + n) of the C of a product.
-struct Task {
-  const Product* product;
-  Int i0, m, j0, n;
-};
 
 // Where the parts of a thread's scratch begin, in floats.
 constexpr Int kPanelsAt = 0;
@@ -233,15 +202,6 @@ void multiply(const Task& task, float* c, Int c_stride, Store store, float* scra
     multiply_few_rows<BF16>(task, c, c_stride, store, scratch);
 }
 
-// C of bf16 is summed in scratch and rounded once.
-void round_into(const float* src, Int src_stride, Int m, Int n, BF16* dst, Int dst_stride, Store how) {
-  for (Int i = 0; i < m; ++i, src += src_stride, dst += dst_stride) {
-    Int j = 0;
-    for (; j + kWidth <= n; j += kWidth) store(dst + j, how == Store::kAdd ? load(dst + j) + load(src + j) : load(src + j));
-    for (; j < n; ++j) store_one(dst + j, how == Store::kAdd ? load_one(dst + j) + src[j] : src[j]);
-  }
-}
-
 // True if the library has done it: fp32 with enough rows, on processors for which it beats the code here.
 bool run_in_library(const Task& task) {
   const Product& p = *task.product;
@@ -261,7 +221,9 @@ bool run_in_library(const Task& task) {
                         .store = p.store});
 }
 
-void run_task(const Task& task, float* scratch) {
+}  // namespace
+
+void OnVectors::run_task(const Task& task, float* scratch) {
   if (run_in_library(task)) return;
   const Mat& c = task.product->c;
   const Int at = task.i0 * c.stride + task.j0;
@@ -271,131 +233,9 @@ void run_task(const Task& task, float* scratch) {
   round_into(scratch + kBlockCAt, stride, task.m, task.n, c.bf16() + at, c.stride, task.product->store);
 }
 
-// A sum over nothing: zeros, or nothing to add.
-void clear(const Product& p) {
-  if (p.store == Store::kAdd) return;
-  for (Int i = 0; i < p.m; ++i) std::memset(p.c.row(i), 0, static_cast<std::size_t>(p.n) * size_of(p.c.dtype));
-}
+bool OnVectors::reads_b_once(const Product& p) { return prefers_dots(p); }
 
-// Cuts a product into tasks of at most `most` rows and columns, as equal as can be. By shapes only, never by the number of
-// threads: the library may sum in another order for another shape.
-void cut_into_tasks(const Product& p, Int most, std::vector<Task>& tasks) {
-  const EvenCut rows(p.m, most), vectors((p.n + kNR - 1) / kNR, most / kNR);  // columns in whole panels
-  for (Int r = 0; r < rows.parts; ++r)
-    for (Int v = 0; v < vectors.parts; ++v) {
-      const Int j = vectors.begin(v) * kNR;
-      tasks.push_back({&p, rows.begin(r), rows.size(r), j, std::min(vectors.size(v) * kNR, p.n - j)});
-    }
-}
-
-// Every product in large tasks, which pack their operands seldom; smaller ones where that would be too few to share.
-std::vector<Task> tasks_of(const std::vector<Product>& products) {
-  std::vector<Task> tasks;
-  for (const Int most : {kTaskSize, kTaskSize / 2, kTaskSize / 4}) {
-    tasks.clear();
-    for (const Product& p : products) p.k == 0 ? clear(p) : cut_into_tasks(p, most, tasks);
-    if (tasks.size() >= kEnoughTasks) break;
-  }
-  std::stable_sort(tasks.begin(), tasks.end(),
-                   [](const Task& a, const Task& b) { return a.m * a.n * a.product->k > b.m * b.n * b.product->k; });
-  return tasks;
-}
-
-void run(Stream& stream, const std::vector<Product>& products) {
-  Int total = 0;  // of few rows the reading of B counts, not the products
-  for (const Product& p : products) total += (prefers_dots(p) ? kDotRows : p.m) * p.n * p.k;
-  const int threads = stream.num_threads();
-  const std::vector<Task> tasks = tasks_of(products);
-  const auto scratch = [&] { return reinterpret_cast<float*>(stream.scratch(omp_get_thread_num())); };
-  if (threads == 1 || tasks.size() == 1 || total < kMinWork) {
-    for (const Task& task : tasks) run_task(task, reinterpret_cast<float*>(stream.scratch(0)));
-    return;
-  }
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-  for (std::size_t i = 0; i < tasks.size(); ++i) run_task(tasks[i], scratch());
-}
-
-void require(bool fits, const char* operation, const CMat& a, const CMat& b, const CMat& c) {
-  if (fits) return;
-  char text[256];
-  const auto number = [](Int n) { return static_cast<long long>(n); };
-  std::snprintf(text, sizeof text, "%s: shapes [%lld, %lld] [%lld, %lld] [%lld, %lld] do not fit", operation, number(a.rows),
-                number(a.cols), number(b.rows), number(b.cols), number(c.rows), number(c.cols));
-  throw std::invalid_argument(text);
-}
-
-// The bounds of the experts' rows rise from 0 to the number of rows.
-bool covers(std::span<const Int> psum, Int rows) {
-  return !psum.empty() && psum.front() == 0 && psum.back() == rows && std::is_sorted(psum.begin(), psum.end());
-}
-
-// The operands of the six operations for rows [r, r + m) of the tokens and `out` rows of the weights.
-Product forward_product(CMat x, CMat w, Mat y, Store store) {
-  return {operand(x, false), operand(w, true), y, x.rows, w.rows, x.cols, store};
-}
-Product backward_input_product(CMat dy, CMat w, Mat dx, Store store) {
-  return {operand(dy, false), operand(w, false), dx, dy.rows, w.cols, w.rows, store};
-}
-Product backward_weight_product(CMat dy, CMat x, Mat dw) {
-  return {operand(dy, true), operand(x, false), dw, dy.cols, x.cols, dy.rows, Store::kAdd};
-}
-
-void forward(Stream& stream, CMat x, CMat w, Mat y, Store store) {
-  require(x.rows == y.rows && x.cols == w.cols && w.rows == y.cols, "gemm forward (x, w, y)", x, w, y);
-  run(stream, {forward_product(x, w, y, store)});
-}
-
-void backward_input(Stream& stream, CMat dy, CMat w, Mat dx, Store store) {
-  require(dy.rows == dx.rows && dy.cols == w.rows && w.cols == dx.cols, "gemm backward_input (dy, w, dx)", dy, w, dx);
-  run(stream, {backward_input_product(dy, w, dx, store)});
-}
-
-void backward_weight(Stream& stream, CMat dy, CMat x, Mat dw) {
-  require(dy.rows == x.rows && dy.cols == dw.rows && x.cols == dw.cols && dw.dtype == DType::kF32,
-          "gemm backward_weight (dy, x, f32 dw)", dy, x, dw);
-  run(stream, {backward_weight_product(dy, x, dw)});
-}
-
-// One product for each expert that owns rows; each gets its first row, its number of rows and its index.
-template <class MakeProduct>
-void run_experts(Stream& stream, std::span<const Int> psum, const MakeProduct& make) {
-  std::vector<Product> products;
-  for (std::size_t e = 0; e + 1 < psum.size(); ++e)
-    if (psum[e + 1] > psum[e]) products.push_back(make(psum[e], psum[e + 1] - psum[e], static_cast<Int>(e)));
-  run(stream, products);
-}
-
-void grouped_forward(Stream& stream, CMat x, CMat w, std::span<const Int> psum, Mat y, Store store) {
-  const Int experts = static_cast<Int>(psum.size()) - 1, out = y.cols;
-  require(covers(psum, x.rows) && x.rows == y.rows && x.cols == w.cols && w.rows == experts * out,
-          "grouped gemm forward (x, w, y)", x, w, y);
-  run_experts(stream, psum, [&](Int row, Int m, Int e) {
-    return forward_product(x.slice_rows(row, m), w.slice_rows(e * out, out), y.slice_rows(row, m), store);
-  });
-}
-
-void grouped_backward_input(Stream& stream, CMat dy, CMat w, std::span<const Int> psum, Mat dx, Store store) {
-  const Int experts = static_cast<Int>(psum.size()) - 1, out = dy.cols;
-  require(covers(psum, dy.rows) && dy.rows == dx.rows && w.cols == dx.cols && w.rows == experts * out,
-          "grouped gemm backward_input (dy, w, dx)", dy, w, dx);
-  run_experts(stream, psum, [&](Int row, Int m, Int e) {
-    return backward_input_product(dy.slice_rows(row, m), w.slice_rows(e * out, out), dx.slice_rows(row, m), store);
-  });
-}
-
-void grouped_backward_weight(Stream& stream, CMat dy, CMat x, std::span<const Int> psum, Mat dw) {
-  const Int experts = static_cast<Int>(psum.size()) - 1, out = dy.cols;
-  require(
-      covers(psum, dy.rows) && dy.rows == x.rows && dw.cols == x.cols && dw.rows == experts * out && dw.dtype == DType::kF32,
-      "grouped gemm backward_weight (dy, x, f32 dw)", dy, x, dw);
-  run_experts(stream, psum, [&](Int row, Int m, Int e) {
-    return backward_weight_product(dy.slice_rows(row, m), x.slice_rows(row, m), dw.slice_rows(e * out, out));
-  });
-}
-
-}  // namespace
-
-const GemmKernels gemm_cpu{forward, backward_input, backward_weight};
-const GroupedGemmKernels grouped_gemm_cpu{grouped_forward, grouped_backward_input, grouped_backward_weight};
+const GemmKernels gemm_cpu = kGemmOf<OnVectors>;
+const GroupedGemmKernels grouped_gemm_cpu = kGroupedGemmOf<OnVectors>;
 
 }  // namespace moe::MOE_ISA

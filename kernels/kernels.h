@@ -18,8 +18,8 @@
 
 namespace moe {
 
-// Linear maps, weights stored [out, in] as Hugging Face does. A GPU rounds an fp32 operand of more than 4096 columns to bf16
-// where the other one is of bf16 (the gradient of the logits).
+// Linear maps, weights stored [out, in] as Hugging Face does. Matrix units (CUDA, AMX) round an fp32 operand of more than
+// 4096 columns to bf16 where the other one is of bf16 (the gradient of the logits).
 struct GemmKernels {
   // y_MN (=|+=) x_MK w_NK^T
   void (*forward)(Stream&, CMat x_MK, CMat w_NK, Mat y_MN, Store store);
@@ -304,8 +304,9 @@ struct Kernels {
   ElementKernels elements;
   AdamWKernels adamw;
   MuonKernels muon;
-  // GFLOP/s of fused multiply-adds in registers alone, for `seconds` on all threads: the roof of this processor.
-  double (*register_peak_gflops)(Stream&, double seconds);
+  // GFLOP/s of multiply-adds in registers alone, for `seconds` on all threads: the roof of this processor for products of
+  // `dtype`.
+  double (*register_peak_gflops)(Stream&, DType dtype, double seconds);
 };
 
 // Where a computation runs and with what.

@@ -1,11 +1,7 @@
 // The roof: fused multiply-adds whose operands never leave the registers, on all threads at once.
 // Not here: anything that reads memory (moe-bench measures those).
-#include <omp.h>
+#include "kernels/peak.h"
 
-#include <algorithm>
-#include <chrono>
-
-#include "kernels/cpu.h"
 #include "kernels/simd.h"
 
 namespace moe::MOE_ISA {
@@ -28,30 +24,19 @@ void fused_multiply_adds(float* sink) {
   store_one(sink, sum(acc[0]));
 }
 
-// GFLOP/s of one thread running for `seconds`.
-double measure(double seconds) {
-  using Clock = std::chrono::steady_clock;
-  const auto start = Clock::now();
-  double passed = 0, calls = 0;
+void measure_call() {
   volatile float keep = 0;
-  do {
-    float result;
-    fused_multiply_adds(&result);
-    keep = result;
-    ++calls;
-    passed = std::chrono::duration<double>(Clock::now() - start).count();
-  } while (passed < seconds);
+  float result;
+  fused_multiply_adds(&result);
+  keep = result;
   (void)keep;
-  return calls * 2.0 * kWidth * kChains * kSteps / passed * 1e-9;
 }
 
 }  // namespace
 
-double register_peak_gflops_cpu(Stream& stream, double seconds) {
-  double total = 0;
-#pragma omp parallel num_threads(stream.num_threads()) reduction(+ : total)
-  total += measure(seconds);
-  return total;
+// bf16 is widened to vectors of fp32.
+double register_peak_gflops_cpu(Stream& stream, DType, double seconds) {
+  return measured_gflops(stream, seconds, 2.0 * kWidth * kChains * kSteps, measure_call);
 }
 
 }  // namespace moe::MOE_ISA

@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(kThreads, 1) multiply_add_kernel(float factor,
 }  // namespace
 
 // Twice as many launches in a row until they take half of the time that was given.
-double register_peak_gflops_cuda(Stream& stream, double seconds) {
+double register_peak_gflops_cuda(Stream& stream, DType, double seconds) {
   using Clock = std::chrono::steady_clock;
   Queue& q = queue_of(stream);
   const unsigned blocks = kBlocksPerMultiprocessor * static_cast<unsigned>(num_multiprocessors());

@@ -10,6 +10,8 @@ namespace moe {
 #ifdef MOE_HAVE_X86_ISAS
 namespace avx512 {
 Kernels all_kernels();
+Kernels amx_kernels();
+bool has_amx();
 extern const BitKernels bits_cpu;
 }
 namespace avx2 {
@@ -30,8 +32,10 @@ const std::vector<Kernels>& usable_kernels() {
     std::vector<Kernels> usable;
 #ifdef MOE_HAVE_X86_ISAS
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl"))
+        __builtin_cpu_supports("avx512vl")) {
+      if (avx512::has_amx()) usable.push_back(avx512::amx_kernels());
       usable.push_back(avx512::all_kernels());
+    }
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2"))
       usable.push_back(avx2::all_kernels());
 #endif
@@ -58,7 +62,7 @@ const Kernels& cpu_kernels() {
 const BitKernels* cpu_bits_by_isa(const std::string& isa) {
   if (cpu_kernels_by_isa(isa) == nullptr) return nullptr;
 #ifdef MOE_HAVE_X86_ISAS
-  if (isa == "avx512") return &avx512::bits_cpu;
+  if (isa == "avx512" || isa == "amx") return &avx512::bits_cpu;
   if (isa == "avx2") return &avx2::bits_cpu;
 #endif
   return &generic::bits_cpu;

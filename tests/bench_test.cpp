@@ -224,7 +224,7 @@ TEST(Rows, ChecksCanFail) {
   c.num_heads = c.num_kv_heads = 2, c.head_dim = 16, c.expert_ffn = 24, c.d_model = 40, c.num_experts = 5;
   Stream stream(2);
   std::vector<std::pair<const Kernels*, bool>> cases;
-  for (const char* isa : {"avx512", "avx2", "generic"})
+  for (const char* isa : {"amx", "avx512", "avx2", "generic"})
     if (const Kernels* k = cpu_kernels_by_isa(isa)) cases.push_back({k, true});
   const Kernels lazy = lazy_kernels();
   cases.push_back({&lazy, false});

@@ -67,7 +67,7 @@ TEST_P(BitsTest, WhatIsNotFiniteIsSeen) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Isa, BitsTest, ::testing::Values("avx512", "avx2", "generic"));
+INSTANTIATE_TEST_SUITE_P(Isa, BitsTest, ::testing::Values("amx", "avx512", "avx2", "generic"));
 
 }  // namespace
 }  // namespace moe

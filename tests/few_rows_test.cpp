@@ -84,5 +84,21 @@ TEST(FewRows, HaveTheBitsOfRowsAlone) {
   }
 }
 
+// On matrix units of the CPU no number of rows changes a bit of one.
+TEST(FewRows, OnAmxSoHaveMany) {
+  const Kernels* const kernels = tests_cuda() ? nullptr : cpu_kernels_by_isa("amx");
+  if (!kernels) GTEST_SKIP() << "no matrix units of a CPU";
+  constexpr Int kMany = 70;
+  for (const Shape& shape : shapes()) {
+    Stream stream(kernel_device(), 2);
+    const Matrix x(DType::kBF16, kMany, shape.k, 1), w(DType::kBF16, shape.n, shape.k, 2);
+    Matrix alone(DType::kF32, kMany, shape.n, 3), together(DType::kF32, kMany, shape.n, 3);
+    for (Int i = 0; i < kMany; ++i)
+      kernels->gemm.forward(stream, x.m.slice_rows(i, 1), w.m, alone.m.slice_rows(i, 1), Store::kAssign);
+    kernels->gemm.forward(stream, x.m, w.m, together.m, Store::kAssign);
+    EXPECT_TRUE(same_bits(together.m, alone.m)) << shape.n << "x" << shape.k;
+  }
+}
+
 }  // namespace
 }  // namespace moe

@@ -151,6 +151,8 @@ TEST(Gemm, SeveralBlocksOfKRowsAndColumns) {
     check({op, {0, 530}, 401, 389}, false);  // two blocks of k in every direction, two of rows
     check({op, {0, 20}, 512, 1031}, false);  // few rows, a stride of many cache sets
     check({op, {0, 601}, 64, 70, DType::kF32, Store::kAdd, 5}, false);
+    check({op, {0, 530}, 513, 389, DType::kBF16, Store::kAssign, 3}, false);
+    check({op, {0, 35}, 1031, 61, DType::kBF16, Store::kAdd, 1}, false);
   }
 }
 
@@ -217,14 +219,15 @@ TEST(Gemm, RoundsABf16ResultOnce) {
 
 TEST(Gemm, NotANumberStaysVisible) {
   for (const Kernels* k : all_isas())
-    for (Int rows : {5, 40}) {
-      Matrix x(DType::kF32, rows, 50, 0, 1), w(DType::kF32, 40, 50, 0, 2), y(DType::kF32, rows, 40, 0, 3);
-      x.f32[2 * 50 + 17] = std::nanf("");
-      Stream stream(kernel_device(), 2);
-      k->gemm.forward(stream, x.view(), w.view(), y.view(), Store::kAssign);
-      for (Int i = 0; i < rows; ++i)
-        for (Int j = 0; j < 40; ++j) EXPECT_EQ(std::isnan(y.at(i, j)), i == 2);
-    }
+    for (const DType t : {DType::kF32, DType::kBF16})
+      for (Int rows : {5, 40}) {
+        Matrix x(t, rows, 50, 0, 1), w(t, 40, 50, 0, 2), y(DType::kF32, rows, 40, 0, 3);
+        t == DType::kF32 ? x.f32[2 * 50 + 17] = std::nanf("") : (x.bf16[2 * 50 + 17] = to_bf16(std::nanf("")), 0.0f);
+        Stream stream(kernel_device(), 2);
+        k->gemm.forward(stream, x.view(), w.view(), y.view(), Store::kAssign);
+        for (Int i = 0; i < rows; ++i)
+          for (Int j = 0; j < 40; ++j) EXPECT_EQ(std::isnan(y.at(i, j)), i == 2) << k->isa;
+      }
 }
 
 // A sum over no rows adds nothing to a weight's gradient; a product of no rows writes nothing.
@@ -295,9 +298,11 @@ TEST(Peak, IsAPositiveFigure) {
   if (tests_cuda()) GTEST_SKIP() << "judged where it is measured";
   for (const Kernels* k : all_isas()) {
     Stream stream(kernel_device(), 1);
-    const double gflops = k->register_peak_gflops(stream, 0.002);
-    EXPECT_GT(gflops, 0.1);
-    EXPECT_LT(gflops, 1e5);
+    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      const double gflops = k->register_peak_gflops(stream, dtype, 0.002);
+      EXPECT_GT(gflops, 0.1) << k->isa << " " << name_of(dtype);
+      EXPECT_LT(gflops, 1e5) << k->isa << " " << name_of(dtype);
+    }
   }
 }
 

@@ -33,7 +33,7 @@ std::vector<const Kernels*> all_isas() {
     return {cuda_status().plugin->kernels()};
   }
   std::vector<const Kernels*> list;
-  for (const char* isa : {"avx512", "avx2", "generic"})
+  for (const char* isa : {"amx", "avx512", "avx2", "generic"})
     if (const Kernels* k = cpu_kernels_by_isa(isa)) list.push_back(k);
   return list;
 }

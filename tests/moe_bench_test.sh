@@ -29,7 +29,7 @@ for name in gemm/square gemm/qkv grouped/gate_up grouped/down/backward_weight at
   router/forward permute/combine embedding/backward cross_entropy adamw/step; do
   grep -q "^$name" table || fail "no row of $name"
 done
-grep -q '^# peaks of this run: register FMA [0-9]' table || fail "the table does not name the peaks"
+grep -q '^# peaks of this run: in registers [0-9]' table || fail "the table does not name the peaks"
 ! grep -v '^#' table | grep -q FAILED || fail "a row says FAILED"
 [ "$(grep -c '"passed": true' rows.json)" -eq "$rows" ] || fail "table and JSON have different rows"
 grep -q '"schema_version": 1' rows.json || fail "no schema version in the JSON"

@@ -47,9 +47,9 @@ void check_common(const CommonOptions& common) {
   // A wish for kernels that cannot be had must not end in others without a word.
   if (const char* isa = std::getenv("MOE_ISA"); isa != nullptr && cpu_kernels_by_isa(isa) == nullptr)
     throw Error(Exit::kUnavailable,
-                std::string("MOE_ISA: expected avx512, avx2 or generic, as far as this processor has them, found ") + isa,
+                std::string("MOE_ISA: expected amx, avx512, avx2 or generic, as far as this processor has them, found ") + isa,
                 "unset it: the widest is taken");
-  if (common.device == DeviceChoice::kCuda && cuda_status().num_devices == 0)
+  if (common.device == DeviceChoice::kCuda && !common.dry_run && cuda_status().num_devices == 0)
     throw Error(Exit::kUnavailable, "--device cuda: expected a CUDA device, found " + cuda_status().text,
                 "use --device cpu");
 }
@@ -98,9 +98,10 @@ Exit guarded(const std::string& tool, const std::string& who, const std::functio
     return body();
   } catch (const Error& error) {
     return report(error, who);
-  } catch (const std::bad_alloc&) {  // nothing that needs memory from here on
-    std::fprintf(stderr, "%s: error: %sout of memory\n  hint: make the batch or the sequences smaller\n", tool.c_str(),
-                 who.c_str());
+  } catch (const std::bad_alloc& error) {  // nothing that needs memory from here on
+    const char* what = std::strcmp(error.what(), std::bad_alloc().what()) == 0 ? "out of memory" : error.what();
+    std::fprintf(stderr, "%s: error: %s%s\n  hint: make the batch or the sequences smaller\n", tool.c_str(), who.c_str(),
+                 what);
   } catch (const std::exception& error) {
     log_error(who + "internal error: " + error.what());
   } catch (...) {

@@ -76,7 +76,7 @@ std::string environment_section(const std::string& tool) {
                     ", with _ for each \\-; values of a repeated option are separated by commas. A "
                     "variable that is empty counts as not set, and one that looks like a misspelt option is an error.") +
          tagged(bold("MOE_ISA"),
-                "Instruction set of the CPU kernels: avx512, avx2 or generic. Default: the widest there is.") +
+                "Instruction set of the CPU kernels: amx, avx512, avx2 or generic. Default: the widest there is.") +
          tagged(bold("NO_COLOR"), "If set and not empty, no colour.") +
          ".PP\nWhat wins, strongest first: command line, environment, " + "file of " + bold("--config") +
          ", checkpoint, preset, default. " + bold(tool + " --print-config") +

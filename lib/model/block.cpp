@@ -59,6 +59,17 @@ struct OnHost {
   }
 };
 
+// Memory for the rows that come, on a device where it is taken as it is needed (Pass): of all that has rows in this block.
+void take_rows(const SegmentArgs& a) {
+  const auto& [b, s] = std::tie(a.block, a.slot);
+  const Device& device = b.lane_stream.device();
+  const std::int64_t n = s.plan.num_rows;
+  for (const Mat& m : {s.x_RD, s.gu_R2F, s.h_RF, b.stash.dy_RD, b.stash.dgu_R2F, b.work.y_RD, b.work.dh_RF})
+    commit_rows(device, m, n);
+  for (const std::span<float> v : {s.gate_R, b.work.dgate_R})
+    commit(device, v.data(), static_cast<std::size_t>(n) * sizeof(float));
+}
+
 // Who sends what to whom is the host's work, on the lane's stream.
 void plan_with_others(const SegmentArgs& a) {
   const auto& [b, s] = std::tie(a.block, a.slot);
@@ -75,6 +86,7 @@ void plan_with_others(const SegmentArgs& a) {
       if (slot2row.view()[i] < 0) idx[i] = -1;
   b.dispatcher->plan(idx, gate_TK.view(), b.config.top_k, *plan.route, gate_R.view(), b.expert_map);
   plan.num_rows = plan.route->num_rows;
+  take_rows(a);
   gate_R.push(static_cast<std::size_t>(plan.num_rows));
   plan.psum_rows_L1 = plan.route->psum_rows_L1;
   if (stream.is_cpu()) return;

@@ -164,7 +164,7 @@ class Pass {
   PassOptions options_;
   Env env_;
   int num_modules_;
-  std::unique_ptr<Arena> arena_;
+  std::unique_ptr<Arena> arena_, rows_arena_;
   std::vector<BlockParams> block_params_;
   std::vector<std::unique_ptr<Track>> tracks_;
   RopeTables rope_;

@@ -1,5 +1,6 @@
 // The memory of a pass: tracks, tables of the rotary embedding; and the prediction of all memory of a rank.
 // Not here: what is done with it (pass.cpp).
+#include <algorithm>
 #include <cmath>
 #include <functional>
 
@@ -35,15 +36,16 @@ struct PassMemory {
   CacheRows cache_rows;
 };
 
-PassMemory take_memory(Arena& arena, const ModelConfig& c, DType dtype, const PassOptions& o, const MeshOptions& mesh,
-                       int num_experts_here, const RowsOfTokens& rows) {
+PassMemory take_memory(const SlotArenas& arenas, const ModelConfig& c, DType dtype, const PassOptions& o,
+                       const MeshOptions& mesh, int num_experts_here, const RowsOfTokens& rows) {
+  Arena& arena = arenas.tokens;
   const int n = num_tracks(o, mesh);
   const std::int64_t P = o.cache ? o.cache->room() : o.shape.seq_len, half = c.rope_dim() / 2;
   PassMemory m;
   for (int i = 0; i < n; ++i) {
     const BatchShape shape = track_shape(o.shape, n, i);
     m.tracks.push_back(take_track(
-        arena, {c, shape, dtype, rows(shape.num_tokens()), num_experts_here, num_modules(o, c), o.cache != nullptr}, o));
+        arenas, {c, shape, dtype, rows(shape.num_tokens()), num_experts_here, num_modules(o, c), o.cache != nullptr}, o));
   }
   m.rope = {arena.vector<float>(P * half), arena.vector<float>(P * half), arena.vector<std::int32_t>(o.shape.num_tokens())};
   for (int i = 0; i < c.num_blocks(); ++i)
@@ -85,15 +87,18 @@ Pass::Pass(Model& model, const PassOptions& options, Env env)
       mtp_losses_(static_cast<std::size_t>(num_modules_)) {
   const ModelConfig& c = model.config();
   const int num_experts_here = static_cast<int>(model.params().layout().most_experts());
-  const auto take = [&](Arena& arena) {
-    const MeshOptions& mesh = model.mesh().options();
-    return take_memory(arena, c, model.dtype(), options, mesh, num_experts_here, max_rows(c, mesh.shape, num_experts_here));
+  const MeshOptions& mesh = model.mesh().options();
+  const auto take = [&](Arena& tokens, Arena& rows) {
+    return take_memory({tokens, rows}, c, model.dtype(), options, mesh, num_experts_here,
+                       max_rows(c, mesh.shape, num_experts_here));
   };
   const Device& device = env.stream.device();
-  Arena measuring(0, device);
-  take(measuring);
+  Arena measuring(0, device), measuring_rows(0, device);
+  take(measuring, measuring_rows);
+  const auto backing = mesh.shape.ep > 1 ? Arena::Backing::kOnDemand : Arena::Backing::kAtOnce;
   arena_ = std::make_unique<Arena>(measuring.used_bytes(), device);
-  PassMemory memory = take(*arena_);
+  rows_arena_ = std::make_unique<Arena>(std::max<std::size_t>(1, measuring_rows.used_bytes()), device, backing);
+  PassMemory memory = take(*arena_, *rows_arena_);
   tracks_ = std::move(memory.tracks);
   rope_ = memory.rope;
   tally_rooms_ = memory.tally_rooms;
@@ -115,7 +120,7 @@ Pass::~Pass() {
 ModelMemory predict_memory(const ModelConfig& config, DType dtype, const PassOptions& pass, const MeshOptions& mesh,
                            const MeshPlace& place, std::int64_t rows_of_track, const TrainingState& state) {
   const ParamLayout layout = layout_of(mesh, place, config.num_experts);
-  Arena measuring(0), activations(0);
+  Arena measuring(0), activations(0), rows(0);
   const ParamStore store(measuring, parameter_specs(config), dtype, pass.training, layout, state);
   ModelMemory m;
   for (const Param& p : store.all()) {
@@ -130,9 +135,9 @@ ModelMemory predict_memory(const ModelConfig& config, DType dtype, const PassOpt
   }
   m.saved += m.masters + m.moments + m.ema;
   const RowsOfTokens balanced = balanced_rows(config, mesh.shape, static_cast<int>(layout.most_experts()));
-  take_memory(activations, config, dtype, pass, mesh, static_cast<int>(layout.most_experts()),
+  take_memory({activations, rows}, config, dtype, pass, mesh, static_cast<int>(layout.most_experts()),
               [&](std::int64_t tokens) { return rows_of_track >= 0 ? rows_of_track : balanced(tokens); });
-  m.activations = activations.used_bytes();
+  m.activations = activations.used_bytes() + rows.used_bytes();
   m.buffers = Units::buffer_bytes(store, pass.training, mesh.shape.replicate) + Muon::buffer_bytes(store) +
               exchange_bytes(config, dtype, mesh.shape, track_shape(pass.shape, num_tracks(pass, mesh), 0).num_tokens());
   return m;

@@ -12,8 +12,9 @@ std::int64_t max_plain_ffn(const ModelConfig& c) {
 }
 
 struct Taker {
-  Arena& arena;
+  const SlotArenas& arenas;
   const SlotRoom& room;
+  Arena& arena = arenas.tokens;
   const ModelConfig& c = room.config;
   DType dtype = room.dtype;
   std::int64_t T = room.shape.num_tokens(), D = c.d_model, N = T * c.top_k, R = c.num_moe_layers() > 0 ? room.max_rows : 0;
@@ -21,7 +22,8 @@ struct Taker {
   Mat tokens(std::int64_t cols) { return arena.matrix(dtype, T, cols); }
   // Operands of matrix products that nothing copies as a whole.
   Mat padded_tokens(std::int64_t cols) { return arena.padded_matrix(dtype, T, cols); }
-  Mat padded_rows(std::int64_t cols) { return arena.padded_matrix(dtype, R, cols); }
+  Mat padded_rows(std::int64_t cols) { return arenas.rows.padded_matrix(dtype, R, cols); }
+  std::span<float> rows() { return arenas.rows.vector<float>(R); }
   MlaTaker mla() const { return {arena, c, dtype, T}; }
 
   // What the light policy computes again.
@@ -55,7 +57,7 @@ struct Taker {
     s.plan.row2slot_N = arena.vector<std::int32_t>(N);
     if (arena.device().kind != DeviceKind::kCpu)
       s.plan.psum_rows_room = arena.vector<std::int64_t>(room.num_experts_here + 1);
-    s.gate_R = arena.vector<float>(R);
+    s.gate_R = rows();
     s.x_RD = padded_rows(D);
     s.gu_R2F = padded_rows(2 * c.expert_ffn);
   }
@@ -77,8 +79,9 @@ void copy_cheap(const BlockSlot& from, BlockSlot& to, const ModelConfig& c) {
 
 }  // namespace
 
-BlockStash take_stash(Arena& arena, const SlotRoom& room) {
-  Taker take{arena, room};
+BlockStash take_stash(const SlotArenas& arenas, const SlotRoom& room) {
+  Taker take{arenas, room};
+  Arena& arena = arenas.tokens;
   const ModelConfig& c = room.config;
   BlockStash s;
   s.dx2_TD = take.tokens(take.D);
@@ -98,8 +101,9 @@ BlockStash take_stash(Arena& arena, const SlotRoom& room) {
   return s;
 }
 
-BlockWork take_work(Arena& arena, const SlotRoom& room) {
-  Taker take{arena, room};
+BlockWork take_work(const SlotArenas& arenas, const SlotRoom& room) {
+  Taker take{arenas, room};
+  Arena& arena = arenas.tokens;
   const ModelConfig& c = room.config;
   BlockWork w;
   w.y_RD = take.padded_rows(take.D);
@@ -107,7 +111,7 @@ BlockWork take_work(Arena& arena, const SlotRoom& room) {
   w.dh_TF = take.padded_tokens(max_plain_ffn(c));
   w.do_TC = take.padded_tokens(std::int64_t{c.num_heads} * c.value_dim());
   if (c.is_mla()) w.mla = take.mla().take_work(room.generates);
-  w.dgate_R = arena.vector<float>(take.R);
+  w.dgate_R = take.rows();
   w.dgate_TK = arena.vector<float>(take.N);
   w.f_GE = arena.vector<float>(std::int64_t{room.shape.num_seqs} * c.num_experts);
   w.counts_GE = arena.vector<std::int64_t>(std::int64_t{room.shape.num_seqs} * c.num_experts);
@@ -115,8 +119,8 @@ BlockWork take_work(Arena& arena, const SlotRoom& room) {
   return w;
 }
 
-std::vector<BlockSlot> take_slots(Arena& arena, const SlotRoom& room, Recompute recompute, bool training) {
-  Taker take{arena, room};
+std::vector<BlockSlot> take_slots(const SlotArenas& arenas, const SlotRoom& room, Recompute recompute, bool training) {
+  Taker take{arenas, room};
   const ModelConfig& c = room.config;
   const bool share_all = !training || recompute == Recompute::kFull;
   const bool share_cheap = share_all || recompute == Recompute::kLight;

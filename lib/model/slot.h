@@ -84,10 +84,15 @@ struct SlotRoom {
 
   int num_blocks() const { return config.num_layers + num_modules; }
 };
-BlockStash take_stash(Arena& arena, const SlotRoom& room);
-BlockWork take_work(Arena& arena, const SlotRoom& room);
+// Where the memory is taken. How many rows the experts here get is known when they come, in the worst case many times those
+// of balanced routing: theirs may be an arena on demand (take_rows() of block.cpp commits it).
+struct SlotArenas {
+  Arena &tokens, &rows;
+};
+BlockStash take_stash(const SlotArenas& arenas, const SlotRoom& room);
+BlockWork take_work(const SlotArenas& arenas, const SlotRoom& room);
 // One slot per block. `training` false: all blocks share one slot (forward only); the first keeps its input for modules.
-std::vector<BlockSlot> take_slots(Arena& arena, const SlotRoom& room, Recompute recompute, bool training);
+std::vector<BlockSlot> take_slots(const SlotArenas& arenas, const SlotRoom& room, Recompute recompute, bool training);
 
 // The same memory, seen by a micro-batch of num_tokens <= the room's tokens.
 BlockSlot fitted(BlockSlot slot, std::int64_t room_tokens, std::int64_t num_tokens);

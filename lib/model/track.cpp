@@ -2,12 +2,13 @@
 
 namespace moe {
 
-std::unique_ptr<Track> take_track(Arena& arena, const SlotRoom& room, const PassOptions& o) {
+std::unique_ptr<Track> take_track(const SlotArenas& arenas, const SlotRoom& room, const PassOptions& o) {
+  Arena& arena = arenas.tokens;
   const std::int64_t T = room.shape.num_tokens(), D = room.config.d_model;
   auto t = std::make_unique<Track>();
   t->room = room.shape;
-  t->slot_rooms = take_slots(arena, room, o.recompute, o.training);
-  t->work_room = take_work(arena, room);
+  t->slot_rooms = take_slots(arenas, room, o.recompute, o.training);
+  t->work_room = take_work(arenas, room);
   t->x_room = arena.matrix(room.dtype, T, D);
   t->n_room = arena.matrix(room.dtype, T, D);
   t->logits_room = arena.matrix(DType::kF32, o.cache ? o.max_logits : T, room.config.vocab_size);
@@ -23,7 +24,7 @@ std::unique_ptr<Track> take_track(Arena& arena, const SlotRoom& room, const Pass
   for (int k = 0; k < room.num_modules; ++k) t->mtp_rooms.push_back(take_mtp_slot(arena, mtp));
   if (room.num_modules > 0) t->mtp_work_room = take_mtp_work(arena, mtp);
   if (!o.training) return t;
-  t->stash_room = take_stash(arena, room);
+  t->stash_room = take_stash(arenas, room);
   t->dn_room = arena.matrix(room.dtype, T, D);
   t->dx_room = arena.matrix(room.dtype, T, D);
   return t;

@@ -54,7 +54,7 @@ struct Track {
 };
 
 // Room of the tracks of a pass, whose rows are `max_rows` at most in each.
-std::unique_ptr<Track> take_track(Arena& arena, const SlotRoom& room, const PassOptions& options);
+std::unique_ptr<Track> take_track(const SlotArenas& arenas, const SlotRoom& room, const PassOptions& options);
 // Views of the memory for this micro-batch, whose tokens are the host's and are copied where the device is another.
 void put_into(Track& track, const MicroBatch& batch, Stream& stream);
 

@@ -78,17 +78,22 @@ void finish_bench_options(Options& options, BenchOptions& bench) {
   check_config(bench.model);
 }
 
+const std::vector<std::string> kIsaNames = {"auto", "amx", "avx512", "avx2", "generic"};
+
 // What the command runs on. kernels, generate and step of one process know other devices; --isa asks for the CPU.
-Compute compute_of(const BenchOptions& o, const World& world) {
+Compute compute_of(const BenchOptions& o, World& world) {
   const bool knows_devices = o.command == BenchCommand::kKernels || o.command == BenchCommand::kGenerate ||
                              (o.command == BenchCommand::kStep && world.alone());
   CommonOptions common = o.common;
   if (common.device == DeviceChoice::kAuto && (!knows_devices || o.isa != BenchIsa::kAuto))
     common.device = DeviceChoice::kCpu;
+  if (common.device == DeviceChoice::kCuda && !knows_devices)
+    throw AgreedError(Exit::kUnavailable,
+                      "--device cuda: expected kernels, generate or a step of one process, found another command or ranks",
+                      "use --device cpu", 0);
   const Compute compute = choose_compute(common, world);
-  if (!knows_devices) need_cpu(compute, "--device: of this command and number of ranks");
   if (o.isa == BenchIsa::kAuto) return compute;
-  const std::string name = o.isa == BenchIsa::kAvx512 ? "avx512" : o.isa == BenchIsa::kAvx2 ? "avx2" : "generic";
+  const std::string name = kIsaNames.at(static_cast<std::size_t>(o.isa));
   if (!compute.on_cpu())
     throw Error(Exit::kUsage, "--isa: expected none with --device cuda, found " + name, "instruction sets are the CPU's");
   if (const Kernels* k = cpu_kernels_by_isa(name)) return {compute.device, *k};
@@ -130,7 +135,7 @@ Options bench_options(BenchOptions& b) {
       .value = "TEXT";
   o.add("seconds", b.seconds,
         "time of measuring: of each row of kernels and collectives (0: 0.3) or dispatch (0: 1), of all steps (0: 5)");
-  o.add("isa", b.isa, "instruction set of the kernels; auto takes the widest", {"auto", "avx512", "avx2", "generic"});
+  o.add("isa", b.isa, "instruction set of the kernels; auto takes the widest", kIsaNames);
   o.group("Batch");
   o.add("batch", b.batch, "sequences of a step, of all ranks together");
   o.add("seq", b.seq, "tokens of a sequence");

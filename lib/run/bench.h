@@ -11,7 +11,7 @@
 namespace moe {
 
 enum class BenchCommand { kKernels, kStep, kDispatch, kCollectives, kCheckpoint, kReshard, kGenerate };
-enum class BenchIsa { kAuto, kAvx512, kAvx2, kGeneric };
+enum class BenchIsa { kAuto, kAmx, kAvx512, kAvx2, kGeneric };
 enum class WorkloadChoice { kW0, kW1, kW2, kW3, kW4, kW5, kW6, kW7, kAll };  // the values of Workload, and all
 
 struct BenchOptions {

@@ -123,8 +123,9 @@ Peaks measure_bandwidth(const Stream& stream, std::size_t bytes) {
 Peaks measure_peaks(Env env, DType dtype) {
   if (!env.stream.is_cpu()) return measure_device_peaks(env, dtype);
   Peaks peaks = measure_bandwidth(env.stream, std::size_t{512} << 20);
-  peaks.register_gflops = env.kernels.register_peak_gflops(env.stream, 0.25);
-  peaks.gemm_gflops = gemm_peak_gflops(env, 1024, 0.25);
+  peaks.register_gflops = env.kernels.register_peak_gflops(env.stream, dtype, 0.25);
+  peaks.gemm_gflops = gemm_peak_gflops(env, dtype, 0.25);
+  peaks.gemm_dtype = dtype;
   return peaks;
 }
 
@@ -147,8 +148,8 @@ std::vector<std::string> machine_lines(Env env, const Peaks& p) {
                 env.stream.num_threads(), env.kernels.isa, version_text().c_str());
   std::snprintf(
       second, sizeof second,
-      "# peaks of this run: register FMA %.0f GFLOP/s, GEMM 1024^3 %.0f GFLOP/s, memory copy %.1f GB/s, read %.1f GB/s",
-      p.register_gflops, p.gemm_gflops, p.copy_gbytes, p.read_gbytes);
+      "# peaks of this run: in registers %.0f GFLOP/s, %s GEMM 1024^3 %.0f GFLOP/s, memory copy %.1f GB/s, read %.1f GB/s",
+      p.register_gflops, name_of(p.gemm_dtype), p.gemm_gflops, p.copy_gbytes, p.read_gbytes);
   return {first, second};
 }
 

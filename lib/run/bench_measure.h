@@ -47,7 +47,7 @@ BenchRow measure(const BenchEntry& entry, double seconds, Stream& stream);
 
 // The peaks of this machine with env's threads and kernels, or of env's device: its copy, and our product of matrices of
 // `dtype`; about a second. Throws Error(kCheckFailed) if memory lies.
-Peaks measure_peaks(Env env, DType dtype = DType::kF32);
+Peaks measure_peaks(Env env, DType dtype);
 // Streaming passes over `bytes` in all, large pages; only the two bandwidths of the result are set.
 Peaks measure_bandwidth(const Stream& stream, std::size_t bytes);
 std::string processor_name();

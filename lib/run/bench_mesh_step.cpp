@@ -325,7 +325,7 @@ Exit bench_mesh_step(const BenchOptions& o, World& world, const Kernels& kernels
   if (o.common.dry_run) return Exit::kOk;
   MeshStepReport report{.model = o.model, .mesh = mesh, .batch = o.batch_shape(), .num_ranks = world.size()};
   timed_on_lane(world, [] {});
-  report.gemm_peak_gflops = gemm_peak_gflops(env, 1024, 0.25);
+  report.gemm_peak_gflops = gemm_peak_gflops(env, o.dtype, 0.25);
   sum_over_ranks(world, std::span(&report.gemm_peak_gflops, 1));
   MeshStepRun run(o, world, mesh, env);
   run.run(o.seconds > 0 ? o.seconds : 5);

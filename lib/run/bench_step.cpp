@@ -183,13 +183,13 @@ std::vector<std::string> head_lines(const BenchOptions& o) {
 void run_and_report(const BenchOptions& o, StepRun& run, StepReport& report) {
   const Env env = run.plain_env();
   if (!env.stream.is_cpu()) report.peaks = measure_peaks(env, o.dtype);
-  const double gemm_before = env.stream.is_cpu() ? gemm_peak_gflops(env, 1024, 0.25) : report.peaks.gemm_gflops;
+  const double gemm_before = env.stream.is_cpu() ? gemm_peak_gflops(env, o.dtype, 0.25) : report.peaks.gemm_gflops;
   run.run(o.seconds > 0 ? o.seconds : 5);
   report.peak_rss_bytes = peak_rss_bytes();  // before the buffers of the memory peaks count too
   run.report(report);
   if (!env.stream.is_cpu()) return;
-  report.gemm_peak_after = gemm_peak_gflops(env, 1024, 0.25);
-  report.peaks = measure_peaks(env);
+  report.gemm_peak_after = gemm_peak_gflops(env, o.dtype, 0.25);
+  report.peaks = measure_peaks(env, o.dtype);
   report.peaks.gemm_gflops = gemm_before;
 }
 

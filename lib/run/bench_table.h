@@ -36,11 +36,11 @@ class WorstDeviation {
 
 // What this machine reached in this run.
 struct Peaks {
-  double register_gflops = 0;  // fused multiply-adds in registers
-  double gemm_gflops = 0;      // our own fp32 product of 1024^3
+  double register_gflops = 0;  // multiply-adds in registers
+  double gemm_gflops = 0;      // our own product of gemm_n^3 in gemm_dtype
   double read_gbytes = 0;      // streaming read
   double copy_gbytes = 0;      // streaming copy, bytes read and bytes written both counted
-  // Of a device other than the host: no register peak, and the product is of gemm_n^3 in gemm_dtype.
+  // Of a device other than the host: no register peak.
   bool of_device = false;
   int gemm_n = 1024;
   DType gemm_dtype = DType::kF32;

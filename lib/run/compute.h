@@ -13,15 +13,14 @@ struct Compute {
   bool on_cpu() const { return device.kind == DeviceKind::kCpu; }
 };
 // auto: CUDA where its plugin finds a device, else the CPU. Ranks of a node take its devices in turn, and share them where
-// there are fewer. Error(kUnavailable) for cuda that is not there.
-Compute choose_compute(const CommonOptions& common, const World& world);
+// there are fewer. Error(kUnavailable) for cuda that is not there (but for a dry run, which takes the CPU then), and where
+// some ranks have one and others have none. A collective call.
+Compute choose_compute(const CommonOptions& common, World& world);
 // A stream of it, with --threads.
 inline Stream compute_stream(const Compute& compute, const CommonOptions& common) {
   return Stream(compute.device, common.threads);
 }
 // What the job traces is shown to profilers of the device too (NVTX). Before the first span.
 void show_ranges(const Compute& compute, World& world);
-// Error(kUnavailable) unless on the CPU; `what` needs it.
-void need_cpu(const Compute& compute, const std::string& what);
 
 }  // namespace moe

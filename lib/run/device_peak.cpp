@@ -37,8 +37,8 @@ double warm_seconds(Stream& stream, const std::function<void()>& call) {
   return clock.seconds();
 }
 
-// GFLOP/s of n^3; 0 where one call is so slow that a larger one makes no sense, into `is_slow`.
-double gemm_gflops(Env env, DType dtype, int n, bool& is_slow) {
+// GFLOP/s of n^3, 0 where a larger one follows; whether one call is so slow that a larger one makes no sense.
+double gemm_gflops(Env env, DType dtype, int n, bool is_last, bool& is_slow) {
   constexpr double kSlow = 20e-3;
   struct Set {
     Mat a, b, c;
@@ -49,7 +49,7 @@ double gemm_gflops(Env env, DType dtype, int n, bool& is_slow) {
   const Set& s = sets.front();
   const auto call = [&] { env.kernels.gemm.forward(env.stream, s.a, s.b, s.c, Store::kAssign); };
   is_slow = warm_seconds(env.stream, call) > kSlow;
-  return is_slow || n == 8192 ? 2.0 * n * n * n / median_seconds(env.stream, call) * 1e-9 : 0;
+  return is_slow || is_last ? 2.0 * n * n * n / median_seconds(env.stream, call) * 1e-9 : 0;
 }
 
 // GB/s of a copy of `bytes`, read and written; judged at both ends.
@@ -76,6 +76,13 @@ double copy_gbytes(Stream& stream, std::size_t bytes, bool& is_slow) {
 
 }  // namespace
 
+DeviceGemm measure_device_gemm(Env env, DType dtype, int largest) {
+  constexpr int kFirst = 64;
+  bool is_slow = false;
+  for (int n = kFirst;; n *= 2)
+    if (const double rate = gemm_gflops(env, dtype, n, n >= largest, is_slow); is_slow || n >= largest) return {rate, n};
+}
+
 double measure_device_copy(Stream& stream) {
   constexpr std::size_t kFirstBytes = std::size_t{1} << 20, kMostBytes = std::size_t{1} << 30;
   std::size_t used = 0, total = 0;
@@ -89,13 +96,9 @@ double measure_device_copy(Stream& stream) {
 }
 
 Peaks measure_device_peaks(Env env, DType dtype) {
-  constexpr int kFirst = 64, kLargest = 8192;
-  Peaks peaks{.of_device = true, .gemm_n = kFirst, .gemm_dtype = dtype};
-  bool is_slow = false;
-  for (;; peaks.gemm_n *= 2) {
-    peaks.gemm_gflops = gemm_gflops(env, dtype, peaks.gemm_n, is_slow);
-    if (is_slow || peaks.gemm_n == kLargest) break;
-  }
+  const DeviceGemm gemm = measure_device_gemm(env, dtype, 8192);
+  Peaks peaks{.of_device = true, .gemm_n = gemm.n, .gemm_dtype = dtype};
+  peaks.gemm_gflops = gemm.gflops;
   peaks.copy_gbytes = measure_device_copy(env.stream);
   return peaks;
 }

@@ -84,6 +84,7 @@ nlohmann::json metrics_row(const StepResult& r, const RateBase& base, double run
                         {"peak_memory_gib", peak_memory_gib()},
                         {"updated", r.updated},
                         {"seconds", run_seconds}};
+  if (r.device_bytes > 0) row["device_memory_gib"] = r.device_bytes / (1 << 30);
   if (r.ema_seconds > 0) row["ema_ms"] = 1e3 * r.ema_seconds;
   if (!r.mtp_loss.empty()) row["mtp_loss"] = r.mtp_loss, row["mtp_weight"] = r.mtp_weight;
   nlohmann::json layers = nlohmann::json::array();

@@ -5,7 +5,8 @@
 
 namespace moe {
 
-// GFLOP/s of an fp32 matrix product of n^3 by the gemm kernel itself, median of a few runs of about `seconds` in all.
-double gemm_peak_gflops(Env env, int n = 1024, double seconds = 0.15);
+// GFLOP/s of a product of square matrices of `dtype` by the gemm kernel itself: of 1024^3 on the CPU, median of a few runs
+// of about `seconds` in all, and of 4096^3 on another device (less where that is slow).
+double gemm_peak_gflops(Env env, DType dtype, double seconds = 0.15);
 
 }  // namespace moe

@@ -45,8 +45,8 @@ std::string machine_text(const World& world, const Stream& stream, const Kernels
 }
 
 // All ranks at the same time, as in training.
-double peak_of_all(World& world, Env env) {
-  double peak = gemm_peak_gflops(env);
+double peak_of_all(World& world, Env env, DType dtype) {
+  double peak = gemm_peak_gflops(env, dtype);
   if (!world.alone()) world.lane().call("peak", [&] { all_reduce_sum(world.comm(), "peak", std::span(&peak, 1)); });
   return peak;
 }
@@ -81,7 +81,7 @@ class TrainRun {
     const std::int64_t per_epoch = inputs_->data ? DataOrder(*inputs_->data, 0, o_.seq, false).samples_per_epoch() : 0;
     o_.steps = planned_steps(o_, per_epoch);
     summary_ = summarize(o_, mesh_options_, inputs_->data ? inputs_->data->info().num_tokens : 0, per_epoch, o_.steps);
-    base_ = {summary_.flop_per_token, peak_of_all(world_, env_), o_.seq};
+    base_ = {summary_.flop_per_token, peak_of_all(world_, env_, o_.dtype), o_.seq};
     std::string text = summary_box(o_, summary_, machine_text(world_, stream_, env_.kernels, base_.gemm_peak_gflops));
     if (mesh_options_.shape.size() > 1) {
       const RankHosts hosts = rank_hosts(o_.ranks, world_, mesh_options_.shape);

@@ -128,7 +128,9 @@ void add_output_options(Options& o, TrainOptions& t) {
   o.add("router-trace-steps", t.router_trace_steps, "so many last steps of this call; 0 records all");
   o.add("trace", t.trace,
         "write what every rank computed, communicated and saved in some steps, and when, for https://ui.perfetto.dev or "
-        "chrome://tracing; a run that is resumed replaces the file")
+        "chrome://tracing (on a GPU when the host put it into the queue; kernels are shown by nsys, in the same ranges); a "
+        "run "
+        "that is resumed replaces the file")
       .value = "FILE";
   o.add("trace-steps", t.trace_steps, "of --trace: from this step of this call to that one", "FIRST:LAST");
   o.add("sample", t.sample, "continue this text when the run ends").value = "PROMPT";

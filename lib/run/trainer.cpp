@@ -177,12 +177,23 @@ void Trainer::update(StepResult& result) {
   model_.router_bias_changed();
 }
 
+namespace {
+
+double memory_in_use(const Device& device) {
+  std::size_t used = 0, total = 0;
+  device.memory(&used, &total);
+  return static_cast<double>(used);
+}
+
+}  // namespace
+
 void Trainer::collect(StepResult& result) {
   const auto& [pre, dispatch, experts, combine] = pass_.segment_seconds();
   result.lane = model_.mesh().lane().take_times();
   result.experts_seconds = experts;
   result.exchange_seconds = dispatch + combine + result.lane["dispatch"].busy + result.lane["combine"].busy;
   for (const auto& [name, time] : result.lane) result.exposed_seconds += time.exposed;
+  if (!env_.stream.is_cpu()) result.device_bytes = memory_in_use(env_.stream.device());
   auto pairs = coactivation_LEE_.begin();
   for (int layer : model_.moe_layers()) {
     const RoutingTally& tally = pass_.tallies()[static_cast<std::size_t>(layer)];

@@ -38,6 +38,7 @@ struct StepResult {
   double ema_seconds = 0;                            // of optimizer_seconds: the moving average
   double experts_seconds = 0, exchange_seconds = 0;  // of forward and backward: expert segments; dispatch and combine
   double exposed_seconds = 0;                        // of all communication: what nothing was computed under
+  double device_bytes = 0;                           // in use on this rank's GPU, by whomever; 0 on the CPU
   std::map<std::string, LaneTime> lane;              // communication by name
   bool stop = false;                                 // some rank was asked to stop
   double run_seconds = 0;                            // rank 0's clock, before the update

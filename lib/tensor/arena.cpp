@@ -1,13 +1,32 @@
 #include "lib/tensor/arena.h"
 
 #include <new>
+#include <string>
+
+#include "lib/base/byte_size.h"
+#include "lib/base/error.h"
 
 namespace moe {
+namespace {
 
-Arena::Arena(std::size_t capacity_bytes, const Device& device) : device_(device), capacity_(capacity_bytes) {
+[[noreturn]] void refuse(std::size_t bytes, const Device& device) {
+  if (device.kind == DeviceKind::kCpu) throw std::bad_alloc();
+  std::size_t used = 0, total = 0;
+  device.memory(&used, &total);
+  throw Error(Exit::kInternal,
+              std::string("memory of the GPU (") + device.name + "): expected " + bytes_text(static_cast<double>(bytes)) +
+                  " free, found " + bytes_text(static_cast<double>(total - used)) + " of " +
+                  bytes_text(static_cast<double>(total)),
+              "a smaller micro-batch, shorter sequences, --recompute or more ranks need less");
+}
+
+}  // namespace
+
+Arena::Arena(std::size_t capacity_bytes, const Device& device, Backing backing)
+    : device_(device), capacity_(capacity_bytes) {
   if (capacity_bytes == 0) return;
-  base_ = static_cast<std::byte*>(device.allocate(capacity_bytes));
-  if (!base_) throw std::bad_alloc();
+  base_ = static_cast<std::byte*>((backing == Backing::kAtOnce ? device.allocate : device.reserve)(capacity_bytes));
+  if (!base_) refuse(capacity_bytes, device);
 }
 
 Arena::~Arena() {
@@ -32,6 +51,14 @@ Mat Arena::padded_matrix(DType dtype, std::int64_t rows, std::int64_t cols) {
   Mat m = matrix(dtype, rows, stride);
   m.cols = cols;
   return m;
+}
+
+void commit(const Device& device, void* data, std::size_t bytes) {
+  if (bytes > 0 && !device.commit(data, bytes)) refuse(bytes, device);
+}
+
+void commit_rows(const Device& device, const Mat& m, std::int64_t rows) {
+  if (m.data) commit(device, m.data, static_cast<std::size_t>(rows * m.stride) * size_of(m.dtype));
 }
 
 }  // namespace moe

@@ -16,8 +16,10 @@ namespace moe {
 
 class Arena {
  public:
-  // capacity_bytes 0: measuring. Memory of the device.
-  explicit Arena(std::size_t capacity_bytes, const Device& device = cpu_device());
+  // kOnDemand: memory of a GPU is where commit() was told and nowhere else, and not zero; the CPU's is where it is touched.
+  enum class Backing : std::uint8_t { kAtOnce, kOnDemand };
+  // capacity_bytes 0: measuring. Memory of the device; where there is not so much of it std::bad_alloc, or of a GPU Error.
+  explicit Arena(std::size_t capacity_bytes, const Device& device = cpu_device(), Backing backing = Backing::kAtOnce);
   ~Arena();
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
@@ -42,5 +44,10 @@ class Arena {
   std::byte* base_ = nullptr;
   std::size_t capacity_ = 0, used_ = 0;
 };
+
+// Memory behind what an arena on demand handed out, if it is not there yet. Of a GPU that has not so much: Error.
+void commit(const Device& device, void* data, std::size_t bytes);
+// ... behind the first rows of a matrix of it, which may be none at all.
+void commit_rows(const Device& device, const Mat& m, std::int64_t rows);
 
 }  // namespace moe

@@ -9,10 +9,11 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <vector>
 
-#include "tests/cuda_on_host/cuda_runtime.h"
+#include "tests/cuda_on_host/cuda.h"
 #include "tests/cuda_on_host/fibers.h"
 
 struct cuda_on_host_stream {
@@ -69,6 +70,25 @@ class Memory {
     used_ -= it->second;
     mmap(it->first, it->second, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
     blocks_.erase(it);
+  }
+  // Addresses without memory, and memory of so many bytes behind some of them.
+  void* reserve(std::size_t bytes) {
+    if (next_ + bytes > kRange) return nullptr;
+    unsigned char* const p = base_ + next_;
+    next_ += bytes + kPage;
+    return p;
+  }
+  bool create(std::size_t bytes) {
+    if (used_ + bytes > device_bytes()) return false;
+    used_ += bytes;
+    return true;
+  }
+  void map(void* at, std::size_t bytes) {
+    auto* const p = static_cast<unsigned char*>(at);
+    blocks_[p] = bytes;
+    protect(p, bytes, true);
+    memset(p, 0xff, bytes);
+    protect(p, bytes, launches_block() || depth_ > 0);
   }
   bool has(const void* p) const { return p >= base_ && p < base_ + kRange; }
   std::size_t used() const { return used_; }
@@ -288,3 +308,60 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned) {
   return cudaSuccess;
 }
 cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) { return cudaSuccess; }
+
+// ---- Memory behind addresses that were reserved. A handle is the number of its bytes.
+
+namespace {
+
+constexpr std::size_t kDriverPage = std::size_t{64} << 10;  // smaller than a GPU's, so that small models have several
+void* pointer(CUdeviceptr p) { return reinterpret_cast<void*>(static_cast<std::uintptr_t>(p)); }
+
+}  // namespace
+
+CUresult cuMemGetAllocationGranularity(std::size_t* bytes, const CUmemAllocationProp*, CUmemAllocationGranularity_flags) {
+  return *bytes = kDriverPage, CUDA_SUCCESS;
+}
+CUresult cuMemAddressReserve(CUdeviceptr* p, std::size_t bytes, std::size_t, CUdeviceptr, unsigned long long) {
+  const std::lock_guard guard(lock());
+  void* const at = bytes % kDriverPage == 0 ? device_memory().reserve(bytes) : nullptr;
+  *p = static_cast<CUdeviceptr>(reinterpret_cast<std::uintptr_t>(at));
+  return at ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+}
+CUresult cuMemAddressFree(CUdeviceptr, std::size_t) { return CUDA_SUCCESS; }
+CUresult cuMemCreate(CUmemGenericAllocationHandle* memory, std::size_t bytes, const CUmemAllocationProp*,
+                     unsigned long long) {
+  const std::lock_guard guard(lock());
+  *memory = bytes;
+  return device_memory().create(bytes) ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+}
+CUresult cuMemRelease(CUmemGenericAllocationHandle) { return CUDA_SUCCESS; }
+CUresult cuMemMap(CUdeviceptr p, std::size_t bytes, std::size_t, CUmemGenericAllocationHandle memory, unsigned long long) {
+  const std::lock_guard guard(lock());
+  if (bytes != memory || bytes % kDriverPage != 0) return CUDA_ERROR_INVALID_VALUE;
+  device_memory().map(pointer(p), bytes);
+  return CUDA_SUCCESS;
+}
+CUresult cuMemUnmap(CUdeviceptr p, std::size_t) {
+  const std::lock_guard guard(lock());
+  device_memory().give(pointer(p));
+  return CUDA_SUCCESS;
+}
+CUresult cuMemSetAccess(CUdeviceptr, std::size_t, const CUmemAccessDesc*, std::size_t) { return CUDA_SUCCESS; }
+
+cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned, unsigned long long,
+                                             cudaDriverEntryPointQueryResult* found) {
+  const std::map<std::string, void*> known = {
+      {"cuTensorMapEncodeTiled", reinterpret_cast<void*>(&cuTensorMapEncodeTiled)},
+      {"cuMemGetAllocationGranularity", reinterpret_cast<void*>(&cuMemGetAllocationGranularity)},
+      {"cuMemAddressReserve", reinterpret_cast<void*>(&cuMemAddressReserve)},
+      {"cuMemAddressFree", reinterpret_cast<void*>(&cuMemAddressFree)},
+      {"cuMemCreate", reinterpret_cast<void*>(&cuMemCreate)},
+      {"cuMemRelease", reinterpret_cast<void*>(&cuMemRelease)},
+      {"cuMemMap", reinterpret_cast<void*>(&cuMemMap)},
+      {"cuMemUnmap", reinterpret_cast<void*>(&cuMemUnmap)},
+      {"cuMemSetAccess", reinterpret_cast<void*>(&cuMemSetAccess)}};
+  const auto it = known.find(name);
+  *function = it != known.end() ? it->second : nullptr;
+  *found = *function ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
+  return cudaSuccess;
+}
