@@ -133,6 +133,10 @@ def table(report):
     if step.get("tokens_per_second"):
         lines += ["", f"step: {step['layers']} layers, {step['tokens_per_second']:.0f} tokens/s, {1e-3 * step['gflops_causal']:.1f} "
                       f"TFLOP/s, {step['percent_of_gemm_peak_causal']:.1f} % of the GEMM"]
+    for row in report["generate"].get("batches", []):
+        rate = f"{row['decode_tokens_per_second']:.0f} tokens/s, {row['percent_of_limit']:.1f} % of reading the weights" \
+            if "percent_of_limit" in row else "FAILED"
+        lines += ["", f"generate, batch {row['batch']}: {rate}"]
     lines.append("")
     for c in report["criteria"]:
         found = "not measured" if c["found"] is None else f"{c['found']:.4g}"
@@ -166,7 +170,7 @@ def main():
         "driver": device[1] if len(device) > 1 else "", "memory": device[2] if len(device) > 2 else "",
         "nvcc": read_text(results / "nvcc"), "seconds": arguments.seconds, "parts": parts,
         "losses": judge_losses(results, criteria), "kernels": judge_kernels(results, criteria),
-        "step": judge_step(results, peer, criteria), "peer": peer or {},
+        "step": judge_step(results, peer, criteria), "generate": read_json(results / "generate.json") or {}, "peer": peer or {},
     }
     tests = parts.get("tests")
     criteria.at_most("exit code of the tests labelled cuda", tests and tests["exit_code"], 0)

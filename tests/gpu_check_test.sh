@@ -51,6 +51,8 @@ for model in ("olmoe", "qwen3"):
     json.dump({"rows": rows, "peaks": peaks}, open(f"results/kernels-{model}.json", "w"))
 json.dump({"layers": 16, "tokens_per_second": 1e5, "gflops_causal": 4e5, "percent_of_gemm_peak_causal": percent},
           open("results/step.json", "w"))
+json.dump({"batches": [{"batch": 1, "decode_tokens_per_second": 321.0, "percent_of_limit": 61.5}, {"batch": 16}]},
+          open("results/generate.json", "w"))
 json.dump({"block": {"model_tflops": 300.0}}, open("results/peer.json", "w"))
 PY
 }
@@ -66,6 +68,8 @@ make_results 85
 expect_report 0 "all met"
 grep -q '0 of 3 parts failed' table || fail "all met: expected no failed part"
 ! grep -q 'MISSED\|open' table || fail "all met: expected no missed criterion"
+grep -q 'batch 1: 321 tokens/s, 61.5 %' table || fail "all met: expected what generation reaches"
+grep -q 'batch 16: FAILED' table || fail "all met: expected a failed check of generation"
 for word in '"driver": "580.1"' '"device": "NVIDIA H200"' '"passed": true'; do
   grep -qF "$word" made/latest.json || fail "expected $word in the report"
 done
