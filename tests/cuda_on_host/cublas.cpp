@@ -2,6 +2,7 @@
 #include <vector>
 
 #include "kernels/view.h"
+#include "tests/cuda_on_host/counts.h"
 #include "tests/cuda_on_host/cublas_v2.h"
 
 struct cublas_on_host {
@@ -81,6 +82,7 @@ cublasStatus_t cublasGemmEx_64(cublasHandle_t h, cublasOperation_t of_a, cublasO
   if (a_type != b_type || (a_type == CUDA_R_32F && c_type != CUDA_R_32F)) return CUBLAS_STATUS_NOT_SUPPORTED;
   if (m < 0 || n < 0 || k < 0 || lda < (a_turned ? k : m) || ldb < (b_turned ? n : k) || ldc < m)
     return CUBLAS_STATUS_INVALID_VALUE;
+  cuda_on_host::count(cuda_on_host::Counted::kLaunches);
   cuda_on_host::enqueue(h->stream, Product{{const_cast<void*>(a), a_type, lda},
                                            {const_cast<void*>(b), b_type, ldb},
                                            {c, c_type, ldc},

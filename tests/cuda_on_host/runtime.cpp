@@ -1,5 +1,6 @@
 // The stand-in for CUDA's runtime: memory that the host may not touch, streams that run when somebody waits, blocks of
-// fibers. One lock: streams of several host threads take turns. See cuda_runtime.h.
+// fibers. One lock: streams of several host threads take turns. What a GPU would make the host wait for is counted
+// (counts.h). See cuda_runtime.h.
 #include <sys/mman.h>
 
 #include <chrono>
@@ -13,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include "tests/cuda_on_host/counts.h"
 #include "tests/cuda_on_host/cuda.h"
 #include "tests/cuda_on_host/fibers.h"
 
@@ -174,12 +176,23 @@ void enqueue_until(cudaStream_t stream, std::function<bool()> done) {
 std::recursive_mutex& device_lock() { return lock(); }
 
 void run(cudaStream_t stream, dim3 grid, dim3 block, std::size_t shared, std::function<void()> body) {
+  count(Counted::kLaunches);
   enqueue(stream, [=, body = std::move(body)] { run_grid(grid, block, shared, body); });
 }
 
 }  // namespace cuda_on_host
 
 using namespace cuda_on_host;
+
+namespace {
+
+// What waits for another thread is left: a device of its own would not wait.
+void settle() {
+  const std::lock_guard guard(lock());
+  for (cudaStream_t s : streams()) advance(s);
+}
+
+}  // namespace
 
 const char* cudaGetErrorString(cudaError_t e) {
   return e == cudaSuccess ? "no error" : e == cudaErrorMemoryAllocation ? "out of memory" : "invalid argument";
@@ -201,18 +214,19 @@ cudaError_t cudaDeviceGetAttribute(int* v, cudaDeviceAttr which, int) {
   return cudaSuccess;
 }
 cudaError_t cudaDeviceSynchronize() {
-  const std::lock_guard guard(lock());
-  for (cudaStream_t s : streams()) advance(s);  // what waits for another thread is left: a device of its own would not wait
-  return cudaSuccess;
+  count(Counted::kWaits);
+  return settle(), cudaSuccess;
 }
 cudaError_t cudaMalloc(void** p, std::size_t bytes) {
+  count(Counted::kAllocations);
   const std::lock_guard guard(lock());
   *p = device_memory().take(bytes);
   return *p ? cudaSuccess : cudaErrorMemoryAllocation;
 }
 cudaError_t cudaFree(void* p) {
   if (!p) return cudaSuccess;
-  cudaDeviceSynchronize();
+  count(Counted::kFrees);
+  settle();
   const std::lock_guard guard(lock());
   device_memory().give(p);
   return cudaSuccess;
@@ -222,13 +236,15 @@ cudaError_t cudaMallocManaged(void** p, std::size_t bytes) {
   return *p != MAP_FAILED ? cudaSuccess : cudaErrorMemoryAllocation;
 }
 cudaError_t cudaMallocHost(void** p, std::size_t bytes) {
+  count(Counted::kAllocations);
   const std::lock_guard guard(lock());
   *p = std::malloc(bytes > 0 ? bytes : 1);
   pinned()[*p] = bytes;
   return cudaSuccess;
 }
 cudaError_t cudaFreeHost(void* p) {
-  cudaDeviceSynchronize();
+  count(Counted::kFrees);
+  settle();
   const std::lock_guard guard(lock());
   pinned().erase(p);
   std::free(p);
@@ -248,6 +264,7 @@ cudaError_t cudaMemset(void* p, int v, std::size_t bytes) {
   return cudaSuccess;
 }
 cudaError_t cudaMemsetAsync(void* p, int v, std::size_t bytes, cudaStream_t stream) {
+  count(Counted::kMemsets);
   enqueue(stream, [=] { std::memset(p, v, bytes); });
   return cudaSuccess;
 }
@@ -256,7 +273,11 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
   bool copies = false;
   {
     const std::lock_guard guard(lock());
-    copies = is_pageable(from);
+    const auto side = [](const void* p) {
+      return device_memory().has(p) ? Side::kDevice : is_pageable(p) ? Side::kPageable : Side::kPinned;
+    };
+    copies = side(from) == Side::kPageable;
+    count_copy(side(from), side(to), bytes);
   }
   if (!copies) {
     enqueue(stream, [=] { std::memcpy(to, from, bytes); });
@@ -268,6 +289,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
   return cudaSuccess;
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* s, unsigned) {
+  count(Counted::kMade);
   const std::lock_guard guard(lock());
   streams().push_back(*s = new cuda_on_host_stream);
   return cudaSuccess;
@@ -279,8 +301,14 @@ cudaError_t cudaStreamDestroy(cudaStream_t s) {
   delete s;
   return cudaSuccess;
 }
-cudaError_t cudaStreamSynchronize(cudaStream_t s) { return drain(s), cudaSuccess; }
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned) { return *e = new cuda_on_host_event, cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t s) {
+  count(Counted::kWaits);
+  return drain(s), cudaSuccess;
+}
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned) {
+  count(Counted::kMade);
+  return *e = new cuda_on_host_event, cudaSuccess;
+}
 cudaError_t cudaEventDestroy(cudaEvent_t e) { return delete e, cudaSuccess; }
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
   e->stream = s;
@@ -294,6 +322,7 @@ cudaError_t cudaEventQuery(cudaEvent_t e) {
   return *e->happened ? cudaSuccess : cudaErrorNotReady;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t e) {
+  count(Counted::kWaits);
   if (e->stream) drain(e->stream, e->happened.get());
   return cudaSuccess;
 }
@@ -330,6 +359,7 @@ CUresult cuMemAddressReserve(CUdeviceptr* p, std::size_t bytes, std::size_t, CUd
 CUresult cuMemAddressFree(CUdeviceptr, std::size_t) { return CUDA_SUCCESS; }
 CUresult cuMemCreate(CUmemGenericAllocationHandle* memory, std::size_t bytes, const CUmemAllocationProp*,
                      unsigned long long) {
+  count(Counted::kAllocations);
   const std::lock_guard guard(lock());
   *memory = bytes;
   return device_memory().create(bytes) ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;

@@ -1,7 +1,9 @@
-// Stands in for NVTX: ranges of a thread must be paired. Not here: a profiler.
+// Stands in for NVTX: ranges of a thread must be paired; counting may begin with one (counts.h). Not here: a profiler.
 #pragma once
 
 #include <cstdlib>
+
+#include "tests/cuda_on_host/counts.h"
 
 inline int& nvtx_depth() {
   static thread_local int depth = 0;
@@ -9,6 +11,7 @@ inline int& nvtx_depth() {
 }
 inline int nvtxRangePushA(const char* name) {
   if (name == nullptr) std::abort();
+  cuda_on_host::enter_range(name);
   return nvtx_depth()++;
 }
 inline int nvtxRangePop() {
