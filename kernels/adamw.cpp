@@ -74,7 +74,7 @@ void step(Stream& stream, std::span<const AdamWTensor> tensors, const AdamWHyper
   }
 }
 
-double sum_of_squares(Stream& stream, std::span<const float> g) {
+double squares_of(Stream& stream, std::span<const float> g) {
   const i64 n = static_cast<i64>(g.size());
   return ordered_sum(stream, n, kChunk, threads_for(stream, n * 4), [&](i64 begin, i64 end) {
     double total = 0;
@@ -87,6 +87,10 @@ double sum_of_squares(Stream& stream, std::span<const float> g) {
     }
     return total;
   });
+}
+
+void sum_of_squares(Stream& stream, std::span<const std::span<const float>> g, double* sum) {
+  for (const std::span<const float> tensor : g) *sum += squares_of(stream, tensor);
 }
 
 void average(Stream& stream, std::span<float> mean, const float* w, double decay) {

@@ -91,32 +91,74 @@ void step(Stream& stream, std::span<const AdamWTensor> tensors, const AdamWHyper
          factors_of(hyper));
 }
 
-// ---- Sum of squares: packs of four elements are shared out to the threads of all blocks in turns, aligned or not.
+// ---- Sum of squares: chunks of all vectors are shared out to the blocks in turns, packs of four elements of a chunk to its
+// threads, aligned or not.
 
-constexpr i64 kMostParts = 1024;
+constexpr i64 kSquaresChunk = 32768, kMostParts = 1024;
 
-template <bool kAligned>
-__global__ void squares_kernel(const float* __restrict__ x, i64 n, double* __restrict__ part) {
-  const i64 thread = i64{blockIdx.x} * kThreads + threadIdx.x, threads = i64{gridDim.x} * kThreads;
+// A vector of the list: chunks [first_chunk, ...) of all are its own.
+struct Vector {
+  const float* x;
+  i64 n, first_chunk;
+  bool aligned;
+};
+Vector vector_of(const float* x, i64 n, i64 first_chunk) { return {x, n, first_chunk, fits_pack(x, 16)}; }
+i64 num_chunks(i64 n) { return (n + kSquaresChunk - 1) / kSquaresChunk; }
+unsigned num_parts(i64 chunks) { return static_cast<unsigned>(chunks < kMostParts ? chunks : kMostParts); }
+
+// What a thread has of a chunk.
+__device__ double squares_of_chunk(const Vector& v, i64 begin) {
+  const i64 end = begin + kSquaresChunk < v.n ? begin + kSquaresChunk : v.n;
   double sum = 0;
 #pragma unroll 4
-  for (i64 p = thread; p < n / 4; p += threads) {
-    Pack<4, float> v;
-    if constexpr (kAligned)
-      v = pack_at<4>(x + 4 * p);
+  for (i64 at = begin + i64{4} * threadIdx.x; at + 4 <= end; at += 4 * kThreads) {
+    Pack<4, float> p;
+    if (v.aligned)
+      p = pack_at<4>(v.x + at);
     else
-      for (int i = 0; i < 4; ++i) v.v[i] = x[4 * p + i];
+      for (int i = 0; i < 4; ++i) p.v[i] = v.x[at + i];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) sum = fma(static_cast<double>(v.v[i]), static_cast<double>(v.v[i]), sum);
+    for (int i = 0; i < 4; ++i) sum = fma(static_cast<double>(p.v[i]), static_cast<double>(p.v[i]), sum);
   }
-  if (thread == 0)
-    for (i64 i = n / 4 * 4; i < n; ++i) sum = fma(static_cast<double>(x[i]), static_cast<double>(x[i]), sum);
+  if (const i64 at = end / 4 * 4 + threadIdx.x; at < end)
+    sum = fma(static_cast<double>(v.x[at]), static_cast<double>(v.x[at]), sum);
+  return sum;
+}
+
+__global__ void squares_kernel(Vector v, i64 chunks, double* part) {
+  double sum = 0;
+  for (i64 c = blockIdx.x; c < chunks; c += gridDim.x) sum += squares_of_chunk(v, c * kSquaresChunk);
   leave_part(warp_sum(sum), part);
 }
 
-double sum_of_squares(Stream& stream, std::span<const float> g) {
+__global__ void squares_of_list_kernel(const Vector* list, int num_vectors, i64 chunks, double* part) {
+  double sum = 0;
+  for (i64 c = blockIdx.x; c < chunks; c += gridDim.x) {
+    int at = 0;  // the last one that begins at chunk c or before
+    for (int end = num_vectors; end - at > 1;) {
+      const int middle = (at + end) / 2;
+      (list[middle].first_chunk <= c ? at : end) = middle;
+    }
+    const Vector v = list[at];
+    sum += squares_of_chunk(v, (c - v.first_chunk) * kSquaresChunk);
+  }
+  leave_part(warp_sum(sum), part);
+}
+
+void sum_of_squares(Stream& stream, std::span<const std::span<const float>> g, double* sum) {
+  std::vector<Vector> vectors;
+  i64 chunks = 0;
+  for (const std::span<const float> x : g) {
+    if (!x.empty()) vectors.push_back(vector_of(x.data(), static_cast<i64>(x.size()), chunks));
+    chunks += num_chunks(static_cast<i64>(x.size()));
+  }
+  if (chunks == 0) return;
   Queue& q = queue_of(stream);
-  return q.read(sum_of_squares_of(q, g.data(), static_cast<i64>(g.size())));
+  double* const part = static_cast<double*>(q.scratch(kMostParts * sizeof(double) + vectors.size() * sizeof(Vector)));
+  auto* const list = reinterpret_cast<Vector*>(part + kMostParts);
+  stream.copy(list, vectors.data(), vectors.size() * sizeof(Vector));
+  launch(q, squares_of_list_kernel, num_parts(chunks), kThreads, 0, list, static_cast<int>(vectors.size()), chunks, part);
+  add_parts(q, part, num_parts(chunks), 1.0, true, sum);
 }
 
 // ---- Average.
@@ -144,11 +186,10 @@ void average(Stream& stream, std::span<float> mean, const float* w, double decay
 }  // namespace
 
 const double* sum_of_squares_of(Queue& q, const float* x, i64 n) {
-  const i64 wanted = (n + kChunk - 1) / kChunk;
-  const auto parts = static_cast<unsigned>(wanted < kMostParts ? wanted : kMostParts);
+  const i64 chunks = num_chunks(n);
   double *const part = q.scratch_of<double>(kMostParts + 1), *const sum = part + kMostParts;
-  launch(q, fits_pack(x, 16) ? squares_kernel<true> : squares_kernel<false>, parts, kThreads, 0, x, n, part);
-  add_parts(q, part, parts, 1.0, false, sum);
+  launch(q, squares_kernel, num_parts(chunks), kThreads, 0, vector_of(x, n, 0), chunks, part);
+  add_parts(q, part, num_parts(chunks), 1.0, false, sum);
   return sum;
 }
 

@@ -24,13 +24,14 @@ double one_token(float* row, i64 V, std::int32_t target, float grad_scale) {
   return __builtin_log(static_cast<double>(sum)) + (static_cast<double>(largest) - static_cast<double>(at_target));
 }
 
-double forward(Stream& stream, Mat logits_TV, std::span<const std::int32_t> target_T, float grad_scale, float* loss_T) {
+void forward(Stream& stream, Mat logits_TV, std::span<const std::int32_t> target_T, float grad_scale, float* loss_T,
+             double* sum) {
   const i64 T = logits_TV.rows, V = logits_TV.cols;
   expect_f32("cross_entropy.forward", "logits", logits_TV);
   expect_shape("cross_entropy.forward", "logits", logits_TV, T, V);
   expect_count("cross_entropy.forward", "targets", static_cast<i64>(target_T.size()), T);
   expect_range("cross_entropy.forward", "target", target_T.data(), T, -1, V);
-  return ordered_sum(stream, T, kTokensPerBlock, threads_for(stream, T * V * 8), [&](i64 begin, i64 end) {
+  *sum += ordered_sum(stream, T, kTokensPerBlock, threads_for(stream, T * V * 8), [&](i64 begin, i64 end) {
     double total = 0;
     for (i64 t = begin; t < end; ++t) {
       const double loss =

@@ -134,12 +134,13 @@ __global__ void __launch_bounds__(kThreads, 1)
 }
 
 constexpr unsigned kSumThreads = 1024;
+// *to += the sum.
 __global__ void __launch_bounds__(kSumThreads, 1) sum_kernel(const double* v, i64 n, double* to) {
   double sum = 0;
 #pragma unroll 4
   for (i64 i = threadIdx.x; i < n; i += kSumThreads) sum += v[i];
   sum = block_sum(sum);
-  if (threadIdx.x == 0) *to = sum;
+  if (threadIdx.x == 0) *to += sum;
 }
 
 // Bytes of shared memory for a row of so many. Two blocks of a multiprocessor read and write in turns, unless what they
@@ -150,15 +151,16 @@ std::size_t bytes_kept(std::size_t row_bytes) {
   return std::min(row_bytes, two ? kHalf : kWhole);
 }
 
-double forward(Stream& stream, Mat logits_TV, std::span<const std::int32_t> target_T, float grad_scale, float* loss_T) {
+void forward(Stream& stream, Mat logits_TV, std::span<const std::int32_t> target_T, float grad_scale, float* loss_T,
+             double* sum) {
   const i64 T = logits_TV.rows, V = logits_TV.cols;
   expect_f32("cross_entropy.forward", "logits", logits_TV);
   expect_shape("cross_entropy.forward", "logits", logits_TV, T, V);
   expect_count("cross_entropy.forward", "targets", static_cast<i64>(target_T.size()), T);
   require(T < (i64{1} << 31) && V < (i64{1} << 31), "cross_entropy.forward: expected less than 2^31 rows and columns");
-  if (T == 0) return 0;
+  if (T == 0) return;
   Queue& q = queue_of(stream);
-  double* const row2loss = q.scratch_of<double>(T + 1);
+  double* const row2loss = q.scratch_of<double>(T);
   with_packs<float>({logits_TV}, {V}, [&](auto n) {
     unsigned threads = kWarp;
     while (threads < kThreads && threads * kAtOnce * n() < V) threads *= 2;
@@ -167,8 +169,7 @@ double forward(Stream& stream, Mat logits_TV, std::span<const std::int32_t> targ
            target_T.data(), static_cast<unsigned>(V), static_cast<unsigned>(bytes / sizeof(float) / n()), grad_scale, loss_T,
            row2loss);
   });
-  launch(q, sum_kernel, dim3(1), kSumThreads, 0, static_cast<const double*>(row2loss), T, row2loss + T);
-  return q.read(row2loss + T);
+  launch(q, sum_kernel, dim3(1), kSumThreads, 0, static_cast<const double*>(row2loss), T, sum);
 }
 
 // ---- The place of the largest, ties to the lowest; a first element that is not a number is not surpassed.

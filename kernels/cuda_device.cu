@@ -8,6 +8,7 @@
 #include <string>
 
 #include "kernels/cuda.h"
+#include "kernels/cuda_events.h"
 #include "kernels/cuda_plugin.h"
 #include "kernels/cuda_reserve.h"
 
@@ -124,15 +125,14 @@ void synchronize(void* queue) { check(cudaStreamSynchronize(stream_of(queue)), "
 
 void* mark(void* queue) {
   const cudaStream_t stream = stream_of(queue);
-  cudaEvent_t event;
-  check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "event");
+  const cudaEvent_t event = take_event();
   check(cudaEventRecord(event, stream), "event");
   return event;
 }
 void wait_mark(void* queue, void* mark) {
   const auto event = static_cast<cudaEvent_t>(mark);
   check(cudaStreamWaitEvent(stream_of(queue), event, 0), "event");
-  check(cudaEventDestroy(event), "event");  // when it has happened
+  give_event(event);  // what waits for it waits for what was recorded
 }
 
 void memory(std::size_t* used_bytes, std::size_t* total_bytes) {

@@ -5,9 +5,9 @@
 // float and rounded once when stored. Outputs may not alias inputs unless a comment says so. Every sum has an order
 // that depends on the shapes only: the same input gives the same bits with any number of threads.
 // A shape that does not fit throws std::invalid_argument naming the operation.
-// All memory, spans and tables too, is the stream's device's, but for what is said to be of the host. On a GPU a call
-// returns before its work is done, unless it returns a number; what would be thrown for values (ids out of range) is not
-// looked at there.
+// All memory, spans and tables too, is the stream's device's, numbers that are added up too, but for what is said to be of
+// the host. On a GPU a call returns before its work is done, unless it returns a number; what would be thrown for values
+// (ids out of range) is not looked at there.
 //
 // One struct of function pointers per noun; `Kernels` holds all of them; cpu_kernels() takes the widest vector
 // instructions that this processor has. Not here: models, files, ranks.
@@ -180,17 +180,19 @@ struct RouterKernels {
   // segment g; T = num_segments * tokens_per_segment. The f_i of the sequence-wise balance loss.
   void (*count_top_k)(Stream&, const RouterShape&, const float* scores_TE, std::int64_t num_segments,
                       std::int64_t tokens_per_segment, std::int64_t* counts_GE);
+  // f_n (=) float(factor * (counts_n - before_n)), before_n = nullptr: 0. The f_i of a balance loss, from counts.
+  void (*fractions)(Stream&, const std::int64_t* counts_n, const std::int64_t* before_n, double factor,
+                    std::span<float> f_n);
   // Balance loss of num_segments segments of tokens_per_segment tokens each:
-  //   P_i = mean over the segment's tokens of s_ti / sum_j s_tj,   L_g = sum_i f_gi P_i,   returns alpha * mean over g of
-  //   L_g.
-  // f_GE is a constant. If dscores_TE is not null: dscores_TE += grad_scale * d(returned value)/d(scores_TE).
-  double (*balance_loss)(Stream&, const RouterShape&, const float* scores_TE, std::int64_t num_segments,
-                         std::int64_t tokens_per_segment, const float* f_GE, float alpha, float grad_scale,
-                         float* dscores_TE);
-  // Router z-loss (ST-MoE): returns coef * mean over tokens of logsumexp(logits_t)^2;
-  // if dlogits_TE is not null: dlogits_TE += grad_scale * d(returned value)/d(logits).
-  double (*z_loss)(Stream&, const RouterShape&, const float* logits_TE, std::int64_t num_tokens, float coef,
-                   float grad_scale, float* dlogits_TE);
+  //   P_i = mean over the segment's tokens of s_ti / sum_j s_tj,   L_g = sum_i f_gi P_i,   L = alpha * mean over g of L_g.
+  // *loss += scale * L. f_GE is a constant. If dscores_TE is not null: dscores_TE += scale * dL/d(scores_TE).
+  void (*balance_loss)(Stream&, const RouterShape&, const float* scores_TE, std::int64_t num_segments,
+                       std::int64_t tokens_per_segment, const float* f_GE, float alpha, float scale, float* dscores_TE,
+                       double* loss);
+  // Router z-loss (ST-MoE): L = coef * mean over tokens of logsumexp(logits_t)^2, *loss += scale * L;
+  // if dlogits_TE is not null: dlogits_TE += scale * dL/d(logits).
+  void (*z_loss)(Stream&, const RouterShape&, const float* logits_TE, std::int64_t num_tokens, float coef, float scale,
+                 float* dlogits_TE, double* loss);
   // What was decided: counts_E += slots of each expert, coactivation_EE += tokens that chose both, *entropy += T times the
   // mean over every eighth token (from the first) of the entropy of s / sum(s), in nats: a metric.
   void (*tally)(Stream&, const RouterShape&, const float* scores_TE, std::int64_t num_tokens, const std::int32_t* idx_TK,
@@ -222,10 +224,11 @@ struct EmbeddingKernels {
 
 // Cross-entropy in nats. target -1: the token is not counted.
 struct CrossEntropyKernels {
-  // Returns the sum over counted tokens of -log softmax(logits_t)[target_t] (double). loss_T (may be nullptr) (=) each
-  // token's term, 0 where not counted. If grad_scale != 0, logits_TV (f32) is overwritten by
-  // grad_scale * (softmax - onehot), zero rows where not counted.
-  double (*forward)(Stream&, Mat logits_TV, std::span<const std::int32_t> target_T, float grad_scale, float* loss_T);
+  // *sum += the sum over counted tokens of -log softmax(logits_t)[target_t]. loss_T (may be nullptr) (=) each token's term,
+  // 0 where not counted. If grad_scale != 0, logits_TV (f32) is overwritten by grad_scale * (softmax - onehot), zero rows
+  // where not counted.
+  void (*forward)(Stream&, Mat logits_TV, std::span<const std::int32_t> target_T, float grad_scale, float* loss_T,
+                  double* sum);
   // token_T (=) the place of each row's largest logit, ties to the lowest.
   void (*greedy)(Stream&, CMat logits_TV, std::int32_t* token_T);
 };
@@ -234,9 +237,10 @@ struct CrossEntropyKernels {
 struct ElementKernels {
   // to (=|+=) from, of the same shape: rounded, widened or only moved.
   void (*copy)(Stream&, CMat from, Mat to, Store store);
-  // Row to_row_N[i] of `to` = row from_row_N[i] of `from`, i = 0, ..., N - 1, of the same dtype and width; nullptr: row i. No
-  // row of `to` comes twice.
-  void (*copy_rows)(Stream&, CMat from, const std::int64_t* from_row_N, Mat to, const std::int64_t* to_row_N, std::int64_t N);
+  // Row to_row_N[i] of `to` = row from_row_N[i] of `from`, i = 0, ..., N - 1, of the same dtype and width; nullptr: row i.
+  // No row of `to` comes twice.
+  void (*copy_rows)(Stream&, CMat from, const std::int64_t* from_row_N, Mat to, const std::int64_t* to_row_N,
+                    std::int64_t N);
   void (*swap)(Stream&, std::span<float> a, std::span<float> b);
   // to[0, n) (=|+=) from[0][0, n) + from[1][0, n) + ..., in this order; the list is of the host, and one of them may be
   // `to`.
@@ -263,8 +267,9 @@ struct AdamWKernels {
   // m = b1 m + (1-b1) g s;  v = b2 v + (1-b2) (g s)^2;  w -= lr * (m^ / (sqrt(v^) + eps) + decay * w), m^ = m / (1 -
   // b1^step), ...
   void (*step)(Stream&, std::span<const AdamWTensor> tensors, const AdamWHyper&);
-  // sum of g^2 (double, order fixed by the sizes); not finite if any gradient is not finite.
-  double (*sum_of_squares)(Stream&, std::span<const float> g);
+  // *sum += the sum of g^2 over all of a list, which is of the host (order fixed by the sizes); not finite if any gradient
+  // is not finite.
+  void (*sum_of_squares)(Stream&, std::span<const std::span<const float>> g, double* sum);
   // Exponential moving average: mean += (1 - decay) (w - mean)
   void (*average)(Stream&, std::span<float> mean, const float* w, double decay);
 };

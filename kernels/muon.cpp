@@ -74,7 +74,10 @@ void orthogonalize(Stream& stream, Mat x, float scale, std::span<float> work) {
   require(x.dtype == DType::kF32 && (x.rows <= 1 || x.stride == x.cols), "muon.orthogonalize: expected f32 without padding");
   require(static_cast<i64>(work.size()) >= orthogonalize_floats(x.rows, x.cols), "muon.orthogonalize: expected more work");
   if (n == 0) return;
-  const double norm = __builtin_sqrt(adamw_cpu.sum_of_squares(stream, {x.f32(), static_cast<std::size_t>(n)}));
+  const std::span<const float> elements(x.f32(), static_cast<std::size_t>(n));
+  double squares = 0;
+  adamw_cpu.sum_of_squares(stream, {&elements, 1}, &squares);
+  const double norm = __builtin_sqrt(squares);
   scaled(stream, x.f32(), static_cast<float>(1.0 / (norm + 1e-7)), x.f32(), n);
   Mat from = x, to = mat(work.data(), x.rows, x.cols);
   const Mat a_rr = mat(work.data() + n, r, r), b_rr = mat(work.data() + n + r * r, r, r);

@@ -16,6 +16,7 @@
 #include <thread>
 
 #include "kernels/cuda.h"
+#include "kernels/cuda_events.h"
 #include "kernels/cuda_plugin.h"
 
 namespace moe::cuda {
@@ -33,7 +34,7 @@ bool passed(void* mark) {
   const cudaError_t state = cudaEventQuery(event);
   if (state == cudaErrorNotReady) return false;
   check(state, "messages");
-  check(cudaEventDestroy(event), "messages");
+  give_event(event);
   return true;
 }
 

@@ -214,7 +214,7 @@ void backward_scores(Stream& stream, const RouterShape& shape, const float* scor
 
 }  // namespace
 
-const RouterKernels router_cpu = {forward,       backward_gates, backward_scores, router_count_top_k, router_balance_loss,
-                                  router_z_loss, router_tally};
+const RouterKernels router_cpu = {forward,          backward_gates,      backward_scores, router_count_top_k,
+                                  router_fractions, router_balance_loss, router_z_loss,   router_tally};
 
 }  // namespace moe::MOE_ISA

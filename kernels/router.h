@@ -44,11 +44,13 @@ static inline void take_largest(float* key, i64 n, i64 k, std::int32_t* idx) {
 
 void router_count_top_k(Stream& stream, const RouterShape& shape, const float* scores_TE, std::int64_t num_segments,
                         std::int64_t tokens_per_segment, std::int64_t* counts_GE);
-double router_balance_loss(Stream& stream, const RouterShape& shape, const float* scores_TE, std::int64_t num_segments,
-                           std::int64_t tokens_per_segment, const float* f_GE, float alpha, float grad_scale,
-                           float* dscores_TE);
-double router_z_loss(Stream& stream, const RouterShape& shape, const float* logits_TE, std::int64_t num_tokens, float coef,
-                     float grad_scale, float* dlogits_TE);
+void router_fractions(Stream& stream, const std::int64_t* counts_n, const std::int64_t* before_n, double factor,
+                      std::span<float> f_n);
+void router_balance_loss(Stream& stream, const RouterShape& shape, const float* scores_TE, std::int64_t num_segments,
+                         std::int64_t tokens_per_segment, const float* f_GE, float alpha, float scale, float* dscores_TE,
+                         double* loss);
+void router_z_loss(Stream& stream, const RouterShape& shape, const float* logits_TE, std::int64_t num_tokens, float coef,
+                   float scale, float* dlogits_TE, double* loss);
 void router_tally(Stream& stream, const RouterShape& shape, const float* scores_TE, std::int64_t num_tokens,
                   const std::int32_t* idx_TK, std::int64_t* counts_E, std::int64_t* coactivation_EE, double* entropy);
 

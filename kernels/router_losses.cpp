@@ -8,6 +8,9 @@ namespace {
 
 constexpr i64 kTokensPerBlock = 64;
 
+// Rounded before it is added, so that all instruction sets give the same bits.
+[[gnu::noinline]] double product(double a, double b) { return a * b; }
+
 void check(bool ok, const char* message) { require(ok, message); }
 
 // Share of one token in the balance loss: q = (sum f_i s_i) / (sum s_i). The mean of q over a segment is sum f_i P_i.
@@ -50,14 +53,20 @@ void router_count_top_k(Stream& stream, const RouterShape& shape, const float* s
   }
 }
 
-double router_balance_loss(Stream& stream, const RouterShape& shape, const float* scores_TE, std::int64_t num_segments,
-                           std::int64_t tokens_per_segment, const float* f_GE, float alpha, float grad_scale,
-                           float* dscores_TE) {
+void router_fractions(Stream&, const std::int64_t* counts_n, const std::int64_t* before_n, double factor,
+                      std::span<float> f_n) {
+  for (std::size_t i = 0; i < f_n.size(); ++i)
+    f_n[i] = static_cast<float>(factor * static_cast<double>(counts_n[i] - (before_n ? before_n[i] : 0)));
+}
+
+void router_balance_loss(Stream& stream, const RouterShape& shape, const float* scores_TE, std::int64_t num_segments,
+                         std::int64_t tokens_per_segment, const float* f_GE, float alpha, float scale, float* dscores_TE,
+                         double* loss) {
   check(shape.num_experts >= 1 && num_segments >= 0 && tokens_per_segment >= 0,
         "router.balance_loss: expected at least one expert");
   const i64 E = shape.num_experts, T = num_segments * tokens_per_segment;
-  if (T == 0) return 0.0;
-  const float factor = static_cast<float>(static_cast<double>(alpha) * grad_scale / static_cast<double>(T));
+  if (T == 0) return;
+  const float factor = static_cast<float>(static_cast<double>(alpha) * scale / static_cast<double>(T));
   const double total = ordered_sum(stream, T, kTokensPerBlock, threads_for(stream, T * E * 12), [&](i64 begin, i64 end) {
     double sum = 0;
     for (i64 t = begin; t < end; ++t)
@@ -65,22 +74,22 @@ double router_balance_loss(Stream& stream, const RouterShape& shape, const float
                            dscores_TE ? dscores_TE + t * E : nullptr);
     return sum;
   });
-  return static_cast<double>(alpha) * total / static_cast<double>(T);
+  *loss += product(scale, static_cast<double>(alpha) * total / static_cast<double>(T));
 }
 
-double router_z_loss(Stream& stream, const RouterShape& shape, const float* logits_TE, std::int64_t num_tokens, float coef,
-                     float grad_scale, float* dlogits_TE) {
+void router_z_loss(Stream& stream, const RouterShape& shape, const float* logits_TE, std::int64_t num_tokens, float coef,
+                   float scale, float* dlogits_TE, double* loss) {
   check(shape.num_experts >= 1 && num_tokens >= 0, "router.z_loss: expected at least one expert");
   const i64 E = shape.num_experts, T = num_tokens;
-  if (T == 0) return 0.0;
-  const float factor = static_cast<float>(static_cast<double>(coef) * grad_scale / static_cast<double>(T));
+  if (T == 0) return;
+  const float factor = static_cast<float>(static_cast<double>(coef) * scale / static_cast<double>(T));
   const double total = ordered_sum(stream, T, kTokensPerBlock, threads_for(stream, T * E * 12), [&](i64 begin, i64 end) {
     double sum = 0;
     for (i64 t = begin; t < end; ++t)
       sum += token_z(logits_TE + t * E, E, factor, dlogits_TE ? dlogits_TE + t * E : nullptr);
     return sum;
   });
-  return static_cast<double>(coef) * total / static_cast<double>(T);
+  *loss += product(scale, static_cast<double>(coef) * total / static_cast<double>(T));
 }
 
 }  // namespace moe::MOE_ISA

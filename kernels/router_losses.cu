@@ -1,6 +1,6 @@
 // Losses that keep routers balanced and their logits small, and the counts that they need, on CUDA (kernels.h;
-// router_losses.cpp has the formulas). A warp a token; values are sums of double over fixed blocks of tokens, which the host
-// waits for. Not here: the routing itself.
+// router_losses.cpp has the formulas). A warp a token; values are sums of double over fixed blocks of tokens, which stay on
+// the device. Not here: the routing itself.
 #include "kernels/cuda_router.h"
 #include "kernels/cuda_sums.h"
 
@@ -64,19 +64,14 @@ __global__ void z_kernel(const float* logits_TE, int E, i64 num_tokens, float fa
   });
 }
 
-// Parts of a sum over tokens, and behind them the sum.
+// Parts of a sum over tokens.
 struct TokenSum {
   Queue& q;
   unsigned blocks;
   double* part;
   TokenSum(Stream& stream, i64 num_tokens)
-      : q(queue_of(stream)),
-        blocks(blocks_for(num_tokens, kWarps * kTokensPerWarp)),
-        part(q.scratch_of<double>(blocks + 1)) {}
-  double wait() {
-    add_parts(q, part, blocks, 1.0, false, part + blocks);
-    return q.read(part + blocks);
-  }
+      : q(queue_of(stream)), blocks(blocks_for(num_tokens, kWarps * kTokensPerWarp)), part(q.scratch_of<double>(blocks)) {}
+  void add_to(double* loss, double factor) { add_parts(q, part, blocks, factor, true, loss); }
 };
 
 }  // namespace
@@ -93,29 +88,42 @@ void router_count_top_k(Stream& stream, const RouterShape& shape, const float* s
          tokens_per_segment, reinterpret_cast<unsigned long long*>(counts_GE), memory);
 }
 
-double router_balance_loss(Stream& stream, const RouterShape& shape, const float* scores_TE, std::int64_t num_segments,
-                           std::int64_t tokens_per_segment, const float* f_GE, float alpha, float grad_scale,
-                           float* dscores_TE) {
+__global__ void fractions_kernel(const i64* counts_n, const i64* before_n, double factor, i64 n, float* f_n) {
+  const i64 i = i64{blockIdx.x} * kThreads + threadIdx.x;
+  if (i < n) f_n[i] = static_cast<float>(factor * static_cast<double>(counts_n[i] - (before_n ? before_n[i] : 0)));
+}
+
+void router_fractions(Stream& stream, const std::int64_t* counts_n, const std::int64_t* before_n, double factor,
+                      std::span<float> f_n) {
+  const i64 n = static_cast<i64>(f_n.size());
+  launch(queue_of(stream), fractions_kernel, blocks_for(n, kThreads), kThreads, 0, counts_n, before_n, factor, n,
+         f_n.data());
+}
+
+void router_balance_loss(Stream& stream, const RouterShape& shape, const float* scores_TE, std::int64_t num_segments,
+                         std::int64_t tokens_per_segment, const float* f_GE, float alpha, float scale, float* dscores_TE,
+                         double* loss) {
   require(shape.num_experts >= 1 && num_segments >= 0 && tokens_per_segment >= 0,
           "router.balance_loss: expected at least one expert");
   const i64 T = num_segments * tokens_per_segment;
-  if (T == 0) return 0.0;
-  const float factor = static_cast<float>(static_cast<double>(alpha) * grad_scale / static_cast<double>(T));
+  if (T == 0) return;
+  const double factor = static_cast<double>(alpha) * scale / static_cast<double>(T);
   TokenSum sum(stream, T);
-  launch(sum.q, balance_kernel, sum.blocks, kThreads, 0, scores_TE, f_GE, shape.num_experts, T, tokens_per_segment, factor,
-         dscores_TE, sum.part);
-  return static_cast<double>(alpha) * sum.wait() / static_cast<double>(T);
+  launch(sum.q, balance_kernel, sum.blocks, kThreads, 0, scores_TE, f_GE, shape.num_experts, T, tokens_per_segment,
+         static_cast<float>(factor), dscores_TE, sum.part);
+  sum.add_to(loss, factor);
 }
 
-double router_z_loss(Stream& stream, const RouterShape& shape, const float* logits_TE, std::int64_t num_tokens, float coef,
-                     float grad_scale, float* dlogits_TE) {
+void router_z_loss(Stream& stream, const RouterShape& shape, const float* logits_TE, std::int64_t num_tokens, float coef,
+                   float scale, float* dlogits_TE, double* loss) {
   require(shape.num_experts >= 1 && num_tokens >= 0, "router.z_loss: expected at least one expert");
   const i64 T = num_tokens;
-  if (T == 0) return 0.0;
-  const float factor = static_cast<float>(static_cast<double>(coef) * grad_scale / static_cast<double>(T));
+  if (T == 0) return;
+  const double factor = static_cast<double>(coef) * scale / static_cast<double>(T);
   TokenSum sum(stream, T);
-  launch(sum.q, z_kernel, sum.blocks, kThreads, 0, logits_TE, shape.num_experts, T, factor, dlogits_TE, sum.part);
-  return static_cast<double>(coef) * sum.wait() / static_cast<double>(T);
+  launch(sum.q, z_kernel, sum.blocks, kThreads, 0, logits_TE, shape.num_experts, T, static_cast<float>(factor), dlogits_TE,
+         sum.part);
+  sum.add_to(loss, factor);
 }
 
 }  // namespace moe::cuda

@@ -179,6 +179,10 @@ TEST(AdamW, ManyTensorsAndWhereTheyBeginDoNotMatter) {
   }
 }
 
+double squares_of(const Kernels& k, Stream& stream, const std::vector<std::span<const float>>& g) {
+  return number_of(stream, [&](double* sum) { k.adamw.sum_of_squares(stream, g, sum); });
+}
+
 TEST(AdamW, SumsAndAveragesDoNotDependOnTheAlignment) {
   for (const Kernels* k : all_isas())
     for (const std::size_t n : {5, 64, 9001}) {
@@ -187,7 +191,7 @@ TEST(AdamW, SumsAndAveragesDoNotDependOnTheAlignment) {
       std::vector<float> moved(n + 1), mean = g;
       std::copy(g.begin(), g.end(), moved.begin() + 1);
       const std::span<float> to(moved.data() + 1, n);
-      EXPECT_EQ(k->adamw.sum_of_squares(stream, to), k->adamw.sum_of_squares(stream, g));
+      EXPECT_EQ(squares_of(*k, stream, {to}), squares_of(*k, stream, {g}));
       k->adamw.average(stream, mean, w.data(), 0.9);
       k->adamw.average(stream, to, w.data(), 0.9);
       EXPECT_TRUE(same_bits(std::span<const float>(to), std::span<const float>(mean)));
@@ -199,10 +203,32 @@ TEST(AdamW, SumOfSquares) {
     for (const std::size_t n : {0, 1, 7, 4097, 65536, 300007}) {
       const auto g = random_floats(n, 5);
       Stream one(kernel_device(), 1), three(kernel_device(), 3);
-      const double got = k->adamw.sum_of_squares(one, g), want = dot(g, g);
+      const double got = squares_of(*k, one, {g}), want = dot(g, g);
       EXPECT_LE(std::fabs(got - want), 3e-7 * want) << k->isa << " n " << n;
-      EXPECT_EQ(got, k->adamw.sum_of_squares(three, g));
+      EXPECT_EQ(got, squares_of(*k, three, {g}));
     }
+}
+
+// Vectors of a list, some of them empty, some not aligned, more chunks than blocks take; what was there before stays in it.
+TEST(AdamW, SumOfSquaresOfAList) {
+  for (const Kernels* k : all_isas()) {
+    std::vector<std::vector<float>> parts;
+    std::vector<std::span<const float>> list = {{}};
+    double want = 0.5;
+    for (const std::size_t n : {7, 1, 40000, 65536, 3, 32769, 100001}) {
+      parts.push_back(random_floats(n + 1, n));
+      list.push_back(std::span<const float>(parts.back()).subspan(parts.size() % 2));
+      list.push_back({});
+      for (const float x : list[list.size() - 2]) want += double{x} * double{x};
+    }
+    Stream one(kernel_device(), 1), three(kernel_device(), 3);
+    std::vector<double> sum = {0.5};
+    k->adamw.sum_of_squares(one, list, sum.data());
+    one.synchronize();
+    EXPECT_LE(std::fabs(sum[0] - want), 3e-7 * want) << k->isa;
+    EXPECT_EQ(squares_of(*k, one, list), squares_of(*k, three, list));
+    EXPECT_EQ(squares_of(*k, one, {}), 0);
+  }
 }
 
 TEST(AdamW, SumOfSquaresShowsWhatIsNotFinite) {
@@ -212,7 +238,7 @@ TEST(AdamW, SumOfSquaresShowsWhatIsNotFinite) {
         std::vector<float> g(100001, 0.5f);
         g[at] = bad;
         Stream stream(kernel_device(), 2);
-        EXPECT_FALSE(std::isfinite(k->adamw.sum_of_squares(stream, g))) << k->isa << " element " << at;
+        EXPECT_FALSE(std::isfinite(squares_of(*k, stream, {g}))) << k->isa << " element " << at;
       }
 }
 

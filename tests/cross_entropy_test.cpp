@@ -1,6 +1,6 @@
 // Cross-entropy: against plain loops, finite differences in double, uncounted tokens, any number of threads.
-#include <limits>
 #include <algorithm>
+#include <limits>
 
 #include "tests/kernel_test.h"
 
@@ -37,6 +37,11 @@ Reference<R> reference(const Shape& s, const std::vector<R>& x, const std::vecto
   return out;
 }
 
+double loss_of(const Kernels& k, Stream& stream, Mat logits, std::span<const std::int32_t> target, float grad_scale,
+               float* loss_T) {
+  return number_of(stream, [&](double* sum) { k.cross_entropy.forward(stream, logits, target, grad_scale, loss_T, sum); });
+}
+
 TEST(CrossEntropy, AgreesWithPlainLoops) {
   for (const Kernels* k : all_isas())
     for (const Shape& s : kShapes) {
@@ -48,9 +53,9 @@ TEST(CrossEntropy, AgreesWithPlainLoops) {
       std::vector<float> loss(s.T, 9.0f);
       const auto before = logits.values();
       Stream stream(kernel_device(), 2);
-      const double only_loss = k->cross_entropy.forward(stream, logits.view(), target, 0, nullptr);
+      const double only_loss = loss_of(*k, stream, logits.view(), target, 0, nullptr);
       EXPECT_EQ(logits.values(), before) << "no gradient was asked for";
-      const double total = k->cross_entropy.forward(stream, logits.view(), target, kScale, loss.data());
+      const double total = loss_of(*k, stream, logits.view(), target, kScale, loss.data());
       EXPECT_EQ(total, only_loss);
       EXPECT_LE(std::fabs(total - truth.total), 1e-6 * (std::fabs(truth.total) + 1e-3));
       EXPECT_TRUE(as_good_as_naive(loss, naive.loss, truth.loss));
@@ -66,7 +71,7 @@ TEST(CrossEntropy, GradientIsThatOfTheFormula) {
     TestMat logits = TestMat::random(DType::kF32, s.T, s.V, 1, 0, 4);
     const auto x = logits.values<double>();
     Stream stream(kernel_device(), 1);
-    k->cross_entropy.forward(stream, logits.view(), target, kScale, nullptr);
+    loss_of(*k, stream, logits.view(), target, kScale, nullptr);
     expect_gradient([&](const auto& v) { return double{kScale} * reference<double>(s, v, target).total; }, x,
                     logits.values());
   }
@@ -77,12 +82,12 @@ TEST(CrossEntropy, LargeLogitsAreSafeAndNanShows) {
     Stream stream(kernel_device(), 1);
     std::vector<float> l{1e4f, -1e4f, 0, 1e4f};
     const std::vector<std::int32_t> target{0};
-    EXPECT_NEAR(k->cross_entropy.forward(stream, mat(l.data(), 1, 4), target, 1, nullptr), std::log(2.0), 1e-7);
+    EXPECT_NEAR(loss_of(*k, stream, mat(l.data(), 1, 4), target, 1, nullptr), std::log(2.0), 1e-7);
     EXPECT_NEAR(l[0], -0.5, 1e-7);
     EXPECT_NEAR(l[3], 0.5, 1e-7);
     EXPECT_EQ(l[1], 0);
     std::vector<float> bad{1, 2, std::nanf(""), 3};
-    EXPECT_TRUE(std::isnan(k->cross_entropy.forward(stream, mat(bad.data(), 1, 4), target, 1, nullptr)));
+    EXPECT_TRUE(std::isnan(loss_of(*k, stream, mat(bad.data(), 1, 4), target, 1, nullptr)));
   }
 }
 
@@ -94,7 +99,7 @@ TEST(CrossEntropy, InfinitelySmallLogitsCountNothing) {
     std::vector<float> l(140, -inf);
     l[3] = l[137] = 2;
     const std::vector<std::int32_t> target{137};
-    EXPECT_NEAR(k->cross_entropy.forward(stream, mat(l.data(), 1, 140), target, 1, nullptr), std::log(2.0), 1e-6);
+    EXPECT_NEAR(loss_of(*k, stream, mat(l.data(), 1, 140), target, 1, nullptr), std::log(2.0), 1e-6);
     for (std::size_t i = 0; i < l.size(); ++i) EXPECT_NEAR(l[i], i == 3 ? 0.5 : i == 137 ? -0.5 : 0, 1e-6) << i;
   }
 }
@@ -170,7 +175,7 @@ TEST(CrossEntropy, BitsDoNotDependOnThreads) {
   for (const Kernels* k : all_isas())
     expect_same_bits_with_any_threads([&](Stream& stream) {
       TestMat logits = TestMat::random(DType::kF32, s.T, s.V, 1, 0, 9);
-      const double total = k->cross_entropy.forward(stream, logits.view(), target, kScale, nullptr);
+      const double total = loss_of(*k, stream, logits.view(), target, kScale, nullptr);
       std::vector<float> all = logits.values();
       all.push_back(static_cast<float>(total));
       all.push_back(static_cast<float>(total - static_cast<double>(all.back())));
@@ -183,11 +188,11 @@ TEST(CrossEntropy, RefusesForeignTargetsAndShapes) {
   Stream stream(kernel_device(), 1);
   const std::vector<std::int32_t> high{0, 5}, low{-2, 0}, three{0, 0, 0}, fine{0, 4};
   for (const Kernels* k : all_isas()) {
-    EXPECT_THROW(k->cross_entropy.forward(stream, logits.view(), three, 1, nullptr), std::invalid_argument);
-    EXPECT_THROW(k->cross_entropy.forward(stream, half.view(), fine, 1, nullptr), std::invalid_argument);
+    EXPECT_THROW(loss_of(*k, stream, logits.view(), three, 1, nullptr), std::invalid_argument);
+    EXPECT_THROW(loss_of(*k, stream, half.view(), fine, 1, nullptr), std::invalid_argument);
     if (tests_cuda()) continue;  // values are not looked at
     for (const auto& target : {high, low})
-      EXPECT_THROW(k->cross_entropy.forward(stream, logits.view(), target, 1, nullptr), std::invalid_argument);
+      EXPECT_THROW(loss_of(*k, stream, logits.view(), target, 1, nullptr), std::invalid_argument);
   }
 }
 

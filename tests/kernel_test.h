@@ -94,6 +94,14 @@ inline void expect_same_bits_with_any_threads(const std::function<std::vector<fl
   }
 }
 
+// What run(double*) adds to 0.
+inline double number_of(Stream& stream, const std::function<void(double*)>& run) {
+  std::vector<double> sum(1);
+  run(sum.data());
+  stream.synchronize();
+  return sum[0];
+}
+
 inline std::vector<double> doubles(const std::vector<float>& v) { return {v.begin(), v.end()}; }
 
 template <class A, class B>

@@ -70,10 +70,12 @@ class RealModel {
     const auto T = static_cast<std::size_t>(pass_.shape().num_tokens());
     for (std::size_t at = 0; at < in.tokens.size(); at += T) {
       const MicroBatch batch = micro_batch(in, at, T);
-      out.loss += pass_.forward(batch) * batch.loss_scale;
+      pass_.forward(batch);
+      const std::vector<double> losses = pass_.take_losses();
+      out.loss += losses[0] * batch.loss_scale;
       for (std::size_t k = 0; k < out.mtp.size(); ++k) {
-        out.mtp[k] += pass_.mtp_losses()[k] / std::max(1.0, mtp_counted_[k]);
-        out.mtp_weighted += pass_.mtp_losses()[k] * mtp_scale_[k];
+        out.mtp[k] += losses[1 + k] / std::max(1.0, mtp_counted_[k]);
+        out.mtp_weighted += losses[1 + k] * mtp_scale_[k];
       }
       pass_.backward(batch);
     }
@@ -108,10 +110,11 @@ class RealModel {
   }
 
   double grad_norm() {
-    double squares = 0;
-    for (const AdamWTensor& t : model_.params().adamw_tensors(0))
-      squares += setting_.kernels->adamw.sum_of_squares(stream_, {t.g, static_cast<std::size_t>(t.n)});
-    return std::sqrt(squares);
+    std::vector<std::span<const float>> gradients;
+    for (const AdamWTensor& t : model_.params().adamw_tensors(0)) gradients.emplace_back(t.g, static_cast<std::size_t>(t.n));
+    DeviceNumber squares(stream_);
+    setting_.kernels->adamw.sum_of_squares(stream_, gradients, squares.data());
+    return std::sqrt(squares.wait());
   }
   void adamw(float decay, const AdamWHyper& hyper) {
     setting_.kernels->adamw.step(stream_, model_.params().adamw_tensors(decay), hyper);

@@ -49,11 +49,13 @@ TEST(RouterLosses, BalanceAgreesWithPlainLoopsAndFiniteDifferences) {
       std::vector<float> ds(scores.size(), 0.0f), added(scores.size(), 1.0f);
       Stream stream(kernel_device(), 2);
       const auto run = [&](float scale, float* out) {
-        return k->router.balance_loss(stream, shape_of(s), scores.data(), s.segments, s.tokens, f.data(), kAlpha, scale,
-                                      out);
+        return number_of(stream, [&](double* sum) {
+          k->router.balance_loss(stream, shape_of(s), scores.data(), s.segments, s.tokens, f.data(), kAlpha, scale, out,
+                                 sum);
+        });
       };
       const double got = run(100, ds.data()), want = balance(s, doubles(scores), doubles(f));
-      EXPECT_NEAR(got, want, 1e-6 * want);
+      EXPECT_NEAR(got, 100 * want, 1e-4 * want);
       EXPECT_EQ(run(100, nullptr), got);
       expect_gradient([&](const auto& x) { return 100 * balance(s, x, doubles(f)); }, doubles(scores), ds, 2e-5, 0.1);
       run(100, added.data());
@@ -66,7 +68,9 @@ TEST(RouterLosses, PerfectBalanceCostsAlpha) {
   for (const Kernels* k : all_isas()) {
     const std::vector<float> scores(12 * 8, 0.125f), f(3 * 8, 1.0f);  // f = E * share of each expert = 1
     Stream stream(kernel_device(), 1);
-    const double got = k->router.balance_loss(stream, {8, 2}, scores.data(), 3, 4, f.data(), kAlpha, 1, nullptr);
+    const double got = number_of(stream, [&](double* sum) {
+      k->router.balance_loss(stream, {8, 2}, scores.data(), 3, 4, f.data(), kAlpha, 1, nullptr, sum);
+    });
     EXPECT_NEAR(got, kAlpha, 1e-9);
   }
 }
@@ -83,7 +87,9 @@ TEST(RouterLosses, SequenceWiseLossOfKnownRouting) {
     k.router.count_top_k(stream, shape, scores.data(), kSequences, kTokens, counts.data());
     std::vector<float> f;
     for (const std::int64_t c : counts) f.push_back(static_cast<float>(c) * kE / (kK * kTokens));
-    return k.router.balance_loss(stream, shape, scores.data(), kSequences, kTokens, f.data(), kAlpha, 1, nullptr);
+    return number_of(stream, [&](double* sum) {
+      k.router.balance_loss(stream, shape, scores.data(), kSequences, kTokens, f.data(), kAlpha, 1, nullptr, sum);
+    });
   };
   for (const Kernels* k : all_isas()) {
     std::vector<float> even, same;
@@ -98,12 +104,34 @@ TEST(RouterLosses, SequenceWiseLossOfKnownRouting) {
   }
 }
 
+// f = factor * (counts - before), rounded once.
+TEST(RouterLosses, FractionsOfCounts) {
+  const std::vector<std::int64_t> counts{0, 7, 1LL << 40, 5, 12}, before{0, 3, 1LL << 39, 5, 0};
+  for (const Kernels* k : all_isas()) {
+    Stream stream(kernel_device(), 1);
+    std::vector<float> all(counts.size()), since(counts.size());
+    k->router.fractions(stream, counts.data(), nullptr, 1.0 / 3, all);
+    k->router.fractions(stream, counts.data(), before.data(), 1.0 / 3, since);
+    stream.synchronize();
+    for (std::size_t i = 0; i < counts.size(); ++i) {
+      EXPECT_EQ(all[i], static_cast<float>(1.0 / 3 * static_cast<double>(counts[i])));
+      EXPECT_EQ(since[i], static_cast<float>(1.0 / 3 * static_cast<double>(counts[i] - before[i])));
+    }
+  }
+}
+
 TEST(RouterLosses, VanishedScoresAreNotNotANumber) {
   for (const Kernels* k : all_isas()) {
     const std::vector<float> scores(8, 0.0f), f(8, 1.0f);
     Stream stream(kernel_device(), 1);
-    EXPECT_TRUE(std::isfinite(k->router.balance_loss(stream, {8, 2}, scores.data(), 1, 1, f.data(), kAlpha, 1, nullptr)));
-    EXPECT_EQ(k->router.balance_loss(stream, {8, 2}, scores.data(), 0, 0, f.data(), kAlpha, 1, nullptr), 0);
+    EXPECT_TRUE(std::isfinite(number_of(stream, [&](double* sum) {
+      k->router.balance_loss(stream, {8, 2}, scores.data(), 1, 1, f.data(), kAlpha, 1, nullptr, sum);
+    })));
+    EXPECT_EQ(number_of(stream,
+                        [&](double* sum) {
+                          k->router.balance_loss(stream, {8, 2}, scores.data(), 0, 0, f.data(), kAlpha, 1, nullptr, sum);
+                        }),
+              0);
   }
 }
 
@@ -115,9 +143,15 @@ TEST(RouterLosses, ZLossAndItsGradient) {
       const auto logits = random_floats(T * s.E, 1, -5, 5);
       std::vector<float> dl(logits.size(), 0.5f), published(logits.size());
       Stream stream(kernel_device(), 2);
-      const double got = k->router.z_loss(stream, shape_of(s), logits.data(), T, coef, scale, dl.data());
-      EXPECT_NEAR(got, z_loss(s.E, doubles(logits), coef), 1e-6 * got + 1e-12);
-      EXPECT_EQ(k->router.z_loss(stream, shape_of(s), logits.data(), T, coef, scale, nullptr), got);
+      const double got = number_of(stream, [&](double* sum) {
+        k->router.z_loss(stream, shape_of(s), logits.data(), T, coef, scale, dl.data(), sum);
+      });
+      EXPECT_NEAR(got, double{scale} * z_loss(s.E, doubles(logits), coef), 1e-6 * got + 1e-12);
+      EXPECT_EQ(number_of(stream,
+                          [&](double* sum) {
+                            k->router.z_loss(stream, shape_of(s), logits.data(), T, coef, scale, nullptr, sum);
+                          }),
+                got);
       // 2 c lse softmax / T
       std::vector<double> want;
       for (std::int64_t t = 0; t < T; ++t) {
@@ -127,7 +161,9 @@ TEST(RouterLosses, ZLossAndItsGradient) {
           want.push_back(0.5 + scale * 2.0 * coef * std::log(sum) * std::exp(double{logits[t * s.E + e]}) / sum / double(T));
       }
       EXPECT_TRUE(close_to(std::span<const float>(dl), std::span<const double>(want), 3e-7));
-      k->router.z_loss(stream, shape_of(s), logits.data(), T, coef, scale, published.data());
+      number_of(stream, [&](double* sum) {
+        k->router.z_loss(stream, shape_of(s), logits.data(), T, coef, scale, published.data(), sum);
+      });
       expect_gradient([&](const auto& x) { return double{scale} * z_loss(s.E, x, coef); }, doubles(logits), published, 1e-4);
     }
 }
@@ -137,7 +173,11 @@ TEST(RouterLosses, ZLossOfLargeLogitsIsFinite) {
     const std::vector<float> logits{1000, 1000, -1000};
     Stream stream(kernel_device(), 1);
     const double lse = 1000 + std::log(2.0);
-    EXPECT_NEAR(k->router.z_loss(stream, {3, 1}, logits.data(), 1, 1, 1, nullptr), lse * lse, 1e-3);
+    EXPECT_NEAR(number_of(stream,
+                          [&](double* sum) {
+                            k->router.z_loss(stream, {3, 1}, logits.data(), 1, 1, 1, nullptr, sum);
+                          }),
+                lse * lse, 1e-3);
   }
 }
 
@@ -184,9 +224,11 @@ TEST(RouterLosses, BitsDoNotDependOnThreads) {
   for (const Kernels* k : all_isas())
     expect_same_bits_with_any_threads([&](Stream& stream) {
       std::vector<float> d(logits.size());
-      const double a =
-          k->router.balance_loss(stream, shape_of(s), logits.data(), s.segments, s.tokens, f.data(), 1, 1, d.data());
-      const double b = k->router.z_loss(stream, shape_of(s), logits.data(), T, 1, 1, d.data());
+      const double a = number_of(stream, [&](double* sum) {
+        k->router.balance_loss(stream, shape_of(s), logits.data(), s.segments, s.tokens, f.data(), 1, 1, d.data(), sum);
+      });
+      const double b = number_of(
+          stream, [&](double* sum) { k->router.z_loss(stream, shape_of(s), logits.data(), T, 1, 1, d.data(), sum); });
       for (const double v : {a, b}) {  // both halves of the double
         d.push_back(static_cast<float>(v));
         d.push_back(static_cast<float>(v - static_cast<double>(d.back())));

@@ -40,22 +40,18 @@ void pre_backward_weight(const SegmentArgs& a) {
   attention_backward_weight(a);
 }
 
-// Of the device, as the host sees it; where that is one memory it is not copied.
+// Of the device, as the host sees it: where that is one memory it is not copied, else it is in the room.
 template <class T>
 struct OnHost {
   Stream& stream;
-  std::span<T> device;
-  std::vector<T> copy;
+  std::span<T> device, view;
 
-  OnHost(Stream& s, std::span<T> d) : stream(s), device(d) {
-    if (!s.is_cpu()) copy.resize(d.size());
-  }
-  std::span<T> view() { return stream.is_cpu() ? device : std::span<T>(copy); }
+  OnHost(Stream& s, std::span<T> d, HostRoom& room) : stream(s), device(d), view(s.is_cpu() ? d : room.of<T>(d.size())) {}
   void pull() {
-    if (!stream.is_cpu()) stream.copy(copy.data(), device.data(), device.size_bytes());
+    if (!stream.is_cpu()) stream.copy(view.data(), device.data(), device.size_bytes());
   }
   void push(std::size_t n) {
-    if (!stream.is_cpu()) stream.copy(device.data(), copy.data(), n * sizeof(T));
+    if (!stream.is_cpu()) stream.copy(device.data(), view.data(), n * sizeof(T));
   }
 };
 
@@ -70,21 +66,25 @@ void take_rows(const SegmentArgs& a) {
     commit(device, v.data(), static_cast<std::size_t>(n) * sizeof(float));
 }
 
-// Who sends what to whom is the host's work, on the lane's stream.
+// Who sends what to whom is the host's work, on the lane's stream: it waits once, for ids and gates.
 void plan_with_others(const SegmentArgs& a) {
   const auto& [b, s] = std::tie(a.block, a.slot);
   RoutePlan& plan = s.plan;
   Stream& stream = b.lane_stream;
-  OnHost<std::int32_t> idx_TK(stream, s.idx_TK), slot2row(stream, plan.slot2row_N);
-  OnHost<float> gate_TK(stream, s.gate_TK), gate_R(stream, s.gate_R);
+  PlanRooms& rooms = b.plan_rooms;
+  OnHost<std::int32_t> idx_TK(stream, s.idx_TK, rooms.idx_TK), slot2row(stream, plan.slot2row_N, rooms.slot2row);
+  OnHost<float> gate_TK(stream, s.gate_TK, rooms.gate_TK), gate_R(stream, s.gate_R, rooms.gate_R);
   idx_TK.pull(), gate_TK.pull();
   if (plan.num_dropped > 0) slot2row.pull();
   stream.synchronize();
-  std::vector<std::int32_t> idx(idx_TK.view().begin(), idx_TK.view().end());
-  if (plan.num_dropped > 0)
-    for (std::size_t i = 0; i < idx.size(); ++i)
-      if (slot2row.view()[i] < 0) idx[i] = -1;
-  b.dispatcher->plan(idx, gate_TK.view(), b.config.top_k, *plan.route, gate_R.view(), b.expert_map);
+  std::vector<std::int32_t> kept;
+  if (plan.num_dropped > 0) {
+    kept.assign(idx_TK.view.begin(), idx_TK.view.end());
+    for (std::size_t i = 0; i < kept.size(); ++i)
+      if (slot2row.view[i] < 0) kept[i] = -1;
+  }
+  b.dispatcher->plan(plan.num_dropped > 0 ? kept : idx_TK.view, gate_TK.view, b.config.top_k, *plan.route, gate_R.view,
+                     b.expert_map);
   plan.num_rows = plan.route->num_rows;
   take_rows(a);
   gate_R.push(static_cast<std::size_t>(plan.num_rows));
@@ -118,11 +118,12 @@ void dispatch_forward(const SegmentArgs& a) {
 
 void gates_from_others(const SegmentArgs& a) {
   const auto& [b, s] = std::tie(a.block, a.slot);
-  OnHost<float> dgate_R(b.lane_stream, b.work.dgate_R.first(static_cast<std::size_t>(s.plan.num_rows))),
-      dgate_TK(b.lane_stream, b.work.dgate_TK);
+  OnHost<float> dgate_R(b.lane_stream, b.work.dgate_R.first(static_cast<std::size_t>(s.plan.num_rows)),
+                        b.plan_rooms.dgate_R),
+      dgate_TK(b.lane_stream, b.work.dgate_TK, b.plan_rooms.dgate_TK);
   dgate_R.pull();
   b.lane_stream.synchronize();
-  b.dispatcher->return_gates(*s.plan.route, dgate_R.view(), dgate_TK.view());
+  b.dispatcher->return_gates(*s.plan.route, dgate_R.view, dgate_TK.view);
   dgate_TK.push(dgate_TK.device.size());
 }
 

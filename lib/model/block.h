@@ -12,6 +12,7 @@
 #include "lib/model/kv_cache.h"
 #include "lib/model/params.h"
 #include "lib/model/slot.h"
+#include "lib/model/tally.h"
 
 namespace moe {
 
@@ -20,35 +21,6 @@ struct RopeTables {
   std::span<float> cos_PR2, sin_PR2;
   std::span<std::int32_t> pos_T;
 };
-
-// What the router of one MoE layer did with the tokens of this rank since the last reset.
-struct RoutingTally {
-  std::vector<std::int64_t> counts_E;         // routed slots per expert
-  std::vector<std::int64_t> coactivation_EE;  // tokens that chose both
-  std::int64_t num_tokens = 0, num_dropped = 0;
-  bool records = false;             // keeps the decisions too, until reset
-  std::vector<std::int16_t> idx_N;  // of every token, in the order of the micro-batches, before capacity drops any
-  double entropy_sum = 0;           // over tokens, of the normalised scores, in nats
-  double aux = 0, seq_aux = 0, global_aux = 0,
-         z = 0;  // loss terms, weighted by the micro-batch's share; known after backward
-  // For balance losses: slots per expert and, last, tokens, of all ranks; of this micro-batch (which may go through in
-  // parts), and of all micro-batches of the step so far.
-  std::vector<std::int64_t> micro_E1, so_far_E1;
-  void forget_micro_batch() { micro_E1.assign(micro_E1.size(), 0); }
-  void reset(int num_experts);
-};
-
-// Where the router's kernels add up, on the device, since the last reset: pull_tally() moves it into the tally.
-struct TallyRoom {
-  std::span<std::int64_t> counts_E, coactivation_EE;
-  std::span<double> entropy;  // one
-  void zero(Stream& stream) const;
-};
-TallyRoom take_tally_room(Arena& arena, int num_experts);
-// The tally's counts, coactivation and entropy (=), when the stream is there. Slots per expert that came since the last pull
-// are added to micro_E1 by pull_counts(), which waits.
-void pull_tally(Stream& stream, const TallyRoom& room, RoutingTally& tally);
-void pull_counts(Stream& stream, const TallyRoom& room, RoutingTally& tally);
 
 // One micro-batch on its way through a model.
 struct MicroBatch {
@@ -64,6 +36,12 @@ struct MicroBatch {
   // Of each module of multi-token prediction: factor of its summed cross-entropy in the total loss, weight / (modules x its
   // counted targets of the global batch). Empty: 0.
   std::span<const double> mtp_scale_D{};
+};
+
+// What the host plans rows with where experts are on other ranks, one layer at a time (the lane's).
+struct PlanRooms {
+  explicit PlanRooms(const Device& d) : idx_TK(d), slot2row(d), gate_TK(d), gate_R(d), dgate_R(d), dgate_TK(d) {}
+  HostRoom idx_TK, slot2row, gate_TK, gate_R, dgate_R, dgate_TK;
 };
 
 struct BlockContext {
@@ -82,6 +60,7 @@ struct BlockContext {
   const TallyRoom& tally_room;
   Dispatcher* dispatcher;  // nullptr: all experts are here
   Stream& lane_stream;     // of the communication segments, if there is a dispatcher
+  PlanRooms& plan_rooms;   // the same
   std::size_t expert_map;  // the dispatcher's, of this layer
   std::span<const std::int32_t> expert2node;
   int num_nodes;

@@ -56,6 +56,8 @@ class MeshContext {
   // For the thread that computes, to copy from and to the device while the lane does nothing: everything that it has put
   // into its stream is done.
   Stream& settled_stream();
+  // The stream that computes, or before there is one that of the lane.
+  Stream& compute_stream() { return compute_ ? *compute_ : lane_stream_; }
   // What the lane does is in order with this stream of the thread that computes (CommLane::follow); nothing on the CPU.
   void follow(Stream& compute);
   UnitComms unit_comms() const;

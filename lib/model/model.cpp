@@ -57,10 +57,10 @@ void Model::initialize(std::uint64_t seed) {
 
 void Model::router_bias_changed() {
   if (on_host()) return;
-  Stream& stream = mesh_->settled_stream();
+  Stream& stream = mesh_->compute_stream();  // in order with what reads them
   for (std::size_t i = 0; i < router_bias_.size(); ++i)
     stream.copy(device_router_bias_[i].data(), router_bias_[i].data(), device_router_bias_[i].size_bytes());
-  stream.synchronize();
+  if (&stream == &mesh_->lane_env().stream) stream.synchronize();
 }
 
 const Param& Model::head() const { return params_->find(config_.tied_embeddings ? "embedding.weight" : "head.weight"); }

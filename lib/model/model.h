@@ -96,10 +96,11 @@ class Pass {
   const BatchShape& shape() const { return options_.shape; }
   int num_tracks() const { return static_cast<int>(tracks_.size()); }
   std::int64_t most_rows() const { return most_rows_; }  // that the experts here got in one track and layer, ever
-  // Sum of the cross-entropy over counted tokens here, in nats; the batch has this pass's shape or fewer sequences, 0 too.
-  // With batch.with_gradient the head keeps the gradient of loss_scale * sum; backward() then adds all parameter gradients
-  // (+=), those of the balance losses included.
-  double forward(const MicroBatch& batch);
+  // Adds up the cross-entropy over counted tokens here (take_losses()); the batch has this pass's shape or fewer sequences,
+  // 0 too. With batch.with_gradient the head keeps the gradient of loss_scale * that sum; backward() then adds all parameter
+  // gradients (+=), those of the balance losses included. Where all experts are here, and no capacity drops rows, the host
+  // waits for nothing of a GPU.
+  void forward(const MicroBatch& batch);
   void backward(const MicroBatch& batch);
   // Generation, of a pass with a cache: each run's tokens (id_T: one run after the other) see those of its sequence before
   // them and are in the cache afterwards. logits(): a row for each of the last num_logits tokens of each run, in order;
@@ -119,14 +120,16 @@ class Pass {
   std::span<const float> losses();
   int num_modules() const { return num_modules_; }
   World& world() const { return model_.mesh().world(); }
-  // Of the last forward, modules of multi-token prediction one after the other: sum of the cross-entropy over their counted
-  // targets here. forward() also adds their parameter gradients through the head.
-  const std::vector<double>& mtp_losses() const { return mtp_losses_; }
+  // Sums of the cross-entropy over counted tokens here, in nats: the model's, then over the counted targets of each module
+  // of multi-token prediction. Of the forwards since the last call, which this one waits for, ...
+  std::vector<double> take_losses() { return tallies_->take_losses(); }
+  // ... or of those since reset_tallies(), after pull_tallies().
+  const std::vector<double>& losses_pulled() const { return tallies_->losses(); }
   // After a forward without gradient and with a module: over the module's counted targets.
   SecondTokens second_tokens() const;
   // One per block; dense ones count nothing. What kernels have counted is in them after pull_tallies().
-  std::vector<RoutingTally>& tallies() { return tallies_; }
-  void pull_tallies();
+  std::vector<RoutingTally>& tallies() { return tallies_->layers(); }
+  void pull_tallies() { tallies_->pull(); }  // waits
   void reset_tallies();
   // Seconds that this rank computed in the segments of kBlockSegments, all blocks, forward and backward, since
   // reset_tallies(); of dispatch and combine only what this thread did itself (the lane keeps its own times).
@@ -138,11 +141,10 @@ class Pass {
   void run(Track& track, int layer, std::size_t segment, Part part);
   void communicate(Track& track, int layer, std::size_t segment, Part part);
   void await(Track& track);
-  void forward_block(const MicroBatch& batch, int layer, int next_unit);
+  void forward_block(int layer, int next_unit);
   void forward_pre(int layer);
   void forward_experts(int layer);
   void backward_layer(int layer, bool last_of_step);
-  void reduce_counts(int layer);
   void use_head();
   void release_head();
   void begin_head_gradients();
@@ -150,13 +152,13 @@ class Pass {
   CacheStep cache_step(std::span<const CacheRun> runs, std::span<const std::int32_t> id_T, int module);
   void head_of_runs(Mat hidden_TD);
   void head_backward(Track& track, Mat n_TD, Mat dn_TD);
-  double ends_forward();
+  void ends_forward();
   void ends_backward(bool last_of_step);
   void embedding_backward(bool last_of_step);
   // pass_mtp.cpp
   int module_of(int layer) const { return layer - model_.config().num_layers; }  // < 0: none
   void forward_modules(const MicroBatch& batch);
-  double module_loss(Track& track, int module);
+  void module_loss(Track& track, int module);
   void join_backward(Track& track, int module);
   void backward_modules(bool last_of_step);
 
@@ -165,16 +167,14 @@ class Pass {
   Env env_;
   int num_modules_;
   std::unique_ptr<Arena> arena_, rows_arena_;
+  PlanRooms plan_rooms_;
   std::vector<BlockParams> block_params_;
   std::vector<std::unique_ptr<Track>> tracks_;
   RopeTables rope_;
-  std::vector<TallyRoom> tally_rooms_;
   CacheRows cache_rows_;
-  std::vector<RoutingTally> tallies_;
+  std::unique_ptr<Tallies> tallies_;
   std::vector<float> losses_, logits_;  // of the host, if the device is another
-  std::vector<double> mtp_losses_;
   std::array<double, 4> segment_seconds_{};
-  CommLane::Ticket counts_reduced_ = 0;
   std::int64_t most_rows_ = 0;
 };
 

@@ -15,7 +15,7 @@ namespace {
 enum : std::size_t { kPreAt, kDispatchAt, kExpertsAt, kCombineAt };  // in kBlockSegments
 
 BlockContext block_context(Model& model, const PassOptions& o, const Env& env, const BlockParams& params,
-                           const RopeTables& rope, RoutingTally& tally, const TallyRoom& room, Track& track, int layer) {
+                           const RopeTables& rope, Tallies& tallies, PlanRooms& plan_rooms, Track& track, int layer) {
   const bool dense = model.config().is_dense_layer(layer);
   return {.env = env,
           .config = model.config(),
@@ -28,10 +28,11 @@ BlockContext block_context(Model& model, const PassOptions& o, const Env& env, c
           .router_bias_E = model.device_router_bias(layer),
           .work = track.work,
           .stash = track.stash,
-          .tally = dense ? nullptr : &tally,
-          .tally_room = room,
+          .tally = dense ? nullptr : &tallies.layers()[static_cast<std::size_t>(layer)],
+          .tally_room = tallies.room(layer),
           .dispatcher = model.mesh().dispatcher(),
           .lane_stream = model.mesh().lane_env().stream,
+          .plan_rooms = plan_rooms,
           .expert_map = dense ? 0 : model.mesh().map_of(layer),
           .expert2node = dense ? std::span<const std::int32_t>{} : model.mesh().expert2node(layer),
           .num_nodes = model.mesh().num_nodes(),
@@ -56,16 +57,8 @@ MicroBatch part_of(const MicroBatch& whole, int first, const BatchShape& shape) 
 }  // namespace
 
 void Pass::reset_tallies() {
-  for (int i : model_.moe_layers()) tallies_[static_cast<std::size_t>(i)].reset(model_.config().num_experts);
-  for (const TallyRoom& room : tally_rooms_) room.zero(env_.stream);
+  tallies_->reset();
   segment_seconds_.fill(0);
-}
-
-void Pass::pull_tallies() {
-  for (int i : model_.moe_layers())
-    if (const auto at = static_cast<std::size_t>(i); at < block_params_.size())
-      pull_tally(env_.stream, tally_rooms_[at], tallies_[at]);
-  env_.stream.synchronize();
 }
 
 Mat Pass::logits() const { return tracks_.front()->logits_TV; }
@@ -101,7 +94,7 @@ CMat Pass::logits_on_host() {
 void Pass::run(Track& track, int layer, std::size_t segment, Part part) {
   const auto i = static_cast<std::size_t>(layer);
   const BlockContext block =
-      block_context(model_, options_, env_, block_params_[i], rope_, tallies_[i], tally_rooms_[i], track, layer);
+      block_context(model_, options_, env_, block_params_[i], rope_, *tallies_, plan_rooms_, track, layer);
   const TraceSpan span(world().trace(), TraceRow::kCompute, segment_label(segment, part, layer));
   const Stopwatch watch;
   part({block, track.batch, track.slots[i], track.block_output(layer), track.dx_TD});
@@ -115,7 +108,7 @@ void Pass::communicate(Track& track, int layer, std::size_t segment, Part part) 
   if (!model_.mesh().dispatcher()) return run(track, layer, segment, part);
   const auto exchange = [this, &track, i, layer, part] {
     const BlockContext block =
-        block_context(model_, options_, env_, block_params_[i], rope_, tallies_[i], tally_rooms_[i], track, layer);
+        block_context(model_, options_, env_, block_params_[i], rope_, *tallies_, plan_rooms_, track, layer);
     part({block, track.batch, track.slots[i], track.block_output(layer), track.dx_TD});
   };
   track.on_its_way =
@@ -152,16 +145,6 @@ void Pass::forward_experts(int layer) {
   units.release(units.dense(layer));
 }
 
-// Slots per expert and tokens of all ranks, for the balance losses of the backward pass.
-void Pass::reduce_counts(int layer) {
-  RoutingTally& tally = tallies_[static_cast<std::size_t>(layer)];
-  World& world = model_.mesh().world();
-  counts_reduced_ = world.lane().submit("balance counts", [&tally, &world] {
-    if (!world.alone()) all_reduce_sum(world.comm(), "balance counts", tally.micro_E1);
-    for (std::size_t e = 0; e < tally.micro_E1.size(); ++e) tally.so_far_E1[e] += tally.micro_E1[e];
-  });
-}
-
 void Pass::use_head() {
   Units& units = model_.units();
   units.use(units.head());
@@ -187,18 +170,16 @@ void Pass::normalise(Track& t) {
 }
 
 // Behind the modules, which leave the logits' memory to the model.
-double Pass::ends_forward() {
+void Pass::ends_forward() {
   const TraceSpan span(world().trace(), TraceRow::kCompute, {.name = "head forward"});
-  if (Track& t = *tracks_.front(); t.batch.cache) return normalise(t), head_of_runs(t.n_TD), 0;
+  if (Track& t = *tracks_.front(); t.batch.cache) return normalise(t), head_of_runs(t.n_TD);
   const auto& [stream, k] = env_;
-  double total = 0;
   for (const auto& t : tracks_) {
     if (num_modules_ == 0) normalise(*t);
     k.gemm.forward(stream, t->n_TD, model_.head().weight, t->logits_TV, Store::kAssign);
     const float grad_scale = t->batch.with_gradient ? static_cast<float>(t->batch.loss_scale) : 0.0f;
-    total += k.cross_entropy.forward(stream, t->logits_TV, t->batch.target_T, grad_scale, t->loss_T.data());
+    k.cross_entropy.forward(stream, t->logits_TV, t->batch.target_T, grad_scale, t->loss_T.data(), tallies_->loss(-1));
   }
-  return total;
 }
 
 // The track's logits are their gradient: dn (=), the head's gradient +=.
@@ -237,19 +218,17 @@ void Pass::embedding_backward(bool last_of_step) {
   units.reduce_gradients(units.embedding(), last_of_step);
 }
 
-void Pass::forward_block(const MicroBatch& batch, int layer, int next_unit) {
-  const bool balance = batch.tally && (options_.balance.aux > 0 || options_.balance.global_aux > 0);
-  const bool counted = balance && !model_.config().is_dense_layer(layer);
-  if (counted) tallies_[static_cast<std::size_t>(layer)].forget_micro_batch();
+void Pass::forward_block(int layer, int next_unit) {
   forward_pre(layer);
   model_.units().prefetch(next_unit);
   forward_experts(layer);
-  if (counted) reduce_counts(layer);
 }
 
-double Pass::forward(const MicroBatch& batch) {
+void Pass::forward(const MicroBatch& batch) {
   const TraceSpan span(world().trace(), TraceRow::kCompute, {.name = "forward"});
   Units& units = model_.units();
+  const bool balance = batch.tally && (options_.balance.aux > 0 || options_.balance.global_aux > 0);
+  if (balance) tallies_->begin_micro_batch();
   int first = 0;
   for (std::size_t i = 0; i < tracks_.size(); ++i) {
     const BatchShape shape = track_shape(batch.shape, num_tracks(), static_cast<int>(i));
@@ -263,12 +242,12 @@ double Pass::forward(const MicroBatch& batch) {
                                    t->slots.front().x0_TD);
   units.release(units.embedding());
   const int last = model_.config().num_layers - 1;
-  for (int i = 0; i <= last; ++i) forward_block(batch, i, i < last ? units.dense(i + 1) : units.head());
+  for (int i = 0; i <= last; ++i) forward_block(i, i < last ? units.dense(i + 1) : units.head());
   use_head();
   if (num_modules_ > 0 && !batch.cache) forward_modules(batch);
-  const double total = ends_forward();
+  if (balance) tallies_->finish_micro_batch(model_.mesh().lane_env().stream);
+  ends_forward();
   if (!batch.with_gradient) release_head();
-  return total;
 }
 
 // Gradients of the block's output in every dx_TD become those of its input. Exchanges of one track run under the other's
@@ -323,7 +302,7 @@ void Pass::backward(const MicroBatch& batch) {
   const int last = model_.config().num_layers - 1;
   units.prefetch(units.dense(last + num_modules_));
   units.prefetch(units.experts(last + num_modules_));
-  model_.mesh().lane().wait(counts_reduced_);
+  tallies_->wait_for_others();
   ends_backward(batch.last_of_step);
   release_head();
   for (int i = last; i >= 0; --i) backward_layer(i, batch.last_of_step);

@@ -57,7 +57,7 @@ void Pass::extend_module(int k, std::span<const CacheRun> runs, std::span<const 
   units.release(units.embedding());
   units.use(units.dense(layer));
   mtp_join_forward({env_, model_.config(), block_params_[at], tokens, embedded, t.n_TD, t.mtp_work}, t.slots[at].x0_TD);
-  forward_block(batch, layer, units.head());
+  forward_block(layer, units.head());
   await(t);
   const MtpSlot& m = t.mtp[static_cast<std::size_t>(k)];
   mtp_norm_forward(env_, model_.config(), block_params_[at], m);

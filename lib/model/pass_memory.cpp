@@ -32,7 +32,7 @@ std::size_t exchange_bytes(const ModelConfig& c, DType dtype, const MeshShape& s
 struct PassMemory {
   std::vector<std::unique_ptr<Track>> tracks;
   RopeTables rope;
-  std::vector<TallyRoom> tally_rooms;  // by block
+  TallyMemory tallies;
   CacheRows cache_rows;
 };
 
@@ -48,8 +48,7 @@ PassMemory take_memory(const SlotArenas& arenas, const ModelConfig& c, DType dty
         arenas, {c, shape, dtype, rows(shape.num_tokens()), num_experts_here, num_modules(o, c), o.cache != nullptr}, o));
   }
   m.rope = {arena.vector<float>(P * half), arena.vector<float>(P * half), arena.vector<std::int32_t>(o.shape.num_tokens())};
-  for (int i = 0; i < c.num_blocks(); ++i)
-    m.tally_rooms.push_back(take_tally_room(arena, c.is_dense_layer(i) ? 0 : c.num_experts));
+  m.tallies = take_tally_memory(arena, c, num_modules(o, c));
   if (o.cache) m.cache_rows = take_cache_rows(arena, o.shape.num_tokens(), o.max_logits);
   return m;
 }
@@ -83,8 +82,7 @@ Pass::Pass(Model& model, const PassOptions& options, Env env)
       options_(options),
       env_(env),
       num_modules_(moe::num_modules(options, model.config())),
-      tallies_(static_cast<std::size_t>(model.config().num_blocks())),
-      mtp_losses_(static_cast<std::size_t>(num_modules_)) {
+      plan_rooms_(env.stream.device()) {
   const ModelConfig& c = model.config();
   const int num_experts_here = static_cast<int>(model.params().layout().most_experts());
   const MeshOptions& mesh = model.mesh().options();
@@ -101,7 +99,7 @@ Pass::Pass(Model& model, const PassOptions& options, Env env)
   PassMemory memory = take(*arena_, *rows_arena_);
   tracks_ = std::move(memory.tracks);
   rope_ = memory.rope;
-  tally_rooms_ = memory.tally_rooms;
+  tallies_ = std::make_unique<Tallies>(c, num_modules_, memory.tallies, world(), env.stream);
   cache_rows_ = memory.cache_rows;
   fill_rope(rope_, c, static_cast<std::size_t>(options.cache ? options.cache->room() : options.shape.seq_len), env.stream);
   for (int i = 0; i < c.num_layers + num_modules_; ++i) block_params_.push_back(block_params(model.params(), i));

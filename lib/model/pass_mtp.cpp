@@ -28,29 +28,27 @@ std::vector<std::int32_t> Pass::greedy() const {
 }
 
 // Cross-entropy over the module's counted targets; with gradient, what the head's gradient and dh get of it.
-double Pass::module_loss(Track& t, int k) {
+void Pass::module_loss(Track& t, int k) {
   const MtpSlot& m = t.mtp[static_cast<std::size_t>(k)];
   MtpTokens& tokens = t.mtp_tokens[static_cast<std::size_t>(k)];
   env_.kernels.gemm.forward(env_.stream, m.h_TD, model_.head().weight, t.logits_TV, Store::kAssign);
   const auto& scales = t.batch.mtp_scale_D;
   const double scale = t.batch.with_gradient && !scales.empty() ? scales[static_cast<std::size_t>(k)] : 0;
-  const double loss =
-      env_.kernels.cross_entropy.forward(env_.stream, t.logits_TV, t.mtp_target(k), static_cast<float>(scale), nullptr);
+  env_.kernels.cross_entropy.forward(env_.stream, t.logits_TV, t.mtp_target(k), static_cast<float>(scale), nullptr,
+                                     tallies_->loss(k));
   if (scale != 0)
     head_backward(t, m.h_TD, m.dh_TD);
   else if (t.batch.with_gradient)
     zero(env_.stream, m.dh_TD);
-  if (t.batch.with_gradient || k > 0) return loss;
+  if (t.batch.with_gradient || k > 0) return;
   t.greedy_T = greedy();
   for (std::size_t i = 0; i < t.greedy_T.size(); ++i)
     if (tokens.target_T[i] < 0) t.greedy_T[i] = -1;
-  return loss;
 }
 
 void Pass::forward_modules(const MicroBatch& batch) {
   Units& units = model_.units();
   const ModelConfig& c = model_.config();
-  std::fill(mtp_losses_.begin(), mtp_losses_.end(), 0.0);
   if (batch.with_gradient) begin_head_gradients();
   units.prefetch(units.dense(c.num_layers));
   for (const auto& t : tracks_) normalise(*t);
@@ -60,11 +58,11 @@ void Pass::forward_modules(const MicroBatch& batch) {
     units.use(units.dense(layer));
     for (const auto& t : tracks_)
       mtp_join_forward(join_of(env_, c, params, *t, k), t->slots[static_cast<std::size_t>(layer)].x0_TD);
-    forward_block(batch, layer, k + 1 < num_modules_ ? units.dense(layer + 1) : -1);
+    forward_block(layer, k + 1 < num_modules_ ? units.dense(layer + 1) : -1);
     for (const auto& t : tracks_) {
       await(*t);
       mtp_norm_forward(env_, c, params, t->mtp[static_cast<std::size_t>(k)]);
-      mtp_losses_[static_cast<std::size_t>(k)] += module_loss(*t, k);
+      module_loss(*t, k);
     }
     units.release(units.dense(layer));
   }

@@ -14,15 +14,12 @@ std::int64_t capacity_of(const BlockContext& b, std::int64_t num_tokens) {
   return static_cast<std::int64_t>(std::ceil(b.balance.capacity_factor * mean));
 }
 
-// f_i = E / (K T) * counts_i, of counts of the host into memory of the device.
-void fractions_from_counts(const BlockContext& b, std::span<const std::int64_t> counts, std::int64_t num_tokens,
-                           std::span<float> to) {
+// f_n (=) E / (K T) * counts_n
+void fractions(const BlockContext& b, const BalanceCounts& counts, std::int64_t num_tokens, std::span<float> f_n) {
   const ModelConfig& c = b.config;
-  std::vector<float> f(counts.size());
   const double factor =
       static_cast<double>(c.num_experts) / (static_cast<double>(c.top_k) * static_cast<double>(num_tokens));
-  for (std::size_t i = 0; i < counts.size(); ++i) f[i] = static_cast<float>(factor * static_cast<double>(counts[i]));
-  b.env.stream.copy(to.data(), f.data(), to.size_bytes());
+  b.env.kernels.router.fractions(b.env.stream, counts.counts_E, counts.before_E, factor, f_n);
 }
 
 void tally_routing(const SegmentArgs& a) {
@@ -32,7 +29,7 @@ void tally_routing(const SegmentArgs& a) {
   RoutingTally& tally = *b.tally;
   const TallyRoom& room = b.tally_room;
   b.env.kernels.router.tally(b.env.stream, b.router_shape(), a.slot.scores_TE.data(), T, a.slot.idx_TK.data(),
-                             room.counts_E.data(), room.coactivation_EE.data(), room.entropy.data());
+                             room.counts_E.data(), room.coactivation_EE.data(), room.entropy);
   if (tally.records) {
     std::vector<std::int32_t> idx_N(a.slot.idx_TK.size());
     b.env.stream.copy(idx_N.data(), a.slot.idx_TK.data(), a.slot.idx_TK.size_bytes());
@@ -41,41 +38,39 @@ void tally_routing(const SegmentArgs& a) {
   }
   tally.num_tokens += T;
   tally.num_dropped += a.slot.plan.num_dropped;
-  if (b.balance.aux > 0 || b.balance.global_aux > 0) pull_counts(b.env.stream, room, tally);
-  tally.micro_E1.back() += T;
+  tally.micro_tokens += T;
 }
 
-// Every balance loss that is on: value into the tally, and with dscores / dlogits its gradient. One list for both passes.
+// Every balance loss that is on: its value into the tally's room, its gradient into dscores or dlogits.
 struct BalanceTerms {
   const SegmentArgs& a;
   const BlockContext& b = a.block;
+  const TallyRoom& room = b.tally_room;
+  const RouterKernels& k = b.env.kernels.router;
   std::int64_t T = a.batch.shape.num_tokens();
   RouterShape shape = b.router_shape();
 
-  // P is the mean over the tokens here, f over those that counts_E1 counts: the loss is linear in P, so the shares of all
-  // ranks add up to the loss of the whole.
-  double one_segment(std::span<const std::int64_t> counts_E1, float alpha, float* dscores) const {
-    const auto f = b.work.f_GE.first(counts_E1.size() - 1);
-    fractions_from_counts(b, counts_E1.first(f.size()), counts_E1.back(), f);
-    return b.env.kernels.router.balance_loss(b.env.stream, shape, a.slot.scores_TE.data(), 1, T, f.data(), alpha,
-                                             a.batch.share, dscores);
+  // P is the mean over the tokens here, f over those of all ranks: the loss is linear in P, so the shares of all ranks add
+  // up to the loss of the whole.
+  void one_segment(const BalanceCounts& counts, std::int64_t num_tokens, float alpha, float* dscores, double* loss) const {
+    const auto f = b.work.f_GE.first(static_cast<std::size_t>(shape.num_experts));
+    fractions(b, counts, num_tokens, f);
+    k.balance_loss(b.env.stream, shape, a.slot.scores_TE.data(), 1, T, f.data(), alpha, a.batch.share, dscores, loss);
   }
-  double aux(float* dscores) const { return one_segment(b.tally->micro_E1, b.balance.aux, dscores); }
-  double global_aux(float* dscores) const { return one_segment(b.tally->so_far_E1, b.balance.global_aux, dscores); }
-  double seq_aux(float* dscores) const {
+  void aux(float* dscores) const { one_segment(room.micro, b.tally->micro_tokens, b.balance.aux, dscores, room.aux); }
+  void global_aux(float* dscores) const {
+    one_segment(room.so_far, b.tally->so_far_tokens, b.balance.global_aux, dscores, room.global_aux);
+  }
+  void seq_aux(float* dscores) const {
     const auto& [G, S] = a.batch.shape;
-    const RouterKernels& k = b.env.kernels.router;
+    const auto f = b.work.f_GE.first(static_cast<std::size_t>(G) * static_cast<std::size_t>(shape.num_experts));
     k.count_top_k(b.env.stream, shape, a.slot.scores_TE.data(), G, S, b.work.counts_GE.data());
-    const auto size = static_cast<std::size_t>(G) * static_cast<std::size_t>(shape.num_experts);
-    std::vector<std::int64_t> counts_GE(size);
-    b.env.stream.copy(counts_GE.data(), b.work.counts_GE.data(), size * sizeof counts_GE[0]);
-    b.env.stream.synchronize();
-    fractions_from_counts(b, counts_GE, S, b.work.f_GE.first(size));
-    return k.balance_loss(b.env.stream, shape, a.slot.scores_TE.data(), G, S, b.work.f_GE.data(), b.balance.seq_aux,
-                          a.batch.share, dscores);
+    fractions(b, {b.work.counts_GE.data()}, S, f);
+    k.balance_loss(b.env.stream, shape, a.slot.scores_TE.data(), G, S, f.data(), b.balance.seq_aux, a.batch.share, dscores,
+                   room.seq_aux);
   }
-  double z(float* dlogits) const {
-    return b.env.kernels.router.z_loss(b.env.stream, shape, a.slot.logits_TE.data(), T, b.balance.z, a.batch.share, dlogits);
+  void z(float* dlogits) const {
+    k.z_loss(b.env.stream, shape, a.slot.logits_TE.data(), T, b.balance.z, a.batch.share, dlogits, room.z);
   }
 };
 
@@ -84,41 +79,6 @@ Mat router_logits(std::span<float> logits_TE, const ModelConfig& c, std::int64_t
 }
 
 }  // namespace
-
-void RoutingTally::reset(int num_experts) {
-  const auto E = static_cast<std::size_t>(num_experts);
-  counts_E.assign(E, 0);
-  coactivation_EE.assign(E * E, 0);
-  micro_E1.assign(E + 1, 0);
-  so_far_E1.assign(E + 1, 0);
-  idx_N.clear();
-  num_tokens = num_dropped = 0;
-  entropy_sum = aux = seq_aux = global_aux = z = 0;
-}
-
-TallyRoom take_tally_room(Arena& arena, int num_experts) {
-  return {arena.vector<std::int64_t>(num_experts), arena.vector<std::int64_t>(std::int64_t{num_experts} * num_experts),
-          arena.vector<double>(1)};
-}
-
-void TallyRoom::zero(Stream& stream) const {
-  stream.zero(counts_E.data(), counts_E.size_bytes());
-  stream.zero(coactivation_EE.data(), coactivation_EE.size_bytes());
-  stream.zero(entropy.data(), entropy.size_bytes());
-}
-
-void pull_tally(Stream& stream, const TallyRoom& room, RoutingTally& tally) {
-  stream.copy(tally.counts_E.data(), room.counts_E.data(), room.counts_E.size_bytes());
-  stream.copy(tally.coactivation_EE.data(), room.coactivation_EE.data(), room.coactivation_EE.size_bytes());
-  stream.copy(&tally.entropy_sum, room.entropy.data(), room.entropy.size_bytes());
-}
-
-void pull_counts(Stream& stream, const TallyRoom& room, RoutingTally& tally) {
-  const std::vector<std::int64_t> before = tally.counts_E;
-  stream.copy(tally.counts_E.data(), room.counts_E.data(), room.counts_E.size_bytes());
-  stream.synchronize();
-  for (std::size_t e = 0; e < before.size(); ++e) tally.micro_E1[e] += tally.counts_E[e] - before[e];
-}
 
 RouterShape BlockContext::router_shape() const {
   RouterShape shape = config.router_shape();
@@ -151,15 +111,13 @@ void router_backward_input(const SegmentArgs& a) {
   if (T == 0) return;
   const RouterShape shape = b.router_shape();
   const BalanceTerms terms{a};
-  RoutingTally& tally = *b.tally;
   float* d = b.stash.dlogits_TE.data();
   k.router.backward_gates(stream, shape, s.scores_TE.data(), T, s.idx_TK.data(), b.work.dgate_TK.data(), d);
-  const double share = a.batch.share;
-  if (b.balance.aux > 0) tally.aux += share * terms.aux(d);
-  if (b.balance.seq_aux > 0) tally.seq_aux += share * terms.seq_aux(d);
-  if (b.balance.global_aux > 0) tally.global_aux += share * terms.global_aux(d);
+  if (b.balance.aux > 0) terms.aux(d);
+  if (b.balance.seq_aux > 0) terms.seq_aux(d);
+  if (b.balance.global_aux > 0) terms.global_aux(d);
   k.router.backward_scores(stream, shape, s.scores_TE.data(), T, d, d);
-  if (b.balance.z > 0) tally.z += share * terms.z(d);
+  if (b.balance.z > 0) terms.z(d);
   k.gemm.backward_input(stream, router_logits(b.stash.dlogits_TE, b.config, T), b.params.router->weight, b.stash.dn2_TD,
                         Store::kAdd);
 }

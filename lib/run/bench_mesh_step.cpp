@@ -131,10 +131,10 @@ class MeshStepRun {
     const Stopwatch whole;
     Stopwatch part;
     const MicroBatch batch = micro_batch();
-    const double loss_sum = pass_.forward(batch);
+    pass_.forward(batch);
     pass_.backward(batch);
     model_.units().finish_gradients();
-    agree(loss_sum);
+    agree();
     const double before_update = part.lap();
     env_.kernels.adamw.step(env_.stream, tensors_, {.lr = 3e-4f, .step = num_steps_});
     model_.units().weights_changed();
@@ -142,9 +142,12 @@ class MeshStepRun {
     collect(whole.seconds(), before_update, part.lap());
   }
 
-  void agree(double loss_sum) {
+  void agree() {
     tensors_ = model_.params().adamw_tensors(0.1f);
-    std::array<double, 2> sums = {loss_sum, gradient_squares(model_, env_)};
+    squares_.zero();
+    gradient_squares(model_, env_, squares_.data());
+    squares_.fetch();
+    std::array<double, 2> sums = {pass_.take_losses().front(), squares_.fetched()};
     mesh_.lane().call("step totals", [&] { all_reduce_sum(world_.comm(), "step totals", std::span<double>(sums)); });
     const double loss = sums[0] / static_cast<double>(o_.batch_shape().num_tokens());
     if (num_steps_ == 1) first_loss_ = loss;
@@ -286,6 +289,7 @@ class MeshStepRun {
   BatchCut cut_;
   PassOptions pass_options_;
   Pass pass_;
+  DeviceNumber squares_{env_.stream};
   BatchCut::Range range_;
   std::vector<std::int32_t> id_T_, target_T_;
   std::vector<double> mtp_scale_ = std::vector<double>(static_cast<std::size_t>(pass_.num_modules()),

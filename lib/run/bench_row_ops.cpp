@@ -163,8 +163,9 @@ BenchCase cross_entropy_case(const BenchTarget& t) {
   const std::int64_t T = t.shape.num_tokens(), V = t.config.vocab_size;
   const float scale = 0.5f;
   const auto take = [=](Operands& o) { return LossSet{o.matrix_f32(T, V), o.ints(T, V)}; };
+  const auto sum = std::make_shared<DeviceNumber>(env.stream);
   const auto run = [=](const LossSet& s) {
-    env.kernels.cross_entropy.forward(env.stream, s.logits, s.target, scale, nullptr);
+    env.kernels.cross_entropy.forward(env.stream, s.logits, s.target, scale, nullptr, sum->data());
   };
   const auto error = [=](Sets<LossSet>& all) {
     const auto logit = [V](std::int64_t i, std::int64_t j) { return static_cast<float>((i * V + j) % 61) / 20; };
@@ -240,12 +241,15 @@ BenchCase adamw_case(const BenchTarget& t, std::int64_t n) {
 
 BenchCase sum_of_squares_case(const BenchTarget& t, std::int64_t n) {
   const Env env = t.env;
-  const auto run = [=](std::span<float> g) { return env.kernels.adamw.sum_of_squares(env.stream, g); };
+  const auto sum = std::make_shared<DeviceNumber>(env.stream);
+  const auto run = [=](std::span<const float> g) { env.kernels.adamw.sum_of_squares(env.stream, {&g, 1}, sum->data()); };
   const auto error = [=](Sets<std::span<float>>& all) {
     double want = 0;
     for (const float x : all.pulled()) want += static_cast<double>(x) * static_cast<double>(x);
     WorstDeviation worst;
-    worst.add(run(all.front()), want, want);
+    sum->zero();
+    run(all.front());
+    worst.add(sum->wait(), want, want);
     return worst.value();
   };
   return bytes_case(

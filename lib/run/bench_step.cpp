@@ -107,7 +107,7 @@ class StepRun {
     StepSample sample;
     Stopwatch whole, phase;
     stream_.set_phase(StepPhase::kForward);
-    const double loss = pass_.forward(batch) / T;
+    pass_.forward(batch);
     stream_.synchronize();
     sample.phase_seconds[0] = phase.lap();
     stream_.set_phase(StepPhase::kBackwardInput);
@@ -121,6 +121,7 @@ class StepRun {
     sample.seconds = whole.seconds();
     pass_.pull_tallies();
     sample.parts = stream_.take_times();
+    const double loss = pass_.losses_pulled().front() / T;
     if (num_updates_ == 1) first_loss_ = loss;
     largest_loss_.add(loss, 0, 1);
     samples_.push_back(sample);
@@ -130,10 +131,11 @@ class StepRun {
   }
 
   void update() {
-    double squares = 0;
-    for (const AdamWTensor& t : tensors_)
-      squares += timed_.adamw.sum_of_squares(stream_, {t.g, static_cast<std::size_t>(t.n)});
-    largest_norm_.add(std::sqrt(squares), 0, 1);
+    std::vector<std::span<const float>> gradients;
+    for (const AdamWTensor& t : tensors_) gradients.emplace_back(t.g, static_cast<std::size_t>(t.n));
+    squares_.zero();
+    timed_.adamw.sum_of_squares(stream_, gradients, squares_.data());
+    largest_norm_.add(std::sqrt(squares_.wait()), 0, 1);
     timed_.adamw.step(stream_, tensors_, {.lr = 3e-4f, .step = ++num_updates_});
   }
 
@@ -157,6 +159,7 @@ class StepRun {
   Model model_;
   Pass pass_;
   std::vector<AdamWTensor> tensors_;
+  DeviceNumber squares_{stream_};
   std::vector<std::int32_t> id_T_, target_T_;
   std::uint64_t num_drawn_ = 0;
   std::int64_t num_updates_ = 0;

@@ -32,12 +32,13 @@ void run_windows(Pass& pass, const World& world, const WindowRun& run, const Fil
       fill(mine.begin + static_cast<std::int64_t>(i), std::span(id).subspan(i * S, S), std::span(target).subspan(i * S, S),
            std::span(doc_start).subspan(i * S, S));
     const auto targets = std::span<const std::int32_t>(target).first(n * S);
-    const double loss = pass.forward({.shape = {static_cast<int>(n), seq_len},
-                                      .id_T = std::span<const std::int32_t>(id).first(n * S),
-                                      .target_T = targets,
-                                      .doc_start_T = run.document_mask ? doc_start.data() : nullptr,
-                                      .with_gradient = false,
-                                      .tally = run.tally});
+    pass.forward({.shape = {static_cast<int>(n), seq_len},
+                  .id_T = std::span<const std::int32_t>(id).first(n * S),
+                  .target_T = targets,
+                  .doc_start_T = run.document_mask ? doc_start.data() : nullptr,
+                  .with_gradient = false,
+                  .tally = run.tally});
+    const double loss = pass.take_losses().front();
     if (n > 0) use({mine.begin, static_cast<int>(n), targets, loss});
   }
 }

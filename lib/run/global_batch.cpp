@@ -23,16 +23,16 @@ BatchCut::Range BatchCut::range(int i) const {
   return {at(rank), at(rank + 1) - at(rank)};
 }
 
-GlobalBatch::GlobalBatch(const BatchCut& cut, bool document_mask) : cut_(cut), document_mask_(document_mask) {
+GlobalBatch::GlobalBatch(const BatchCut& cut, bool document_mask, const Device& device)
+    : cut_(cut), document_mask_(document_mask), room_(std::make_unique<HostRoom>(device)) {
   int sequences = 0;
   for (int i = 0; i < cut.num_micro_batches(); ++i) {
     micro2first_.push_back(sequences);
     sequences += cut.range(i).count;
   }
   const std::size_t tokens = static_cast<std::size_t>(sequences) * static_cast<std::size_t>(cut.seq);
-  id_BT_.resize(tokens);
-  target_BT_.resize(tokens);
-  doc_start_BT_.resize(tokens);
+  const auto room = room_->of<std::int32_t>(3 * tokens);
+  id_BT_ = room.first(tokens), target_BT_ = room.subspan(tokens, tokens), doc_start_BT_ = room.last(tokens);
 }
 
 void GlobalBatch::load(const DataOrder& order, std::int64_t first_sample) {
@@ -40,8 +40,8 @@ void GlobalBatch::load(const DataOrder& order, std::int64_t first_sample) {
   std::size_t at = 0;
   for (int i = 0; i < cut_.num_micro_batches(); ++i)
     for (int s = 0; s < cut_.range(i).count; ++s, at += S)
-      order.fill(first_sample + cut_.range(i).first + s, std::span(id_BT_).subspan(at, S),
-                 std::span(target_BT_).subspan(at, S), std::span(doc_start_BT_).subspan(at, S));
+      order.fill(first_sample + cut_.range(i).first + s, id_BT_.subspan(at, S), target_BT_.subspan(at, S),
+                 doc_start_BT_.subspan(at, S));
   num_counted_ = std::count_if(target_BT_.begin(), target_BT_.end(), [](std::int32_t t) { return t >= 0; });
 }
 
@@ -56,8 +56,8 @@ MicroBatch GlobalBatch::micro_batch(int i, double loss_scale) const {
   const auto at = static_cast<std::size_t>(micro2first_[static_cast<std::size_t>(i)]) * static_cast<std::size_t>(cut_.seq);
   const auto T = static_cast<std::size_t>(shape.num_tokens());
   return {.shape = shape,
-          .id_T = std::span(id_BT_).subspan(at, T),
-          .target_T = std::span(target_BT_).subspan(at, T),
+          .id_T = id_BT_.subspan(at, T),
+          .target_T = target_BT_.subspan(at, T),
           .doc_start_T = document_mask_ ? doc_start_BT_.data() + at : nullptr,
           .loss_scale = loss_scale,
           .share = static_cast<float>(shape.num_seqs) / static_cast<float>(cut_.batch),

@@ -3,10 +3,12 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "lib/model/block.h"
 #include "lib/run/data_order.h"
+#include "lib/tensor/host_room.h"
 
 namespace moe {
 
@@ -25,10 +27,10 @@ struct BatchCut {
   Range range(int i) const;
 };
 
-// This rank's sequences of one step.
+// This rank's sequences of one step, where copies to the device run from. load() when none is on its way.
 class GlobalBatch {
  public:
-  GlobalBatch(const BatchCut& cut, bool document_mask);
+  GlobalBatch(const BatchCut& cut, bool document_mask, const Device& device);
 
   void load(const DataOrder& order, std::int64_t first_sample);
   std::int64_t num_counted() const { return num_counted_; }  // targets here that count
@@ -40,8 +42,9 @@ class GlobalBatch {
  private:
   BatchCut cut_;
   bool document_mask_;
-  std::vector<int> micro2first_;  // first sequence of a micro-batch in the vectors
-  std::vector<std::int32_t> id_BT_, target_BT_, doc_start_BT_;
+  std::vector<int> micro2first_;  // first sequence of a micro-batch in the room
+  std::unique_ptr<HostRoom> room_;
+  std::span<std::int32_t> id_BT_, target_BT_, doc_start_BT_;
   std::int64_t num_counted_ = 0;
 };
 

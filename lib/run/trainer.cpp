@@ -10,12 +10,12 @@
 
 namespace moe {
 
-double gradient_squares(Model& model, Env env) {
+void gradient_squares(Model& model, Env env, double* squares) {
   const Cut part{model.mesh().place().replicate, model.mesh().options().shape.replicate};
-  double squares = 0;
+  std::vector<std::span<const float>> gradients;
   const auto add = [&](const float* gradient, std::int64_t n) {
     const std::int64_t begin = part.begin(n), end = part.end(n);
-    squares += env.kernels.adamw.sum_of_squares(env.stream, {gradient + begin, static_cast<std::size_t>(end - begin)});
+    gradients.emplace_back(gradient + begin, static_cast<std::size_t>(end - begin));
   };
   const bool has_copies = model.params().layout().has_copies();
   for (const Param& p : model.params().all()) {
@@ -26,7 +26,7 @@ double gradient_squares(Model& model, Env env) {
     for (const ShardRun& run : model.params().runs(p))
       if (!run.is_copy) add(p.grad_shard + run.at, run.count);
   }
-  return squares;
+  env.kernels.adamw.sum_of_squares(env.stream, gradients, squares);
 }
 namespace {
 
@@ -49,7 +49,8 @@ Trainer::Trainer(const TrainOptions& options, Model& model, const TokenSource& d
       env_(env),
       order_(data, options.common.seed, options.seq, options.document_mask),
       pass_(model, pass_options(options, model.mesh()), env),
-      batch_(cut_of(options, model.mesh(), options.batch), options.document_mask) {
+      batch_(cut_of(options, model.mesh(), options.batch), options.document_mask, env.stream.device()),
+      squares_(env.stream) {
   if (model.params().state().muon)
     muon_ = std::make_unique<Muon>(model.params(), model.mesh().unit_comms(), model.mesh().lane(), env.stream.device());
   const auto E = static_cast<std::size_t>(model.config().num_experts);
@@ -67,7 +68,7 @@ void Trainer::load_batch(StepResult& result) {
   const TraceSpan span(model_.mesh().world().trace(), TraceRow::kCompute, {.name = "data"});
   result.batch = batch_after(options_, result.step - 1);
   if (batch_.cut().batch != result.batch)
-    batch_ = GlobalBatch(cut_of(options_, model_.mesh(), result.batch), options_.document_mask);
+    batch_ = GlobalBatch(cut_of(options_, model_.mesh(), result.batch), options_.document_mask, env_.stream.device());
   batch_.load(order_, consumed_samples);
   consumed_samples += result.batch;
   result.tokens = consumed_samples * options_.seq;
@@ -83,32 +84,33 @@ void Trainer::load_batch(StepResult& result) {
     mtp_scale_.push_back(result.mtp_weight / pass_.num_modules() / static_cast<double>(std::max<std::int64_t>(1, n)));
 }
 
-// Returns the sum of the loss over the counted tokens of this rank.
-double Trainer::gradients(StepResult& result) {
+// On a GPU the times are those of putting the work into the stream.
+void Trainer::gradients(StepResult& result) {
   pass_.reset_tallies();
-  mtp_sums_.assign(mtp_scale_.size(), 0);
-  double total = 0;
   for (int i = 0; i < batch_.cut().num_micro_batches(); ++i) {
     MicroBatch batch = batch_.micro_batch(i, 1.0 / static_cast<double>(std::max<std::int64_t>(1, counted_tokens_)));
     batch.mtp_scale_D = mtp_scale_;
     Stopwatch watch;
-    total += pass_.forward(batch);
-    std::transform(mtp_sums_.begin(), mtp_sums_.end(), pass_.mtp_losses().begin(), mtp_sums_.begin(), std::plus<>());
+    pass_.forward(batch);
     result.forward_seconds += watch.lap();
     pass_.backward(batch);
     result.backward_seconds += watch.lap();
   }
   model_.units().finish_gradients();
-  return total;
 }
 
-// One sum over all ranks of what is counted in double, and one of what is counted in integers.
-void Trainer::agree(StepResult& result, double loss_sum, const StepNews& news) {
+// The one place of a step where the host waits for a GPU that computes alone. One sum over all ranks of what is counted in
+// double, and one of what is counted in integers.
+void Trainer::agree(StepResult& result, const StepNews& news) {
   World& world = model_.mesh().world();
-  pass_.pull_tallies();
   const TraceSpan span(world.trace(), TraceRow::kCompute, {.name = "totals"});
-  std::vector<double> sums = {loss_sum, gradient_squares(model_, env_), news.stop() ? 1.0 : 0.0,
-                              world.rank() == 0 ? news.clock() : 0.0, news.busy() ? 1.0 : 0.0};
+  squares_.zero();
+  gradient_squares(model_, env_, squares_.data());
+  squares_.fetch();
+  pass_.pull_tallies();
+  const std::vector<double>& losses = pass_.losses_pulled();
+  std::vector<double> sums = {losses[0], squares_.fetched(), news.stop() ? 1.0 : 0.0, world.rank() == 0 ? news.clock() : 0.0,
+                              news.busy() ? 1.0 : 0.0};
   std::vector<std::int64_t> counts;
   for (int layer : model_.moe_layers()) {
     RoutingTally& t = pass_.tallies()[static_cast<std::size_t>(layer)];
@@ -116,7 +118,7 @@ void Trainer::agree(StepResult& result, double loss_sum, const StepNews& news) {
     counts.insert(counts.end(), t.counts_E.begin(), t.counts_E.end());
     counts.insert(counts.end(), {t.num_tokens, t.num_dropped});
   }
-  sums.insert(sums.end(), mtp_sums_.begin(), mtp_sums_.end());
+  sums.insert(sums.end(), losses.begin() + 1, losses.end());
   if (!world.alone())
     world.lane().call("step totals", [&] {
       all_reduce_sum(world.comm(), "step totals", std::span(sums));
@@ -224,8 +226,8 @@ StepResult Trainer::step(double lr, const StepNews& news, double progress) {
   Stopwatch whole, part;
   load_batch(result);
   result.data_seconds = part.lap();
-  const double loss_sum = gradients(result);
-  agree(result, loss_sum, news);
+  gradients(result);
+  agree(result, news);
   part.lap();
   update(result);
   result.optimizer_seconds = part.lap();

@@ -54,10 +54,10 @@ struct StepNews {
   std::function<bool()> busy = [] { return false; };  // writes a checkpoint
 };
 
-// This rank's part of the sum of squares of all gradients. Over all ranks each element is counted once: the shards of a
-// replica are disjoint but for copies of experts, which count where they are spoken for, and the replicas, whose gradients
-// are equal, share each shard out.
-double gradient_squares(Model& model, Env env);
+// *squares (of the device) += this rank's part of the sum of squares of all gradients. Over all ranks each element is
+// counted once: the shards of a replica are disjoint but for copies of experts, which count where they are spoken for, and
+// the replicas, whose gradients are equal, share each shard out.
+void gradient_squares(Model& model, Env env, double* squares);
 
 class Trainer {
  public:
@@ -81,8 +81,8 @@ class Trainer {
 
  private:
   void load_batch(StepResult& result);
-  double gradients(StepResult& result);
-  void agree(StepResult& result, double loss_sum, const StepNews& news);
+  void gradients(StepResult& result);
+  void agree(StepResult& result, const StepNews& news);
   void update(StepResult& result);
   void update_parameters(const StepResult& result);
   void update_average(StepResult& result);
@@ -94,10 +94,11 @@ class Trainer {
   DataOrder order_;
   Pass pass_;
   GlobalBatch batch_;
-  std::unique_ptr<Muon> muon_;                // with --optimizer muon
-  std::int64_t counted_tokens_ = 0;           // of all ranks
-  std::vector<std::int64_t> mtp_counted_;     // by module
-  std::vector<double> mtp_scale_, mtp_sums_;  // factors of the summed losses; sums of this rank
+  std::unique_ptr<Muon> muon_;             // with --optimizer muon
+  std::int64_t counted_tokens_ = 0;        // of all ranks
+  std::vector<std::int64_t> mtp_counted_;  // by module
+  std::vector<double> mtp_scale_;          // factors of the summed losses
+  DeviceNumber squares_;                   // of this rank's gradients
   std::vector<std::int64_t> coactivation_LEE_;
 };
 
