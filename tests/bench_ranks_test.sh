@@ -77,7 +77,7 @@ for overlap in on off; do
   [ "$(grep -c '^# check' out)" -eq 4 ] || fail "step: expected four checks, once"
 done
 # shellcheck disable=SC2086
-run 0 3 step $model --zero 1 --replicate 3 --seconds 0.05
+run 0 3 step $model --zero 1 --replicate 3 --micro-batch 1 --seconds 0.05
 # shellcheck disable=SC2086
 run 3 2 step $model --init-std 1 --seconds 0.05
 grep -q FAILED out || fail "a failed step does not say FAILED"

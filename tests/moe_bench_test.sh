@@ -46,6 +46,14 @@ for word in attention_gemm expert_gemm optimizer other tokens_per_second gflops_
   grep -q "^$word " table || fail "step: no line of $word"
 done
 grep -q '"passed": true' step.json || fail "step.json does not say that it passed"
+# The same tokens in parts: the same loss and rows, two sequences and then the third.
+# shellcheck disable=SC2086
+"$bench" step $small --micro-batch 2 --seconds 0.01 --json parts.json >table || { cat table; fail "a check of step in parts failed"; }
+grep -q '"micro_batches_per_step": 2' parts.json || fail "step --micro-batch: $(grep micro parts.json)"
+grep -q ': 111 tokens in 2 micro-batches, the optimizer' table || fail "step --micro-batch: $(grep '^step_ms' table)"
+first_loss() { grep '^# check first_loss' "$1"; }
+"$bench" step $small --seconds 0.01 >whole
+[ "$(first_loss table)" = "$(first_loss whole)" ] || fail "step in parts: $(first_loss table), whole: $(first_loss whole)"
 # Weights that are too large make the first loss wrong: the figure is withheld.
 # shellcheck disable=SC2086
 expect_code 3 "$bench" step $small --init-std 1 --seconds 0.01
@@ -71,7 +79,7 @@ if [ -e "$plugin" ]; then
   grep -q '^# ceilings of this run on it: bf16 GEMM' table || fail "device: the table does not name the ceilings"
   grep -q '^permute/combine .* GB/s ' table || fail "device: no row of permute/combine"
   grep -q '"unit": "TFLOP/s"' rows.json || fail "device: no TFLOP/s in the JSON"
-  on_device step >table || { cat table; fail "a step on a device failed"; }
+  on_device step --micro-batch 1 >table || { cat table; fail "a step on a device failed"; }
   grep -q 'model-FLOP utilisation' table || fail "device: step shows no utilisation"
   expect_code 2 on_device kernels --isa generic
   expect_code 69 on_device dispatch
@@ -82,4 +90,5 @@ expect_code 2 "$bench" kernels --filter no-such-row
 expect_code 2 "$bench" kernels --shape XL
 expect_code 2 "$bench" step --isa sse
 expect_code 2 "$bench" step --batch 0
+expect_code 2 "$bench" step --micro-batch -1
 echo "moe-bench: $rows rows checked"

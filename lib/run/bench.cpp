@@ -62,6 +62,7 @@ void finish_bench_options(Options& options, BenchOptions& bench) {
     if (has_option(options, name)) options.set(name, {value}, Origin::kPreset);
   if (bench.model.vocab_size == 0) bench.model.vocab_size = 256;
   need(bench.batch >= 1, "batch", "at least 1", options);
+  need(bench.micro_batch >= 0, "micro-batch", "at least 1, or 0 for the whole share", options);
   need(bench.seq >= 1, "seq", "at least 1", options);
   need(bench.seconds >= 0, "seconds", "at least 0", options);
   need(bench.prompt_tokens >= 1, "prompt-tokens", "at least 1", options);
@@ -138,6 +139,8 @@ Options bench_options(BenchOptions& b) {
   o.add("isa", b.isa, "instruction set of the kernels; auto takes the widest", kIsaNames);
   o.group("Batch");
   o.add("batch", b.batch, "sequences of a step, of all ranks together");
+  o.add("micro-batch", b.micro_batch,
+        "step: sequences that a rank computes at a time; 0 takes its whole share of --batch (gradients accumulate)");
   o.add("seq", b.seq, "tokens of a sequence");
   o.add("dtype", b.dtype,
         "step, kernels: weights and activations; masters, gradients and moments are fp32; dispatch: the rows that travel",

@@ -23,7 +23,7 @@ struct BenchOptions {
   std::string shape = "S";
   ModelConfig model;
   BalanceOptions balance;
-  int batch = 8, seq = 256;
+  int batch = 8, micro_batch = 0, seq = 256;
   DType dtype = DType::kF32;
   Recompute recompute = Recompute::kNone;
   RankOptions ranks;
@@ -40,7 +40,7 @@ struct BenchOptions {
   std::string bytes = "1G";                         // of a checkpoint
   std::int64_t file_bytes = std::int64_t{1} << 30;  // the same as a number
 
-  BatchShape batch_shape() const { return {batch, seq}; }
+  BatchShape batch_shape() const { return {batch, seq}; }  // of a step
 };
 
 Options bench_options(BenchOptions& bench);

@@ -10,6 +10,7 @@
 #include <numeric>
 #include <set>
 #include <sstream>
+#include <utility>
 
 #include "lib/base/provenance.h"
 #include "lib/base/rng.h"
@@ -66,13 +67,10 @@ class MeshStepRun {
         memory_before_(own_memory_bytes()),
         mesh_(world, mesh, o.model.num_experts, env.kernels),
         model_(o.model, o.dtype, true, mesh_),
-        cut_{o.batch, 0, o.seq, world.size(), world.rank()},
+        cut_{o.batch, o.micro_batch, o.seq, world.size(), world.rank()},
         pass_options_{.shape = {cut_.micro_batch_per_rank(), o.seq}, .recompute = o.recompute, .balance = o.balance},
-        pass_(model_, pass_options_, env),
-        range_(cut_.range(0)) {
+        pass_(model_, pass_options_, env) {
     model_.initialize(o.common.seed);
-    id_T_.resize(static_cast<std::size_t>(range_.count) * static_cast<std::size_t>(o.seq));
-    target_T_.resize(id_T_.size());
   }
 
   // As in one process: at least three after two that are not measured; all ranks the same number.
@@ -106,19 +104,27 @@ class MeshStepRun {
     const Rng rng(o_.common.seed, "bench tokens");
     const auto S = static_cast<std::uint64_t>(o_.seq), B = static_cast<std::uint64_t>(o_.batch);
     const auto V = static_cast<std::uint64_t>(o_.model.vocab_size);
-    const std::uint64_t first = (static_cast<std::uint64_t>(num_steps_) * B + static_cast<std::uint64_t>(range_.first)) * S;
-    for (std::size_t i = 0; i < id_T_.size(); ++i) {
-      id_T_[i] = static_cast<std::int32_t>(rng.bits(2 * (first + i)) % V);
-      target_T_[i] = static_cast<std::int32_t>(rng.bits(2 * (first + i) + 1) % V);
+    id_T_.clear(), target_T_.clear();
+    for (int i = 0; i < cut_.num_micro_batches(); ++i) {
+      const BatchCut::Range range = cut_.range(i);
+      const std::uint64_t first = (static_cast<std::uint64_t>(num_steps_) * B + static_cast<std::uint64_t>(range.first)) * S;
+      for (std::uint64_t t = first; t < first + static_cast<std::uint64_t>(range.count) * S; ++t) {
+        id_T_.push_back(static_cast<std::int32_t>(rng.bits(2 * t) % V));
+        target_T_.push_back(static_cast<std::int32_t>(rng.bits(2 * t + 1) % V));
+      }
     }
   }
 
-  MicroBatch micro_batch() const {
-    return {.shape = {range_.count, o_.seq},
-            .id_T = id_T_,
-            .target_T = target_T_,
+  // The i-th, whose tokens begin at `at` of those here; `at` moves on.
+  MicroBatch micro_batch(int i, std::size_t& at) const {
+    const BatchShape shape{cut_.range(i).count, o_.seq};
+    const auto T = static_cast<std::size_t>(shape.num_tokens()), begin = std::exchange(at, at + T);
+    return {.shape = shape,
+            .id_T = std::span(id_T_).subspan(begin, T),
+            .target_T = std::span(target_T_).subspan(begin, T),
             .loss_scale = 1 / static_cast<double>(o_.batch_shape().num_tokens()),
-            .share = static_cast<float>(range_.count) / static_cast<float>(o_.batch),
+            .share = static_cast<float>(shape.num_seqs) / static_cast<float>(o_.batch),
+            .last_of_step = i + 1 == cut_.num_micro_batches(),
             .mtp_scale_D = mtp_scale_};
   }
 
@@ -130,9 +136,12 @@ class MeshStepRun {
     world_.watchdog().set_step(++num_steps_);
     const Stopwatch whole;
     Stopwatch part;
-    const MicroBatch batch = micro_batch();
-    pass_.forward(batch);
-    pass_.backward(batch);
+    std::size_t at = 0;
+    for (int i = 0; i < cut_.num_micro_batches(); ++i) {
+      const MicroBatch batch = micro_batch(i, at);
+      pass_.forward(batch);
+      pass_.backward(batch);
+    }
     model_.units().finish_gradients();
     agree();
     const double before_update = part.lap();
@@ -290,7 +299,6 @@ class MeshStepRun {
   PassOptions pass_options_;
   Pass pass_;
   DeviceNumber squares_{env_.stream};
-  BatchCut::Range range_;
   std::vector<std::int32_t> id_T_, target_T_;
   std::vector<double> mtp_scale_ = std::vector<double>(static_cast<std::size_t>(pass_.num_modules()),
                                                        0.3 / static_cast<double>(o_.batch_shape().num_tokens()));

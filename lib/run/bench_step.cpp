@@ -17,6 +17,7 @@
 #include "lib/model/params.h"
 #include "lib/run/bench.h"
 #include "lib/run/bench_measure.h"
+#include "lib/run/global_batch.h"
 #include "lib/run/peak.h"
 #include "lib/run/result.h"
 
@@ -36,11 +37,17 @@ class StepRun {
         stream_(compute.device, options.common.threads, compute.kernels),
         timed_(timed_kernels(compute.kernels)),
         model_(options.model, options.dtype, true, compute.kernels, compute.device),
-        pass_(model_, {.shape = options.batch_shape(), .recompute = options.recompute, .balance = options.balance},
+        cut_{.batch = options.batch, .micro_batch = options.micro_batch, .seq = options.seq},
+        pass_(model_,
+              {.shape = {cut_.micro_batch_per_rank(), options.seq},
+               .recompute = options.recompute,
+               .balance = options.balance},
               {stream_, timed_}),
         tensors_(model_.params().adamw_tensors(0.1f)),
-        id_T_(static_cast<std::size_t>(options.batch_shape().num_tokens())),
-        target_T_(id_T_.size()) {
+        tokens_(compute.device) {
+    const auto T = static_cast<std::size_t>(options.batch_shape().num_tokens());
+    const auto room = tokens_.of<std::int32_t>(2 * T);
+    id_T_ = room.first(T), target_T_ = room.last(T);
     stream_.know_weights(model_.params());
     model_.initialize(options.common.seed);
   }
@@ -61,6 +68,7 @@ class StepRun {
   }
 
   void report(StepReport& r) {
+    r.num_micro_batches = cut_.num_micro_batches();
     std::vector<double> seconds;
     for (const StepSample& s : samples_) seconds.push_back(s.seconds);
     r.seconds = timing_of(seconds);
@@ -95,6 +103,26 @@ class StepRun {
         ids[i] = static_cast<std::int32_t>(rng.bits(num_drawn_++) % static_cast<std::uint64_t>(o_.model.vocab_size));
   }
 
+  MicroBatch micro_batch(int i, std::span<const double> mtp_scale) const {
+    const BatchCut::Range range = cut_.range(i);
+    const BatchShape shape{range.count, o_.seq};
+    const auto at = static_cast<std::size_t>(range.first) * static_cast<std::size_t>(o_.seq);
+    const auto T = static_cast<std::size_t>(shape.num_tokens());
+    return {.shape = shape,
+            .id_T = id_T_.subspan(at, T),
+            .target_T = target_T_.subspan(at, T),
+            .loss_scale = 1 / static_cast<double>(id_T_.size()),
+            .share = static_cast<float>(range.count) / static_cast<float>(o_.batch),
+            .last_of_step = i + 1 == cut_.num_micro_batches(),
+            .mtp_scale_D = mtp_scale};
+  }
+
+  // Of what ran since the last call; a device is waited for where its kernels are too.
+  double lap(Stopwatch& watch) {
+    if (stream_.is_running()) stream_.synchronize();
+    return watch.lap();
+  }
+
   // What Trainer::step does, on random tokens and without clipping.
   void step() {
     fill_batch();
@@ -102,18 +130,17 @@ class StepRun {
     stream_.take_times();
     const double T = static_cast<double>(id_T_.size());
     const std::vector<double> mtp_scale(static_cast<std::size_t>(pass_.num_modules()), 0.3 / T);
-    const MicroBatch batch{
-        .shape = pass_.shape(), .id_T = id_T_, .target_T = target_T_, .loss_scale = 1 / T, .mtp_scale_D = mtp_scale};
     StepSample sample;
     Stopwatch whole, phase;
-    stream_.set_phase(StepPhase::kForward);
-    pass_.forward(batch);
-    stream_.synchronize();
-    sample.phase_seconds[0] = phase.lap();
-    stream_.set_phase(StepPhase::kBackwardInput);
-    pass_.backward(batch);
-    stream_.synchronize();
-    sample.phase_seconds[1] = phase.lap();
+    for (int i = 0; i < cut_.num_micro_batches(); ++i) {
+      const MicroBatch batch = micro_batch(i, mtp_scale);
+      stream_.set_phase(StepPhase::kForward);
+      pass_.forward(batch);
+      sample.phase_seconds[0] += lap(phase);
+      stream_.set_phase(StepPhase::kBackwardInput);
+      pass_.backward(batch);
+      sample.phase_seconds[1] += lap(phase);
+    }
     stream_.set_phase(StepPhase::kUpdate);
     update();
     stream_.synchronize();
@@ -157,10 +184,12 @@ class StepRun {
   ClockedStream stream_;
   Kernels timed_;
   Model model_;
+  BatchCut cut_;
   Pass pass_;
   std::vector<AdamWTensor> tensors_;
   DeviceNumber squares_{stream_};
-  std::vector<std::int32_t> id_T_, target_T_;
+  HostRoom tokens_;
+  std::span<std::int32_t> id_T_, target_T_;  // of a step
   std::uint64_t num_drawn_ = 0;
   std::int64_t num_updates_ = 0;
   double first_loss_ = 0, waited_ = 0, device_bytes_ = 0;
@@ -172,13 +201,15 @@ class StepRun {
 std::vector<std::string> head_lines(const BenchOptions& o) {
   const ModelConfig& c = o.model;
   const ParamCounts n = count_parameters(c);
-  char text[300];
+  const std::string micro = o.micro_batch > 0 ? " in micro-batches of " + std::to_string(o.micro_batch) : "";
+  char text[340];
   std::snprintf(
       text, sizeof text,
-      "# model: d %d, %d layers, %d heads of %d (%d kv), %d experts top-%d of width %d, vocab %d, %d x %d tokens, %s; "
+      "# model: d %d, %d layers, %d heads of %d (%d kv), %d experts top-%d of width %d, vocab %d, %d x %d tokens%s, %s; "
       "%.2f M parameters, %.2f M active",
       c.d_model, c.num_layers, c.num_heads, c.head_dim, c.num_kv_heads, c.num_experts, c.top_k, c.expert_ffn, c.vocab_size,
-      o.batch, o.seq, name_of(o.dtype), static_cast<double>(n.total) * 1e-6, static_cast<double>(n.active) * 1e-6);
+      o.batch, o.seq, micro.c_str(), name_of(o.dtype), static_cast<double>(n.total) * 1e-6,
+      static_cast<double>(n.active) * 1e-6);
   return {"# moe-bench step --shape " + o.shape + ": forward, backward, AdamW on random tokens", text};
 }
 

@@ -26,7 +26,8 @@ struct StepCheck {
 
 struct StepReport {
   ModelConfig model;
-  BatchShape shape;
+  BatchShape shape;           // of a step ...
+  int num_micro_batches = 1;  // ... which goes through in so many
   Peaks peaks;
   double gemm_peak_after = 0;  // measured again after the steps
   double peak_rss_bytes = 0, device_bytes = 0, max_vio = 0;
