@@ -10,7 +10,7 @@ export MOE_CUDA_PLUGIN=$1/../tests/libmoe_cuda_on_host.so
 export MOE_CUDA_ON_HOST_COUNTS_FROM=step  # before it the speed of products is measured, by the clock
 [ -e "$MOE_CUDA_PLUGIN" ] || { fail "expected $MOE_CUDA_PLUGIN"; exit 1; }
 for i in $(seq 400); do echo "line $i: the quick brown fox jumps over the lazy dog $((i * i * 7919 % 1000))"; done >text.txt
-small="--d-model 32 --heads 2 --seq 16 --batch 4 --experts 8 --top-k 2 --expert-ffn 16 --data text.txt --device cuda -q --threads 1"
+small="--d-model 32 --heads 2 --seq 16 --experts 8 --top-k 2 --expert-ffn 16 --data text.txt --device cuda -q --threads 1"
 
 counted() {  # FILE COMMAND...
   local file=$1
@@ -22,8 +22,8 @@ of() { awk -v name="$2" '$1 == name { print $2 }' "$1"; }
 steps() {
   local name=$1
   shift
-  counted "$name.3" "$train" $small --steps 3 -o "$name-3" "$@"
-  counted "$name.5" "$train" $small --steps 5 -o "$name-5" "$@"
+  counted "$name.3" "$train" $small --batch 4 --steps 3 -o "$name-3" "$@"
+  counted "$name.5" "$train" $small --batch 4 --steps 5 -o "$name-5" "$@"
   paste "$name.3" "$name.5" | awk '{ print $1, $4 - $2 }' >"$name.counts"
 }
 same() {  # FILE NAME NUMBER
@@ -53,5 +53,21 @@ check muon --preset olmoe-mini --layers 2 $kv --optimizer muon --dtype bf16 --gr
 # Capacity decides on the host how many rows are kept: one wait a layer and step more.
 steps capacity --preset olmoe-mini --layers 2 $kv --capacity-factor 1.5
 same capacity.counts waits 6
+
+# With experts on other ranks the lane waits: for ids and gates of a plan, for messages (through memory of the host here). No
+# more than it did, and no copy is a wait, because all of them are from and to pinned memory.
+if command -v mpirun >/dev/null; then
+  export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
+  for n in 3 5; do
+    # shellcheck disable=SC2016 # the rank's own
+    expect 0 mpirun --bind-to none -n 2 bash -c 'MOE_CUDA_ON_HOST_COUNTS=ep$OMPI_COMM_WORLD_RANK.'$n' exec "$@"' rank \
+      "$train" $small --steps $n -o ep-$n --preset olmoe-mini --layers 3 $kv --batch 8 --ep 2
+  done
+  for rank in 0 1; do
+    paste ep$rank.3 ep$rank.5 | awk '{ print $1, $4 - $2 }' >ep$rank.counts
+    same ep$rank.counts copy_waits 0
+    [ "$(of ep$rank.counts waits)" -le 160 ] || fail "--ep 2, rank $rank: $(tr '\n' ' ' <ep$rank.counts)"
+  done
+fi
 
 finish
