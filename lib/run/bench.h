@@ -60,7 +60,7 @@ Exit bench_collectives(const BenchOptions& options, World& world);
 Exit bench_checkpoint(const BenchOptions& options);                                           // one process
 Exit bench_reshard(const BenchOptions& options, const Invocation& invocation, World& world);  // one process
 
-Exit bench_generate(const BenchOptions& options, const Compute& compute);                 // one process
+Exit bench_generate(const BenchOptions& options, const Compute& compute);  // one process
 
 // Tables go to stdout, or to stderr when the JSON has stdout.
 std::FILE* table_file(const BenchOptions& options);

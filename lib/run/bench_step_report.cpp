@@ -56,10 +56,10 @@ void add_results(const StepReport& r, std::vector<std::string>& lines) {
   lines.push_back(text("tokens_per_second    %10.0f", r.tokens_per_second()));
   lines.push_back(rate_line("gflops_causal", causal, r));
   lines.push_back(rate_line("gflops_full", full, r));
-  lines.push_back(text("step_ms              %10.1f  median of %d, %.1f to %.1f: %lld tokens in %d micro-batch%s, the optimizer",
-                       1e3 * r.seconds.median, r.seconds.num_repetitions, 1e3 * r.seconds.min, 1e3 * r.seconds.max,
-                       static_cast<long long>(r.shape.num_tokens()), r.num_micro_batches,
-                       r.num_micro_batches == 1 ? "" : "es"));
+  lines.push_back(
+      text("step_ms              %10.1f  median of %d, %.1f to %.1f: %lld tokens in %d micro-batch%s, the optimizer",
+           1e3 * r.seconds.median, r.seconds.num_repetitions, 1e3 * r.seconds.min, 1e3 * r.seconds.max,
+           static_cast<long long>(r.shape.num_tokens()), r.num_micro_batches, r.num_micro_batches == 1 ? "" : "es"));
   lines.push_back(
       text("waited_percent       %10.1f  of the time threads could run but had no processor", 100 * r.seconds.waited));
   lines.push_back(text("peak_rss_mb          %10.0f", r.peak_rss_bytes * 1e-6));
