@@ -7,12 +7,13 @@
 //   - Predicated: the last rows of an expert, whose box would reach into the rows of the next; what is added to D in bf16;
 //     matrices whose rows do not lie on 16 bytes.
 // The two warpgroups of a block take turns, the first one first: while one stages, the other has the tensor cores for
-// itself, as far as the slots reach, and from the second tile on their ends lie apart, so that neither waits for its turn. A
-// turn comes with all of the staging, enough for a warpgroup's part of a tile in bf16 and for half of it in fp32; it is over
-// when the copies have read it, which is asked only after the first product of the next tile is on its way. Shared memory: 4
-// slots of 48 KB leave 35 KB of 227, four boxes. With 3 slots all of a tile in bf16 could be staged, but one slot is
-// multiplied and one given back late, so that a single one would be on its way: the 1024 cycles of a slot's products are
-// about the latency of its boxes, with nothing left for what varies.
+// itself, as far as the slots reach; from the second tile on their ends lie apart, and turns are waited for little. A turn
+// comes with all of the staging, enough for a warpgroup's part of a tile in bf16 and for half of it in fp32; it is over when
+// the copies have read it, which is asked only after the first product of the next tile is on its way.
+//
+// Shared memory: 4 slots of 48 KB leave 35 KB of 227, four boxes. With 3 slots all of a tile in bf16 could be staged, but
+// one slot is multiplied and one given back late, so that a single one would be on its way: the 1024 cycles of a slot's
+// products are about the latency of its boxes, with nothing left for what varies.
 #pragma once
 
 #include "kernels/cuda_hopper.h"

@@ -18,6 +18,7 @@ constexpr int kTileRows = 2 * kGroupRows, kDepth = 64, kStages = 4;
 constexpr unsigned kConsumers = 2 * kGroupThreads, kThreads = kConsumers + 128;
 constexpr unsigned kLeftBytes = box_bytes(kTileRows), kRightBytes = box_bytes(kTileCols), kBoxBytes = box_bytes(kDepth);
 constexpr unsigned kSlotBytes = kLeftBytes + kRightBytes;
+constexpr int kMostOrdered = 512;
 
 // A tile as the producer tells it to the consumers, with its first slot.
 struct Tile {
@@ -34,6 +35,7 @@ struct Shared {
   StagedBox staged[kStagedBoxes];
   Barrier full[kStages], empty[kStages], turn_over[2];
   Tile tiles[kStages];
+  std::uint16_t order[kMostOrdered];
 };
 static_assert(sizeof(Shared) <= 227 * 1024);
 
@@ -56,6 +58,26 @@ struct Slot {
 };
 
 // ---- The producer
+
+// A tile of the weights' gradient takes the longer the more rows its expert has: the longest come first, or some blocks
+// would begin one when the others end. (Tiles of rows are all the same.)
+__device__ void order_by_size(std::uint16_t (&order)[kMostOrdered], const TileWalk& walk) {
+  for (int e = threadIdx.x; e < walk.experts; e += kThreads) {
+    const i64 size = walk.size_of(e);
+    int before = 0;
+#pragma unroll 8
+    for (int other = 0; other < walk.experts; ++other) {
+      const i64 n = walk.size_of(other);
+      before += n > size || (n == size && other < e) ? 1 : 0;
+    }
+    order[before] = static_cast<std::uint16_t>(e);
+  }
+}
+
+template <Direction kD>
+__device__ bool is_ordered(const Args& a) {
+  return kD == Direction::kBackwardWeight && a.walk.experts <= kMostOrdered;
+}
 
 template <Direction kD>
 __device__ Tile tile_at(const Args& a, const TileWalk& walk, i64 tile) {
@@ -92,11 +114,13 @@ __device__ void load_slot(unsigned char* slot, Barrier* full, const TensorMap& l
 template <Direction kD>
 __device__ void produce(Shared& s, const TensorMap& left, const TensorMap& right, const Args& a) {
   TileWalk walk = a.walk;
+  if (is_ordered<kD>(a)) walk.order = s.order;
   Slot slot;
   i64 tile = blockIdx.x;
   while (walk.seek(tile)) {
     const i64 next = gridDim.x + atomicAdd(a.next_tile, 1u);  // known by the time that it is needed
     const Tile t = tile_at<kD>(a, walk, tile);
+#pragma unroll 1  // in 40 registers
     for (int block = 0; block < t.num_blocks; ++block, slot.advance()) {
       barrier_wait(&s.empty[slot.index], slot.parity ^ 1);
       if (block == 0) s.tiles[slot.index] = t;
@@ -230,6 +254,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     for (Barrier& b : s.turn_over) barrier_init(&b, kGroupThreads / kWarp);
     barrier_init_done();
   }
+  if (is_ordered<kD>(a)) order_by_size(s.order, a.walk);
   __syncthreads();
   if (threadIdx.x >= kConsumers) {
     leave_registers<40>();

@@ -295,6 +295,18 @@ TEST(GroupedGemm, TilesAreStoredWholeAndInPart) {
     check({Op::kForward, {0, 100, 168}, 72, 70, DType::kBF16, store, 0, DType::kBF16, DType::kF32}, true);
 }
 
+// The gradient of up to 512 experts is made in the order of their sizes.
+TEST(GroupedGemm, GradientsOfManyExperts) {
+  for (const std::size_t experts : {512, 513}) {
+    std::vector<Int> psum(experts + 1, 9);
+    psum[0] = psum[1] = 0, psum[2] = 1, psum[3] = 8, psum.back() = 78;
+    check({Op::kBackwardWeight, psum, 16, 8, DType::kBF16}, true);
+  }
+  std::vector<Int> sizes = {7, 64, 1, 0, 64, 130, 7, 200, 0, 65}, psum = {0};
+  for (const Int n : sizes) psum.push_back(psum.back() + n);
+  check({Op::kBackwardWeight, psum, 72, 136, DType::kBF16}, true);
+}
+
 // Experts without rows keep their gradient, bit for bit: zeros with a sign, and numbers that an addition would flush.
 TEST(GroupedGemm, AnEmptyExpertsGradientIsNotTouched) {
   const Int out = 72, in = 264;  // rows of weights that end inside a tile
