@@ -1,15 +1,15 @@
 // Hopper's matrix units and asynchronous copies (sm_90a), each as one short function over one instruction of the PTX ISA:
-// tensor maps and bulk copies (TMA) of boxes of bf16, barriers in shared memory that count arrivals and bytes, products of
-// a warpgroup (wgmma), registers that move between warpgroups. Whoever includes this launches with shared memory from
-// shared_bytes(), which is 1024-byte aligned; operands of products must be so too.
+// tensor maps and bulk copies (TMA) of boxes to and from shared memory, barriers there that count arrivals and bytes,
+// products of a warpgroup (wgmma), registers that move between warpgroups. Whoever includes this launches with shared memory
+// from shared_bytes(), which is 1024-byte aligned; boxes and operands of products must be so too.
 //
-// A box is `box_rows` rows of 64 columns of bf16: 128 bytes a row in shared memory, one row after the other, the 16-byte
-// pieces of a row swapped by the row's number (the 128-byte swizzle: bits 4-6 of an address are xor-ed with bits 7-9), so
-// that neither copies nor products meet twice in a bank. A product reads it as
+// A box is `box_rows` rows of 64 columns of bf16 or 32 of fp32: 128 bytes a row in shared memory, one row after the other,
+// the 16-byte pieces of a row swapped by the row's number (the 128-byte swizzle: bits 4-6 of an address are xor-ed with bits
+// 7-9), so that neither copies nor products meet twice in a bank. A product reads it, in bf16, as
 //   k_major():   rows are M (or N), the columns are K; 16 more of K lie 32 bytes further
 //   mn_major():  rows are K, the columns are M (or N), 64 to a box; 16 more of K lie 2048 bytes further
 // The twin for tests on the host is tests/cuda_on_host/hopper.h; it must be given everything that is added here.
-// Not here: clusters and multicast, copies back to global memory, dtypes but bf16.
+// Not here: clusters and multicast, products of dtypes but bf16.
 #pragma once
 
 #include <cuda.h>
@@ -24,12 +24,19 @@ using TensorMap = CUtensorMap;  // a kernel takes it as `const __grid_constant__
 inline constexpr unsigned kBoxCols = 64, kBoxRowBytes = 128;
 __host__ __device__ constexpr unsigned box_bytes(unsigned rows) { return rows * kBoxRowBytes; }
 
-// Whether boxes of m can be copied: bf16, all rows on 16 bytes, something there.
+// Whether boxes of m can be copied to be operands: bf16, all rows on 16 bytes, something there.
 inline bool has_boxes(const CMat& m) {
   return m.dtype == DType::kBF16 && m.rows > 0 && m.cols > 0 && aligned16(m.bf16(), m.stride) && m.stride >= m.cols;
 }
+// Whether boxes can be stored into m: all rows on 16 bytes, and only whole 16 bytes of them m's.
+inline bool takes_boxes(const CMat& m) {
+  const i64 piece = 16 / static_cast<i64>(size_of(m.dtype));
+  return m.rows > 0 && m.cols > 0 && reinterpret_cast<std::uintptr_t>(m.data) % 16 == 0 && m.cols % piece == 0 &&
+         m.stride % piece == 0 && m.stride >= m.cols;
+}
 // The map of a matrix whose rows are `groups` groups of equal size (weights: experts; activations: 1, or sequences): a box
-// ends at the end of its group, what lies beyond it, or beyond the columns, is filled with zeros. box_rows <= 256.
+// ends at the end of its group, what lies beyond it, or beyond the columns, is loaded as zeros and never stored.
+// box_rows <= 256.
 TensorMap tensor_map(const CMat& m, i64 groups, unsigned box_rows);
 
 #ifndef MOE_CUDA_ON_HOST
@@ -83,6 +90,28 @@ __device__ inline void load_box(void* to, const TensorMap& map, Barrier* b, i64 
       "l"(&map), "r"(shared_address(b)), "r"(static_cast<int>(col)), "r"(static_cast<int>(row)), "r"(static_cast<int>(group))
       : "memory");
 }
+// The way back, in groups of the thread that asks: store_box() or add_box(), ...; stores_commit(); stores_read<how many
+// groups may still read> before their shared memory is written again, stores_done() before the kernel ends.
+__device__ inline void store_box(const void* from, const TensorMap& map, i64 col, i64 row, i64 group) {
+  asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(&map),
+               "r"(shared_address(from)), "r"(static_cast<int>(col)), "r"(static_cast<int>(row)),
+               "r"(static_cast<int>(group))
+               : "memory");
+}
+// global += box, in fp32, one rounding an element, each by itself: an element that gets one addition has the same bits
+// whatever the order. Numbers below 2^-126 (denormals) count as zeros, before and after the addition.
+__device__ inline void add_box(const void* from, const TensorMap& map, i64 col, i64 row, i64 group) {
+  asm volatile("cp.reduce.async.bulk.tensor.3d.global.shared::cta.add.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(&map),
+               "r"(shared_address(from)), "r"(static_cast<int>(col)), "r"(static_cast<int>(row)),
+               "r"(static_cast<int>(group))
+               : "memory");
+}
+__device__ inline void stores_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+template <int kStillReading>
+__device__ inline void stores_read() {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kStillReading) : "memory");
+}
+__device__ inline void stores_done() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
 // What this thread wrote to shared memory becomes visible to copies and products. Before the barrier that tells the others.
 __device__ inline void fence_shared_writes() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 // Brings a line of global memory into the second-level cache.

@@ -138,6 +138,9 @@ void barrier_without_waiting(unsigned key, unsigned count);  // counts as one of
 void progressed();
 // Counts the blocks that this host thread ran, this one included.
 std::size_t block_number();
+// Whether what happens some time is to happen in this block as early as it may, or as late: in every other block, and for
+// the same block of a grid in every other pair of launches (threads run in rising order in every other launch).
+bool is_early();
 // How many threads of this block have not ended.
 unsigned num_alive();
 // One value of every lane of `mask` in this warp, to read until the next exchange of the warp. At most 64 bytes each.

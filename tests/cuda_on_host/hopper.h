@@ -1,6 +1,8 @@
 // The twin of kernels/cuda_hopper.h on the host, function by function; what they do and mean is said there. Everything is
-// done as late as the device may: a copy comes when somebody waits for its barrier (in every other block at once, for what
-// is overwritten too early), a product reads its operands and writes its registers when its group is waited for.
+// done as late as the device may: a copy comes when somebody waits for its barrier, a store reads shared memory when
+// stores_read() waits for its group and writes global memory when stores_done() does (both, in every other block, at once:
+// for what is overwritten, or asked for, too early), a product reads its operands and writes its registers when its group is
+// waited for.
 // Not here: registers of warpgroups and prefetching, which have nothing to do.
 #pragma once
 
@@ -13,6 +15,10 @@ void barrier_init(void* b, unsigned arrivals);
 void barrier_arrive(void* b, unsigned bytes);
 void barrier_wait(void* b, unsigned parity);
 void load_box(void* to, const CUtensorMap& map, void* b, std::int64_t col, std::int64_t row, std::int64_t group);
+void store_box(const void* from, const CUtensorMap& map, std::int64_t col, std::int64_t row, std::int64_t group, bool adds);
+void stores_commit();
+void stores_read(int still_reading);
+void stores_done();
 
 // One product of a warpgroup; registers: A's four of this thread, or nullptr and `a` is its descriptor.
 struct Product {
@@ -44,6 +50,18 @@ inline void prefetch_map(const TensorMap&) {}
 inline void load_box(void* to, const TensorMap& map, Barrier* b, i64 col, i64 row, i64 group) {
   cuda_on_host::load_box(to, map, b, col, row, group);
 }
+inline void store_box(const void* from, const TensorMap& map, i64 col, i64 row, i64 group) {
+  cuda_on_host::store_box(from, map, col, row, group, false);
+}
+inline void add_box(const void* from, const TensorMap& map, i64 col, i64 row, i64 group) {
+  cuda_on_host::store_box(from, map, col, row, group, true);
+}
+inline void stores_commit() { cuda_on_host::stores_commit(); }
+template <int kStillReading>
+void stores_read() {
+  cuda_on_host::stores_read(kStillReading);
+}
+inline void stores_done() { cuda_on_host::stores_done(); }
 inline void fence_shared_writes() {}
 inline void prefetch_l2(const void*) {}
 
