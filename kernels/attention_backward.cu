@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kThreads, 1) dq_kernel(AttentionProblem p, Bac
   float lse[2], delta[2];
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    const i64 at = (i64{s} * p.num_heads + h) * p.seq_len + min(query + 8 * r, p.seq_len - 1);
+    const i64 at = a.number_of(s, h, p.num_heads, min(query + 8 * r, p.seq_len - 1));
     lse[r] = a.lse[at], delta[r] = a.delta[at];
   }
   Accumulators<1, kD> dq = {};
@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(kThreads, 1) dkdv_kernel(AttentionProblem p, B
       load_tile<kN, kV, kThreads>(to + L::kA, a.d_o.bf16(sequence + i0, h), a.d_o.stride, p.seq_len - i0, a.d_o.width);
       if (const int t = static_cast<int>(threadIdx.x); t < kN) {
         const bool real = i0 + t < p.seq_len;
-        const i64 at = (i64{s} * p.num_heads + h) * p.seq_len + i0 + (real ? t : 0);
+        const i64 at = a.number_of(s, h, p.num_heads, i0 + (real ? t : 0));
         copy_async<4>(numbers_of(to)->lse + t, a.lse + at, real);
         copy_async<4>(numbers_of(to)->delta + t, a.delta + at, real);
         if (p.doc_start_T != nullptr)

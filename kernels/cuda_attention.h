@@ -94,10 +94,16 @@ struct ForwardOperands {
   Heads q, k, v, o;
   float* lse_TH;
 };
-// lse and delta = sum of d_o o over a head's values, by (sequence, head, query): of task (h, s) from (s H + h) seq_len on.
+// lse and delta = sum of d_o o over a head's values, where number_of() says. Copies of whole tiles read on behind the last
+// query, where there is room for them.
 struct BackwardOperands {
   Heads q, k, v, d_o, dq, dk, dv;
   const float *lse, *delta;
+  int pitch;  // floats of one head of one sequence
+
+  __device__ i64 number_of(int seq, int head, int num_heads, int query) const {
+    return (i64{seq} * num_heads + head) * pitch + query;
+  }
 };
 
 // Plain products in fp32.
@@ -111,5 +117,6 @@ void attention_backward_mma(Queue&, const AttentionProblem&, const BackwardOpera
 // Hopper's matrix units and copies; what matrix units take, of the usual widths.
 bool attention_hopper_takes(int head_dim, int value_dim);
 void attention_forward_hopper(Queue&, const AttentionProblem&, const ForwardOperands&);
+void attention_backward_hopper(Queue&, const AttentionProblem&, const BackwardOperands&);
 
 }  // namespace moe::cuda

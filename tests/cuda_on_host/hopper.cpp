@@ -20,10 +20,13 @@ namespace {
   std::abort();
 }
 
+// Of a box, or of bytes as they lie.
 struct Copy {
   void* to;
   CUtensorMap map;
   std::int64_t col, row, group;
+  const void* from = nullptr;
+  unsigned bytes = 0;
 };
 
 // What a product reads, once its operands are taken from shared memory, which the first thread that waits does.
@@ -82,7 +85,13 @@ void end_phase_if_complete(Bits& b) {
 // The 128-byte swizzle of an address in shared memory.
 unsigned swizzled(unsigned address) { return address ^ (address >> 7 & 7u) << 4; }
 
+std::int64_t bytes_of(const Copy& c) { return c.from ? c.bytes : std::int64_t{c.map.box[0]} * c.map.box[1] * 2; }
+
 void do_copy(const Copy& c) {
+  if (c.from) {
+    std::memcpy(c.to, c.from, c.bytes);
+    return;
+  }
   const CUtensorMap& m = c.map;
   const auto inside = [](std::int64_t at, std::uint64_t size) { return at >= 0 && static_cast<std::uint64_t>(at) < size; };
   const unsigned begin = shared_address(c.to);
@@ -106,7 +115,7 @@ void land(void* b) {
   Bits& bits = bits_of(b);
   for (const Copy& c : found->second) {
     do_copy(c);
-    bits.bytes -= std::int64_t{c.map.box[0]} * c.map.box[1] * 2;
+    bits.bytes -= bytes_of(c);
   }
   all.erase(found);
   end_phase_if_complete(bits);
@@ -206,6 +215,13 @@ void barrier_wait(void* b, unsigned parity) {
 void load_box(void* to, const CUtensorMap& map, void* b, std::int64_t col, std::int64_t row, std::int64_t group) {
   if (shared_address(to) % 1024 != 0) fail("a box that does not begin at a multiple of 1024 bytes");
   state().copies[b].push_back({to, map, col, row, group});
+  if (block_number() % 2 == 0) land(b);
+}
+
+void load_bytes(void* to, const void* from, unsigned bytes, void* b) {
+  if (shared_address(to) % 16 != 0 || reinterpret_cast<std::uintptr_t>(from) % 16 != 0 || bytes % 16 != 0)
+    fail("a copy of bytes that are no multiple of 16");
+  state().copies[b].push_back({.to = to, .map = {}, .col = 0, .row = 0, .group = 0, .from = from, .bytes = bytes});
   if (block_number() % 2 == 0) land(b);
 }
 

@@ -12,6 +12,7 @@ unsigned shared_address(const void* p);
 void barrier_init(void* b, unsigned arrivals);
 void barrier_arrive(void* b, unsigned bytes);
 void barrier_wait(void* b, unsigned parity);
+void load_bytes(void* to, const void* from, unsigned bytes, void* b);
 void load_box(void* to, const CUtensorMap& map, void* b, std::int64_t col, std::int64_t row, std::int64_t group);
 
 // One product of a warpgroup; registers: A's four of this thread, or nullptr and `a` is its descriptor.
@@ -43,6 +44,9 @@ inline void arrive_threads_of(unsigned id, unsigned threads) { cuda_on_host::bar
 inline void prefetch_map(const TensorMap&) {}
 inline void load_box(void* to, const TensorMap& map, Barrier* b, i64 col, i64 row, i64 group) {
   cuda_on_host::load_box(to, map, b, col, row, group);
+}
+inline void load_bytes(void* to, const void* from, unsigned bytes, Barrier* b) {
+  cuda_on_host::load_bytes(to, from, bytes, b);
 }
 inline void fence_shared_writes() {}
 inline void prefetch_l2(const void*) {}
