@@ -56,6 +56,7 @@ __device__ void sum_dq(DqShared<kD, kV, kKeys>& shared, const AttentionProblem& 
                        const DqPlace<kKeys>& at) {
   const Consumer me;
   const int group_begin = at.i0 + 64 * me.group, query = at.i0 + me.row, last_first = p.first_key(at.s, group_begin + 63);
+  const SeenKeys seen(p, at.s, query);
   float lse[2], delta[2];
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
@@ -72,10 +73,10 @@ __device__ void sum_dq(DqShared<kD, kV, kKeys>& shared, const AttentionProblem& 
   };
   const auto ask_sums = [&](int n) { ask_w_b(dq, ds, shared.k[n % shared.kKStages]); };
   const auto weigh = [&](int n) {
-    const int j0 = at.begin + n * kKeys;
-    if (j0 + kKeys - 1 > group_begin || j0 < last_first) hide(p, at.s, query, j0 + me.lane % 4 * 2, scores);
 #pragma unroll
     for (int i = 0; i < kKeys / 2; ++i) scores[i] = exp2_fast(__fmaf_rn(scores[i], p.scale * kLog2E, -lse[i / 2 % 2]));
+    const int j0 = at.begin + n * kKeys;
+    if (j0 + kKeys - 1 > group_begin || j0 < last_first) hide(seen, j0 + me.lane % 4 * 2, 0.0f, scores);
   };
   const auto differentiate = [&](int n) {
     shared.v_ring.give_back(n);
@@ -125,13 +126,12 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
     barrier_init_done();
   }
   __syncthreads();
-  const DqPlace<kKeys> at(p);
   if (threadIdx.x < kGroupThreads) {
-    leave_registers<40>();
-    if (threadIdx.x == 0) produce_keys(shared, at, q, k, v, d_o);
+    leave_registers<24>();
+    if (threadIdx.x == 0) produce_keys(shared, DqPlace<kKeys>(p), q, k, v, d_o);
   } else {
-    take_registers<232>();
-    sum_dq(shared, p, a, at);
+    take_registers<240>();
+    sum_dq(shared, p, a, DqPlace<kKeys>(p));
   }
 }
 
@@ -211,10 +211,6 @@ __device__ void sum_dk_dv(DkDvShared<kD, kV, kQueries>& shared, const AttentionP
     ask_a_bt(scores, shared.k, 64 * me.group, stage_of(n).q);
     ask_a_bt(dp, shared.v, 64 * me.group, stage_of(n).d_o);
   };
-  const auto ask_sums = [&](int n) {
-    ask_w_b(dv, weights, stage_of(n).d_o);
-    ask_w_b(dk, ds, stage_of(n).q);
-  };
   // f(element, query of the tile, row) of all scores of this thread.
   const auto for_scores = [&](const auto& f) {
 #pragma unroll
@@ -222,20 +218,20 @@ __device__ void sum_dk_dv(DkDvShared<kD, kV, kQueries>& shared, const AttentionP
 #pragma unroll
       for (int i = 0; i < 4; ++i) f(n / 2 + i, n + col + i % 2, i / 2);
   };
+  // Queries behind the sequence are rows of zeros: they add nothing.
   const auto weigh = [&](int n, int i0) {
     const float* const lse = stage_of(n).lse;
     for_scores([&](int e, int i, int) { scores[e] = exp2_fast(__fmaf_rn(scores[e], p.scale * kLog2E, -lse[i])); });
     const bool opens = opens_S != nullptr && opens_S[min(i0 + kQueries, p.seq_len) - 1] > group_begin;
-    if (i0 >= group_begin + 63 && i0 + kQueries <= p.seq_len && i0 + kQueries - 1 < group_begin + p.window && !opens) return;
+    if (i0 >= group_begin + 63 && i0 + kQueries - 1 < group_begin + p.window && !opens) return;
     for_scores([&](int e, int i, int r) {
       const int query = i0 + i, j = key + 8 * r;
-      if (query < j || query >= p.seq_len || j < p.first_key(at.s, query)) scores[e] = 0;
+      if (query < j || j < p.first_key(at.s, query)) scores[e] = 0;
     });
   };
-  const auto differentiate = [&](int n, int i0) {
+  const auto differentiate = [&](int n) {
     const float* const delta = stage_of(n).delta;
-    // Behind the sequence delta is anything.
-    for_scores([&](int e, int i, int) { dp[e] = i0 + i < p.seq_len ? scores[e] * (dp[e] - delta[i]) : 0.0f; });
+    for_scores([&](int e, int i, int) { dp[e] = scores[e] * (dp[e] - delta[i]); });
   };
 
   clear(dk), clear(dv);
@@ -247,10 +243,12 @@ __device__ void sum_dk_dv(DkDvShared<kD, kV, kQueries>& shared, const AttentionP
     me.pass_turn();
     products_wait<1>(scores);
     weigh(n, tile.i0);
-    products_wait<0>(dp);
-    differentiate(n, tile.i0);
-    pack<kQueries>(scores, weights), pack<kQueries>(dp, ds);
-    ask_sums(n);
+    pack<kQueries>(scores, weights);
+    ask_w_b(dv, weights, stage_of(n).d_o);
+    products_wait<1>(dp);
+    differentiate(n);
+    pack<kQueries>(dp, ds);
+    ask_w_b(dk, ds, stage_of(n).q);
     products_wait<0>(dv);
     products_wait<0>(dk);
     shared.ring.give_back(n);
@@ -278,10 +276,10 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   __syncthreads();
   const DkDvPlace at(p);
   if (threadIdx.x < kGroupThreads) {
-    leave_registers<40>();
+    leave_registers<24>();
     if (threadIdx.x == 0) produce_queries(shared, p, a, at, q, k, v, d_o);
   } else {
-    take_registers<232>();
+    take_registers<240>();
     sum_dk_dv(shared, p, a, at);
   }
 }
@@ -292,10 +290,9 @@ void run(Queue& queue, const AttentionProblem& problem, const BackwardOperands& 
   const AttentionProblem of_kv = problem.tiled(kBlockRows, problem.num_kv_heads, 2 * problem.group * (kD + kV));
   const int H = problem.num_heads, kv_heads = problem.num_kv_heads;
   static_assert(sizeof(DqShared<kD, kV, kKeys>) <= kMostShared && sizeof(DkDvShared<kD, kV, kQueries>) <= kMostShared);
-  launch(queue, dkdv_kernel<kD, kV, kQueries>, dim3(of_kv.num_tasks()), kBlockThreads,
-         sizeof(DkDvShared<kD, kV, kQueries>), map_of_heads<kQueries>(problem, a.q, H),
-         map_of_heads<kBlockRows>(problem, a.k, kv_heads), map_of_heads<kBlockRows>(problem, a.v, kv_heads),
-         map_of_heads<kQueries>(problem, a.d_o, H), of_kv, a);
+  launch(queue, dkdv_kernel<kD, kV, kQueries>, dim3(of_kv.num_tasks()), kBlockThreads, sizeof(DkDvShared<kD, kV, kQueries>),
+         map_of_heads<kQueries>(problem, a.q, H), map_of_heads<kBlockRows>(problem, a.k, kv_heads),
+         map_of_heads<kBlockRows>(problem, a.v, kv_heads), map_of_heads<kQueries>(problem, a.d_o, H), of_kv, a);
   launch(queue, dq_kernel<kD, kV, kKeys>, dim3(of_q.num_tasks()), kBlockThreads, sizeof(DqShared<kD, kV, kKeys>),
          map_of_heads<kBlockRows>(problem, a.q, H), map_of_heads<kKeys>(problem, a.k, kv_heads),
          map_of_heads<kKeys>(problem, a.v, kv_heads), map_of_heads<kBlockRows>(problem, a.d_o, H), of_q, a);

@@ -50,6 +50,7 @@ template <int kD, int kV>
 __device__ void consume(Shared<kD, kV>& shared, const AttentionProblem& p, const ForwardOperands& a, const Place& at) {
   const Consumer me;
   const int group_begin = at.i0 + 64 * me.group, query = at.i0 + me.row, last_first = p.first_key(at.s, group_begin + 63);
+  const SeenKeys seen(p, at.s, query);
   RunningRows rows = first_rows(p, at.h);
   float scores[kKeys / 2], out[kV / 2];
   unsigned weights[kKeys / 16][4];
@@ -57,15 +58,13 @@ __device__ void consume(Shared<kD, kV>& shared, const AttentionProblem& p, const
     shared.k_ring.wait(n);
     ask_a_bt(scores, shared.q, 64 * me.group, shared.k[n % kStages]);
   };
-  const auto ask_sums = [&](int n) {
-    shared.v_ring.wait(n);
-    ask_w_b(out, weights, shared.v[n % kStages]);
-  };
+  const auto ask_sums = [&](int n) { ask_w_b(out, weights, shared.v[n % kStages]); };
   const auto soften = [&](int n) {
     shared.k_ring.give_back(n);
     const int j0 = at.begin + n * kKeys;
-    if (j0 + kKeys - 1 > group_begin || j0 < last_first) hide(p, at.s, query, j0 + me.lane % 4 * 2, scores);
+    if (j0 + kKeys - 1 > group_begin || j0 < last_first) hide(seen, j0 + me.lane % 4 * 2, minus_infinity(), scores);
     update(rows, scores, p.scale * kLog2E);
+    shared.v_ring.wait(n);  // wanted next turn, but here it keeps ptxas from putting the exponentials off
   };
 
   clear(out);

@@ -94,8 +94,7 @@ struct ForwardOperands {
   Heads q, k, v, o;
   float* lse_TH;
 };
-// lse and delta = sum of d_o o over a head's values, where number_of() says. Copies of whole tiles read on behind the last
-// query, where there is room for them.
+// lse and delta = sum of d_o o over a head's values, where number_of() says; zeros between the last query and the pitch.
 struct BackwardOperands {
   Heads q, k, v, d_o, dq, dk, dv;
   const float *lse, *delta;

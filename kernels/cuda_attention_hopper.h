@@ -88,7 +88,8 @@ __device__ inline void ask_a_bt(float (&d)[kBRows / 2], const HeadTile<kARows, k
 
 // d += W B, W [64, kRows] in registers.
 template <int kRows, int kWidth>
-__device__ inline void ask_w_b(float (&d)[kWidth / 2], const unsigned (&w)[kRows / 16][4], const HeadTile<kRows, kWidth>& b) {
+__device__ inline void ask_w_b(float (&d)[kWidth / 2], const unsigned (&w)[kRows / 16][4],
+                               const HeadTile<kRows, kWidth>& b) {
   products_begin();
 #pragma unroll
   for (int j = 0; j < kRows / 16; ++j)

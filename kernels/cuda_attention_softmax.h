@@ -29,17 +29,22 @@ __device__ inline RunningRows first_rows(const AttentionProblem& p, int h) {
   return {{largest, largest}, {sum, sum}, {1, 1}};
 }
 
-// Scores of keys that a query does not see become minus infinity. query, key: of the thread's first score.
+// The keys that a thread's two queries see: row r those from first[r] to query + 8 r.
+struct SeenKeys {
+  int query, first[2];
+  __device__ SeenKeys(const AttentionProblem& p, int s, int i) : query(i), first{p.first_key(s, i), p.first_key(s, i + 8)} {}
+};
+// Scores of other keys become `hidden`. key: of the thread's first score.
 template <int kCount>
-__device__ inline void hide(const AttentionProblem& p, int s, int query, int key, float (&scores)[kCount]) {
+__device__ inline void hide(const SeenKeys& seen, int key, float hidden, float (&scores)[kCount]) {
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    const int i = query + 8 * r, first = p.first_key(s, i) - key, last = i - key;
+    const int first = seen.first[r] - key, last = seen.query + 8 * r - key;
 #pragma unroll
     for (int n = 0; n < kCount / 4; ++n)
 #pragma unroll
       for (int c = 0; c < 2; ++c)
-        if (8 * n + c < first || 8 * n + c > last) scores[4 * n + 2 * r + c] = minus_infinity();
+        if (8 * n + c < first || 8 * n + c > last) scores[4 * n + 2 * r + c] = hidden;
   }
 }
 

@@ -85,10 +85,10 @@ __device__ inline void load_box(void* to, const TensorMap& map, Barrier* b, i64 
 }
 // `bytes` (a multiple of 16, both addresses too) as they lie.
 __device__ inline void load_bytes(void* to, const void* from, unsigned bytes, Barrier* b) {
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                   shared_address(to)),
-               "l"(from), "r"(bytes), "r"(shared_address(b))
-               : "memory");
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(to)),
+      "l"(from), "r"(bytes), "r"(shared_address(b))
+      : "memory");
 }
 // What this thread wrote to shared memory becomes visible to copies and products. Before the barrier that tells the others.
 __device__ inline void fence_shared_writes() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
