@@ -97,7 +97,7 @@ void backward(Stream& stream, const AttentionShape& s, CMat q, CMat k, CMat v, C
   const bool wide = takes_mma(s, {o, d_o});
   const int pitch = (s.seq_len + kPitchOfNumbers - 1) / kPitchOfNumbers * kPitchOfNumbers;
   const i64 n = i64{s.num_seqs} * s.num_heads * pitch;
-  float *const lse = queue.scratch_of<float>(2 * n), *const delta = lse + n;
+  float *const lse = queue.scratch_of<float>(2 * n + 2), *const delta = lse + n;
   const Heads o_heads = heads(o, s.value_dim), do_heads = heads(d_o, s.value_dim);
   launch(queue, delta_kernel, dim3(blocks_for(n, kThreads / kWarp)), kThreads, 0, p, o_heads, do_heads, lse_TH,
          mma ? kLog2E : 1.0f, wide, pitch, lse, delta);
@@ -112,7 +112,8 @@ void backward(Stream& stream, const AttentionShape& s, CMat q, CMat k, CMat v, C
                               heads(dv, s.value_dim),
                               lse,
                               delta,
-                              pitch};
+                              pitch,
+                              reinterpret_cast<unsigned*>(delta + n)};
   const auto way = !mma                                              ? attention_backward_plain
                    : attention_hopper_takes(s.head_dim, s.value_dim) ? attention_backward_hopper
                                                                      : attention_backward_mma;

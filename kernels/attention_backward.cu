@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(kThreads, 1) dq_kernel(AttentionProblem p, Bac
   }
 #pragma unroll
   for (int r = 0; r < 2; ++r)
-    if (query + 8 * r < p.seq_len) store_row(a.dq.bf16(sequence + query + 8 * r, h), a.dq.width, r, p.scale, dq[0]);
+    store_row(a.dq.bf16(sequence + query + 8 * r, h), query + 8 * r < p.seq_len, a.dq.width, r, p.scale, dq[0]);
 }
 
 // lse, delta and where the document opens, of kN queries.
@@ -159,11 +159,11 @@ __global__ void __launch_bounds__(kThreads, 1) dkdv_kernel(AttentionProblem p, B
     __syncthreads();  // the stage is free
   }
 #pragma unroll
-  for (int r = 0; r < 2; ++r)
-    if (key + 8 * r < p.seq_len) {
-      store_row(a.dk.bf16(sequence + key + 8 * r, kv), a.dk.width, r, p.scale, dk[0]);
-      store_row(a.dv.bf16(sequence + key + 8 * r, kv), a.dv.width, r, 1.0f, dv[0]);
-    }
+  for (int r = 0; r < 2; ++r) {
+    const bool real = key + 8 * r < p.seq_len;
+    store_row(a.dk.bf16(sequence + key + 8 * r, kv), real, a.dk.width, r, p.scale, dk[0]);
+    store_row(a.dv.bf16(sequence + key + 8 * r, kv), real, a.dv.width, r, 1.0f, dv[0]);
+  }
 }
 
 template <int kD, int kV, int kN>

@@ -20,7 +20,7 @@ struct DqShared {
   HeadTile<kBlockRows, kV> d_o;
   HeadTile<kKeys, kD> k[kKStages];
   HeadTile<kKeys, kV> v[kVStages];
-  Barrier own_full;
+  OwnTiles own;
   Ring<kKStages> k_ring;
   Ring<kVStages> v_ring;
 };
@@ -29,8 +29,8 @@ template <int kKeys>
 struct DqPlace {
   int s, h, kv, i0, begin, tiles;  // tiles of keys, from key `begin` on
 
-  __device__ explicit DqPlace(const AttentionProblem& p) {
-    const Task task = p.task(blockIdx.x);
+  __device__ DqPlace(const AttentionProblem& p, unsigned number) {
+    const Task task = p.task(number);
     s = task.seq, h = task.head, kv = h / p.group, i0 = (p.num_tiles - 1 - task.tile) * kBlockRows;
     begin = p.first_key(s, i0) / kKeys * kKeys;
     tiles = (min(i0 + kBlockRows, p.seq_len) - begin + kKeys - 1) / kKeys;
@@ -38,23 +38,28 @@ struct DqPlace {
 };
 
 template <int kD, int kV, int kKeys>
-__device__ void produce_keys(DqShared<kD, kV, kKeys>& shared, const DqPlace<kKeys>& at, const TensorMap& q,
-                             const TensorMap& k, const TensorMap& v, const TensorMap& d_o) {
-  barrier_expect(&shared.own_full, shared.q.kBytes + shared.d_o.kBytes);
-  load(shared.q, q, &shared.own_full, at.h, at.i0, at.s);
-  load(shared.d_o, d_o, &shared.own_full, at.h, at.i0, at.s);
-  for (int n = 0; n < at.tiles; ++n) {
-    HeadTile<kKeys, kD>& k_tile = shared.k[n % shared.kKStages];
-    load(k_tile, k, shared.k_ring.expect(n, k_tile.kBytes), at.kv, at.begin + n * kKeys, at.s);
-    HeadTile<kKeys, kV>& v_tile = shared.v[n % shared.kVStages];
-    load(v_tile, v, shared.v_ring.expect(n, v_tile.kBytes), at.kv, at.begin + n * kKeys, at.s);
-  }
+__device__ void produce_keys(DqShared<kD, kV, kKeys>& shared, const AttentionProblem& p, unsigned* next_task,
+                             const TensorMap& q, const TensorMap& k, const TensorMap& v, const TensorMap& d_o) {
+  int first = 0;  // tile of the task
+  const unsigned own_bytes = shared.q.kBytes + shared.d_o.kBytes;
+  for_tasks(shared.own, p.num_tasks(), next_task, own_bytes, [&](unsigned task, Barrier* own_full) {
+    const DqPlace<kKeys> at(p, task);
+    load(shared.q, q, own_full, at.h, at.i0, at.s);
+    load(shared.d_o, d_o, own_full, at.h, at.i0, at.s);
+    for (int j0 = at.begin, n = first; n < first + at.tiles; j0 += kKeys, ++n) {
+      HeadTile<kKeys, kD>& k_tile = shared.k[n % shared.kKStages];
+      load(k_tile, k, shared.k_ring.expect(n, k_tile.kBytes), at.kv, j0, at.s);
+      HeadTile<kKeys, kV>& v_tile = shared.v[n % shared.kVStages];
+      load(v_tile, v, shared.v_ring.expect(n, v_tile.kBytes), at.kv, j0, at.s);
+    }
+    first += at.tiles;
+  });
 }
 
+// The task at `at`, whose tiles are numbered from `first` on.
 template <int kD, int kV, int kKeys>
 __device__ void sum_dq(DqShared<kD, kV, kKeys>& shared, const AttentionProblem& p, const BackwardOperands& a,
-                       const DqPlace<kKeys>& at) {
-  const Consumer me;
+                       const DqPlace<kKeys>& at, const Consumer& me, int first) {
   const int group_begin = at.i0 + 64 * me.group, query = at.i0 + me.row, last_first = p.first_key(at.s, group_begin + 63);
   const SeenKeys seen(p, at.s, query);
   float lse[2], delta[2];
@@ -66,12 +71,12 @@ __device__ void sum_dq(DqShared<kD, kV, kKeys>& shared, const AttentionProblem& 
   float scores[kKeys / 2], dp[kKeys / 2], dq[kD / 2];
   unsigned ds[kKeys / 16][4];
   const auto ask_scores = [&](int n) {
-    shared.k_ring.wait(n);
-    ask_a_bt(scores, shared.q, 64 * me.group, shared.k[n % shared.kKStages]);
-    shared.v_ring.wait(n);
-    ask_a_bt(dp, shared.d_o, 64 * me.group, shared.v[n % shared.kVStages]);
+    shared.k_ring.wait(first + n);
+    ask_a_bt(scores, shared.q, 64 * me.group, shared.k[(first + n) % shared.kKStages]);
+    shared.v_ring.wait(first + n);
+    ask_a_bt(dp, shared.d_o, 64 * me.group, shared.v[(first + n) % shared.kVStages]);
   };
-  const auto ask_sums = [&](int n) { ask_w_b(dq, ds, shared.k[n % shared.kKStages]); };
+  const auto ask_sums = [&](int n) { ask_w_b(dq, ds, shared.k[(first + n) % shared.kKStages]); };
   const auto weigh = [&](int n) {
 #pragma unroll
     for (int i = 0; i < kKeys / 2; ++i) scores[i] = exp2_fast(__fmaf_rn(scores[i], p.scale * kLog2E, -lse[i / 2 % 2]));
@@ -79,13 +84,13 @@ __device__ void sum_dq(DqShared<kD, kV, kKeys>& shared, const AttentionProblem& 
     if (j0 + kKeys - 1 > group_begin || j0 < last_first) hide(seen, j0 + me.lane % 4 * 2, 0.0f, scores);
   };
   const auto differentiate = [&](int n) {
-    shared.v_ring.give_back(n);
+    shared.v_ring.give_back(first + n);
+    if (n == at.tiles - 1) me.give_back(shared.own);
 #pragma unroll
     for (int i = 0; i < kKeys / 2; ++i) scores[i] *= dp[i] - delta[i / 2 % 2];
   };
 
   clear(dq);
-  barrier_wait(&shared.own_full, 0);
   me.take_turn();
   ask_scores(0);
   me.pass_turn();
@@ -104,15 +109,17 @@ __device__ void sum_dq(DqShared<kD, kV, kKeys>& shared, const AttentionProblem& 
     products_wait<1>(dp);
     differentiate(n);
     products_wait<0>(dq);
-    shared.k_ring.give_back(n - 1);
+    shared.k_ring.give_back(first + n - 1);
     pack<kKeys>(scores, ds);
   }
   ask_sums(at.tiles - 1);
   products_wait<0>(dq);
+  shared.k_ring.give_back(first + at.tiles - 1);
 #pragma unroll
-  for (int r = 0; r < 2; ++r)
-    if (query + 8 * r < p.seq_len)
-      store_row(a.dq.bf16(i64{at.s} * p.seq_len + query + 8 * r, at.h), a.dq.width, r, p.scale, dq);
+  for (int r = 0; r < 2; ++r) {
+    BF16* const to = a.dq.bf16(i64{at.s} * p.seq_len + query + 8 * r, at.h);
+    store_row(to, query + 8 * r < p.seq_len, a.dq.width, r, p.scale, dq);
+  }
 }
 
 template <int kD, int kV, int kKeys>
@@ -121,17 +128,22 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
               const __grid_constant__ TensorMap d_o, AttentionProblem p, BackwardOperands a) {
   auto& shared = *shared_of<DqShared<kD, kV, kKeys>>();
   if (threadIdx.x == 0) {
-    barrier_init(&shared.own_full, 1);
-    shared.k_ring.init(), shared.v_ring.init();
+    shared.own.init(), shared.k_ring.init(), shared.v_ring.init();
     barrier_init_done();
   }
   __syncthreads();
   if (threadIdx.x < kGroupThreads) {
     leave_registers<24>();
-    if (threadIdx.x == 0) produce_keys(shared, DqPlace<kKeys>(p), q, k, v, d_o);
+    if (threadIdx.x == 0) produce_keys(shared, p, a.next_tasks + 1, q, k, v, d_o);
   } else {
     take_registers<240>();
-    sum_dq(shared, p, a, DqPlace<kKeys>(p));
+    Consumer me;
+    int first = 0;
+    for (unsigned task; (task = me.next_task(shared.own)) < p.num_tasks();) {
+      const DqPlace<kKeys> at(p, task);
+      sum_dq(shared, p, a, at, me, first);
+      first += at.tiles;
+    }
   }
 }
 
@@ -153,16 +165,16 @@ struct DkDvShared {
   struct {
     alignas(1024) QueryStage<kD, kV, kQueries> of;
   } stages[kStages];
-  Barrier own_full;
+  OwnTiles own;
   Ring<kStages> ring;
 };
 
-// The tiles of queries that see keys of a block: those of a head, then those of the next.
+// The tiles of queries that see keys of a task: those of a head, then those of the next.
 struct DkDvPlace {
   int s, kv, j0, end, heads;
 
-  __device__ explicit DkDvPlace(const AttentionProblem& p) : heads(p.group) {
-    const Task task = p.task(blockIdx.x);
+  __device__ DkDvPlace(const AttentionProblem& p, unsigned number) : heads(p.group) {
+    const Task task = p.task(number);
     s = task.seq, kv = task.head, j0 = task.tile * kBlockRows;
     end = p.end_of_queries(s, min(j0 + kBlockRows, p.seq_len) - 1);
   }
@@ -180,27 +192,29 @@ struct QueryTile {
 
 template <int kD, int kV, int kQueries>
 __device__ void produce_queries(DkDvShared<kD, kV, kQueries>& shared, const AttentionProblem& p, const BackwardOperands& a,
-                                const DkDvPlace& at, const TensorMap& q, const TensorMap& k, const TensorMap& v,
-                                const TensorMap& d_o) {
-  barrier_expect(&shared.own_full, shared.k.kBytes + shared.v.kBytes);
-  load(shared.k, k, &shared.own_full, at.kv, at.j0, at.s);
-  load(shared.v, v, &shared.own_full, at.kv, at.j0, at.s);
+                                const TensorMap& q, const TensorMap& k, const TensorMap& v, const TensorMap& d_o) {
   int n = 0;
-  for (QueryTile<kQueries> tile(at); tile.is_there(at); tile.advance(at), ++n) {
-    auto& stage = shared.stages[n % shared.kStages].of;
-    Barrier* const full = shared.ring.expect(n, stage.kBytes);
-    load(stage.q, q, full, tile.h, tile.i0, at.s);
-    load(stage.d_o, d_o, full, tile.h, tile.i0, at.s);
-    const i64 number = a.number_of(at.s, tile.h, p.num_heads, tile.i0);
-    load_bytes(stage.lse, a.lse + number, sizeof stage.lse, full);
-    load_bytes(stage.delta, a.delta + number, sizeof stage.delta, full);
-  }
+  const unsigned own_bytes = shared.k.kBytes + shared.v.kBytes;
+  for_tasks(shared.own, p.num_tasks(), a.next_tasks, own_bytes, [&](unsigned task, Barrier* own_full) {
+    const DkDvPlace at(p, task);
+    load(shared.k, k, own_full, at.kv, at.j0, at.s);
+    load(shared.v, v, own_full, at.kv, at.j0, at.s);
+    for (QueryTile<kQueries> tile(at); tile.is_there(at); tile.advance(at), ++n) {
+      auto& stage = shared.stages[n % shared.kStages].of;
+      Barrier* const full = shared.ring.expect(n, stage.kBytes);
+      load(stage.q, q, full, tile.h, tile.i0, at.s);
+      load(stage.d_o, d_o, full, tile.h, tile.i0, at.s);
+      const i64 number = a.number_of(at.s, tile.h, p.num_heads, tile.i0);
+      load_bytes(stage.lse, a.lse + number, sizeof stage.lse, full);
+      load_bytes(stage.delta, a.delta + number, sizeof stage.delta, full);
+    }
+  });
 }
 
+// The task at `at`, whose tiles are numbered from n on; n becomes the next task's.
 template <int kD, int kV, int kQueries>
 __device__ void sum_dk_dv(DkDvShared<kD, kV, kQueries>& shared, const AttentionProblem& p, const BackwardOperands& a,
-                          const DkDvPlace& at) {
-  const Consumer me;
+                          const DkDvPlace& at, const Consumer& me, int& n) {
   const int group_begin = at.j0 + 64 * me.group, key = at.j0 + me.row, col = me.lane % 4 * 2;
   const std::int32_t* const opens_S = p.doc_start_T != nullptr ? p.doc_start_T + i64{at.s} * p.seq_len : nullptr;
   float scores[kQueries / 2], dp[kQueries / 2], dk[kD / 2], dv[kV / 2];
@@ -235,8 +249,6 @@ __device__ void sum_dk_dv(DkDvShared<kD, kV, kQueries>& shared, const AttentionP
   };
 
   clear(dk), clear(dv);
-  barrier_wait(&shared.own_full, 0);
-  int n = 0;
   for (QueryTile<kQueries> tile(at); tile.is_there(at); tile.advance(at), ++n) {
     me.take_turn();
     ask_scores(n);
@@ -253,13 +265,14 @@ __device__ void sum_dk_dv(DkDvShared<kD, kV, kQueries>& shared, const AttentionP
     products_wait<0>(dk);
     shared.ring.give_back(n);
   }
+  me.give_back(shared.own);
 #pragma unroll
-  for (int r = 0; r < 2; ++r)
-    if (key + 8 * r < p.seq_len) {
-      const i64 row = i64{at.s} * p.seq_len + key + 8 * r;
-      store_row(a.dk.bf16(row, at.kv), a.dk.width, r, p.scale, dk);
-      store_row(a.dv.bf16(row, at.kv), a.dv.width, r, 1.0f, dv);
-    }
+  for (int r = 0; r < 2; ++r) {
+    const i64 row = i64{at.s} * p.seq_len + key + 8 * r;
+    const bool real = key + 8 * r < p.seq_len;
+    store_row(a.dk.bf16(row, at.kv), real, a.dk.width, r, p.scale, dk);
+    store_row(a.dv.bf16(row, at.kv), real, a.dv.width, r, 1.0f, dv);
+  }
 }
 
 template <int kD, int kV, int kQueries>
@@ -269,18 +282,19 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
                 BackwardOperands a) {
   auto& shared = *shared_of<DkDvShared<kD, kV, kQueries>>();
   if (threadIdx.x == 0) {
-    barrier_init(&shared.own_full, 1);
-    shared.ring.init();
+    shared.own.init(), shared.ring.init();
     barrier_init_done();
   }
   __syncthreads();
-  const DkDvPlace at(p);
   if (threadIdx.x < kGroupThreads) {
     leave_registers<24>();
-    if (threadIdx.x == 0) produce_queries(shared, p, a, at, q, k, v, d_o);
+    if (threadIdx.x == 0) produce_queries(shared, p, a, q, k, v, d_o);
   } else {
     take_registers<240>();
-    sum_dk_dv(shared, p, a, at);
+    Consumer me;
+    int n = 0;
+    for (unsigned task; (task = me.next_task(shared.own)) < p.num_tasks();)
+      sum_dk_dv(shared, p, a, DkDvPlace(p, task), me, n);
   }
 }
 
@@ -290,10 +304,11 @@ void run(Queue& queue, const AttentionProblem& problem, const BackwardOperands& 
   const AttentionProblem of_kv = problem.tiled(kBlockRows, problem.num_kv_heads, 2 * problem.group * (kD + kV));
   const int H = problem.num_heads, kv_heads = problem.num_kv_heads;
   static_assert(sizeof(DqShared<kD, kV, kKeys>) <= kMostShared && sizeof(DkDvShared<kD, kV, kQueries>) <= kMostShared);
-  launch(queue, dkdv_kernel<kD, kV, kQueries>, dim3(of_kv.num_tasks()), kBlockThreads, sizeof(DkDvShared<kD, kV, kQueries>),
+  check(cudaMemsetAsync(a.next_tasks, 0, 2 * sizeof *a.next_tasks, queue.stream), "attention");
+  launch(queue, dkdv_kernel<kD, kV, kQueries>, blocks_that_stay(of_kv), kBlockThreads, sizeof(DkDvShared<kD, kV, kQueries>),
          map_of_heads<kQueries>(problem, a.q, H), map_of_heads<kBlockRows>(problem, a.k, kv_heads),
          map_of_heads<kBlockRows>(problem, a.v, kv_heads), map_of_heads<kQueries>(problem, a.d_o, H), of_kv, a);
-  launch(queue, dq_kernel<kD, kV, kKeys>, dim3(of_q.num_tasks()), kBlockThreads, sizeof(DqShared<kD, kV, kKeys>),
+  launch(queue, dq_kernel<kD, kV, kKeys>, blocks_that_stay(of_q), kBlockThreads, sizeof(DqShared<kD, kV, kKeys>),
          map_of_heads<kBlockRows>(problem, a.q, H), map_of_heads<kKeys>(problem, a.k, kv_heads),
          map_of_heads<kKeys>(problem, a.v, kv_heads), map_of_heads<kBlockRows>(problem, a.d_o, H), of_q, a);
 }

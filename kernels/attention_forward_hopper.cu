@@ -15,60 +15,66 @@ struct Shared {
   alignas(1024) HeadTile<kBlockRows, kD> q;
   HeadTile<kKeys, kD> k[kStages];
   HeadTile<kKeys, kV> v[kStages];
-  Barrier q_full;
+  OwnTiles own;
   Ring<kStages> k_ring, v_ring;
 };
 
 struct Place {
   int s, h, kv, i0, begin, tiles;  // tiles of keys, from key `begin` on
+
+  __device__ Place(const AttentionProblem& p, unsigned number) {
+    const Task task = p.task(number);
+    s = task.seq, h = task.head, kv = h / p.group, i0 = (p.num_tiles - 1 - task.tile) * kBlockRows;
+    begin = p.first_key(s, i0) / kKeys * kKeys;
+    tiles = (min(i0 + kBlockRows, p.seq_len) - begin + kKeys - 1) / kKeys;
+  }
 };
-__device__ Place place_of(const AttentionProblem& p) {
-  const Task task = p.task(blockIdx.x);
-  const int i0 = (p.num_tiles - 1 - task.tile) * kBlockRows, begin = p.first_key(task.seq, i0) / kKeys * kKeys;
-  const int end = min(i0 + kBlockRows, p.seq_len);
-  return {task.seq, task.head, task.head / p.group, i0, begin, (end - begin + kKeys - 1) / kKeys};
-}
 
 // The order in which consumers ask: all of q, keys 0, keys 1, values 0, keys 2, values 1, ...
 template <int kD, int kV>
-__device__ void produce(Shared<kD, kV>& shared, const Place& at, const TensorMap& q, const TensorMap& k,
-                        const TensorMap& v) {
-  barrier_expect(&shared.q_full, shared.q.kBytes);
-  load(shared.q, q, &shared.q_full, at.h, at.i0, at.s);
-  for (int n = 0; n <= at.tiles; ++n) {
-    if (n < at.tiles) {
-      HeadTile<kKeys, kD>& to = shared.k[n % kStages];
-      load(to, k, shared.k_ring.expect(n, to.kBytes), at.kv, at.begin + n * kKeys, at.s);
+__device__ void produce(Shared<kD, kV>& shared, const AttentionProblem& p, unsigned* next_task, const TensorMap& q,
+                        const TensorMap& k, const TensorMap& v) {
+  int first = 0;  // tile of the task
+  for_tasks(shared.own, p.num_tasks(), next_task, shared.q.kBytes, [&](unsigned task, Barrier* own_full) {
+    const Place at(p, task);
+    load(shared.q, q, own_full, at.h, at.i0, at.s);
+    for (int n = 0; n <= at.tiles; ++n) {
+      if (n < at.tiles) {
+        HeadTile<kKeys, kD>& to = shared.k[(first + n) % kStages];
+        load(to, k, shared.k_ring.expect(first + n, to.kBytes), at.kv, at.begin + n * kKeys, at.s);
+      }
+      if (n == 0) continue;
+      HeadTile<kKeys, kV>& to = shared.v[(first + n - 1) % kStages];
+      load(to, v, shared.v_ring.expect(first + n - 1, to.kBytes), at.kv, at.begin + (n - 1) * kKeys, at.s);
     }
-    if (n == 0) continue;
-    HeadTile<kKeys, kV>& to = shared.v[(n - 1) % kStages];
-    load(to, v, shared.v_ring.expect(n - 1, to.kBytes), at.kv, at.begin + (n - 1) * kKeys, at.s);
-  }
+    first += at.tiles;
+  });
 }
 
+// The task at `at`, whose tiles are numbered from `first` on.
 template <int kD, int kV>
-__device__ void consume(Shared<kD, kV>& shared, const AttentionProblem& p, const ForwardOperands& a, const Place& at) {
-  const Consumer me;
+__device__ void consume(Shared<kD, kV>& shared, const AttentionProblem& p, const ForwardOperands& a, const Place& at,
+                        const Consumer& me, int first) {
   const int group_begin = at.i0 + 64 * me.group, query = at.i0 + me.row, last_first = p.first_key(at.s, group_begin + 63);
   const SeenKeys seen(p, at.s, query);
   RunningRows rows = first_rows(p, at.h);
   float scores[kKeys / 2], out[kV / 2];
   unsigned weights[kKeys / 16][4];
   const auto ask_scores = [&](int n) {
-    shared.k_ring.wait(n);
-    ask_a_bt(scores, shared.q, 64 * me.group, shared.k[n % kStages]);
+    shared.k_ring.wait(first + n);
+    ask_a_bt(scores, shared.q, 64 * me.group, shared.k[(first + n) % kStages]);
   };
-  const auto ask_sums = [&](int n) { ask_w_b(out, weights, shared.v[n % kStages]); };
+  const auto ask_sums = [&](int n) { ask_w_b(out, weights, shared.v[(first + n) % kStages]); };
   const auto soften = [&](int n) {
-    shared.k_ring.give_back(n);
+    shared.k_ring.give_back(first + n);
+    if (n == at.tiles - 1) me.give_back(shared.own);
     const int j0 = at.begin + n * kKeys;
     if (j0 + kKeys - 1 > group_begin || j0 < last_first) hide(seen, j0 + me.lane % 4 * 2, minus_infinity(), scores);
     update(rows, scores, p.scale * kLog2E);
-    shared.v_ring.wait(n);  // wanted next turn, but here it keeps ptxas from putting the exponentials off
+    shared.v_ring.wait(first + n);  // wanted next turn, but here it keeps ptxas from putting the exponentials off
   };
 
   clear(out);
-  barrier_wait(&shared.q_full, 0);
   me.take_turn();
   ask_scores(0);
   me.pass_turn();
@@ -83,33 +89,38 @@ __device__ void consume(Shared<kD, kV>& shared, const AttentionProblem& p, const
     products_wait<1>(scores);
     soften(n);
     products_wait<0>(out);
-    shared.v_ring.give_back(n - 1);
+    shared.v_ring.give_back(first + n - 1);
     shrink(rows, out);
     pack<kKeys>(scores, weights);
   }
   ask_sums(at.tiles - 1);
   products_wait<0>(out);
+  shared.v_ring.give_back(first + at.tiles - 1);
   store_output(p, a, at.s, at.h, query, rows, out);
 }
 
 template <int kD, int kV>
 __global__ void __launch_bounds__(kBlockThreads, 1)
     forward_kernel(const __grid_constant__ TensorMap q, const __grid_constant__ TensorMap k,
-                   const __grid_constant__ TensorMap v, AttentionProblem p, ForwardOperands a) {
+                   const __grid_constant__ TensorMap v, AttentionProblem p, ForwardOperands a, unsigned* next_task) {
   Shared<kD, kV>& shared = *shared_of<Shared<kD, kV>>();
   if (threadIdx.x == 0) {
-    barrier_init(&shared.q_full, 1);
-    shared.k_ring.init(), shared.v_ring.init();
+    shared.own.init(), shared.k_ring.init(), shared.v_ring.init();
     barrier_init_done();
   }
   __syncthreads();
-  const Place at = place_of(p);
   if (threadIdx.x < kGroupThreads) {
     leave_registers<24>();
-    if (threadIdx.x == 0) produce(shared, at, q, k, v);
+    if (threadIdx.x == 0) produce(shared, p, next_task, q, k, v);
   } else {
     take_registers<240>();
-    consume(shared, p, a, at);
+    Consumer me;
+    int first = 0;
+    for (unsigned task; (task = me.next_task(shared.own)) < p.num_tasks();) {
+      const Place at(p, task);
+      consume(shared, p, a, at, me, first);
+      first += at.tiles;
+    }
   }
 }
 
@@ -117,9 +128,11 @@ template <int kD, int kV>
 void run(Queue& queue, const AttentionProblem& problem, const ForwardOperands& a) {
   const AttentionProblem p = problem.tiled(kBlockRows, problem.num_heads, 2 * (kD + kV));
   static_assert(sizeof(Shared<kD, kV>) <= kMostShared);
-  launch(queue, forward_kernel<kD, kV>, dim3(p.num_tasks()), kBlockThreads, sizeof(Shared<kD, kV>),
+  auto* const next_task = queue.scratch_of<unsigned>(1);
+  check(cudaMemsetAsync(next_task, 0, sizeof *next_task, queue.stream), "attention");
+  launch(queue, forward_kernel<kD, kV>, blocks_that_stay(p), kBlockThreads, sizeof(Shared<kD, kV>),
          map_of_heads<kBlockRows>(p, a.q, p.num_heads), map_of_heads<kKeys>(p, a.k, p.num_kv_heads),
-         map_of_heads<kKeys>(p, a.v, p.num_kv_heads), p, a);
+         map_of_heads<kKeys>(p, a.v, p.num_kv_heads), p, a, next_task);
 }
 
 }  // namespace

@@ -78,7 +78,7 @@ struct AttentionProblem {
     const int pair = first + in_section % size;
     return {in_section / size, pair % heads_of_task, pair / heads_of_task};
   }
-  unsigned num_tasks() const { return static_cast<unsigned>(num_tiles * heads_of_task * num_seqs); }
+  __host__ __device__ unsigned num_tasks() const { return static_cast<unsigned>(num_tiles * heads_of_task * num_seqs); }
   // The same problem with tasks of tiles of `rows` rows for `num` heads.
   AttentionProblem tiled(int rows, int num, int kv_bytes_per_head) const {
     AttentionProblem p = *this;
@@ -98,7 +98,8 @@ struct ForwardOperands {
 struct BackwardOperands {
   Heads q, k, v, d_o, dq, dk, dv;
   const float *lse, *delta;
-  int pitch;  // floats of one head of one sequence
+  int pitch;             // floats of one head of one sequence
+  unsigned* next_tasks;  // room for two counters
 
   __device__ i64 number_of(int seq, int head, int num_heads, int query) const {
     return (i64{seq} * num_heads + head) * pitch + query;

@@ -1,6 +1,8 @@
 // What attention's kernels on Hopper share. A block is three warpgroups: thread 0 of the first brings tiles, the two others
-// have 64 rows each of the block's own tile and multiply them with all tiles that come. They take turns at asking for
-// products, so that one has the matrix units while the other has the exponentials.
+// have 64 rows each of the task's own tile and multiply them with all tiles that come. They take turns at asking for
+// products, so that one has the matrix units while the other has the exponentials. There are as many blocks as
+// multiprocessors; each takes tasks from a counter until there are no more, and what a task needs first comes while the one
+// before is written. Which block has a task changes nothing of its result.
 // Not here: the kernels (attention_forward_hopper.cu, attention_backward_hopper.cu), the softmax (cuda_attention_softmax.h).
 #pragma once
 
@@ -21,6 +23,10 @@ struct HeadTile {
   unsigned char boxes[kWidth / 64][box_bytes(kRows)];
 };
 
+inline unsigned blocks_that_stay(const AttentionProblem& p) {
+  return std::min(p.num_tasks(), static_cast<unsigned>(num_multiprocessors()));
+}
+
 // Of all heads, kRows rows of a sequence at a time.
 template <int kRows>
 TensorMap map_of_heads(const AttentionProblem& p, const Heads& m, int num_heads) {
@@ -34,7 +40,7 @@ __device__ inline void load(HeadTile<kRows, kWidth>& to, const TensorMap& map, B
   for (int b = 0; b < kWidth / 64; ++b) load_box(to.boxes[b], map, full, (i64{head} * (kWidth / 64) + b) * kBoxCols, row, s);
 }
 
-// The stages of a row of tiles: tile n uses stage(n), for the (n / kStages)th time.
+// The stages of a row of tiles, which goes on from task to task: tile n uses stage(n), for the (n / kStages)th time.
 template <int kStages>
 struct Ring {
   Barrier full[kStages], empty[kStages];
@@ -57,15 +63,53 @@ struct Ring {
   }
 };
 
+// What comes once a task: its own tiles, and its number.
+struct OwnTiles {
+  Barrier full, empty;
+  unsigned task;
+
+  __device__ void init() { barrier_init(&full, 1), barrier_init(&empty, kConsumerWarps); }
+};
+
+// The producer's tasks. bring(task, full) is told the barrier of the own tiles, which are `bytes`, and brings all that the
+// task needs.
+template <class F>
+__device__ inline void for_tasks(OwnTiles& own, unsigned num_tasks, unsigned* next_task, unsigned bytes, const F& bring) {
+  unsigned parity = 1;  // of the own tiles before; none before the first
+  const auto announce = [&](unsigned task) {
+    barrier_wait(&own.empty, parity);
+    parity ^= 1;
+    own.task = task;
+  };
+  for (unsigned task = blockIdx.x; task < num_tasks; task = gridDim.x + atomicAdd(next_task, 1u)) {
+    announce(task);
+    barrier_expect(&own.full, bytes);
+    bring(task, &own.full);
+  }
+  announce(num_tasks);
+  barrier_arrive(&own.full);
+}
+
 // A thread among the consumers.
 struct Consumer {
-  int group, lane, row;  // row: of the block's own tile, the first of the two that this thread has; the other is 8 below
+  int group, lane, row;  // row: of the task's own tile, the first of the two that this thread has; the other is 8 below
+  unsigned own_parity = 0;
 
   __device__ Consumer()
       : group(static_cast<int>(threadIdx.x) / kGroupThreads - 1),
         lane(static_cast<int>(threadIdx.x) % kWarp),
         row(64 * group + static_cast<int>(threadIdx.x) % kGroupThreads / kWarp * 16 + lane / 4) {
     if (group == 1) pass_turn();  // the first turn is group 0's
+  }
+  // The next task, whose own tiles are there; num_tasks: no more.
+  __device__ unsigned next_task(OwnTiles& own) {
+    barrier_wait(&own.full, own_parity);
+    own_parity ^= 1;
+    return own.task;
+  }
+  // The own tiles are not read any more, nor is their number.
+  __device__ void give_back(OwnTiles& own) const {
+    if (lane == 0) barrier_arrive(&own.empty);
   }
   __device__ void take_turn() const { sync_threads_of(1 + static_cast<unsigned>(group), kConsumers * kGroupThreads); }
   __device__ void pass_turn() const { arrive_threads_of(2 - static_cast<unsigned>(group), kConsumers * kGroupThreads); }

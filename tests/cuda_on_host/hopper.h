@@ -1,6 +1,6 @@
 // The twin of kernels/cuda_hopper.h on the host, function by function; what they do and mean is said there. Everything is
-// done as late as the device may: a copy comes when somebody waits for its barrier (in every other block at once, for what
-// is overwritten too early), a product reads its operands and writes its registers when its group is waited for.
+// done as late as the device may: a copy comes when somebody waits for its barrier (half of them at once, for what is
+// overwritten too early), a product reads its operands and writes its registers when its group is waited for.
 // Not here: registers of warpgroups and prefetching, which have nothing to do.
 #pragma once
 
