@@ -112,6 +112,13 @@ __device__ inline void stores_read() {
   asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kStillReading) : "memory");
 }
 __device__ inline void stores_done() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+// `bytes` (a multiple of 16, both addresses too) as they lie.
+__device__ inline void load_bytes(void* to, const void* from, unsigned bytes, Barrier* b) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(to)),
+      "l"(from), "r"(bytes), "r"(shared_address(b))
+      : "memory");
+}
 // What this thread wrote to shared memory becomes visible to copies and products. Before the barrier that tells the others.
 __device__ inline void fence_shared_writes() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 // Brings a line of global memory into the second-level cache.
@@ -158,7 +165,10 @@ __device__ inline void products_wait(float (&d)[kCount]) {
 // clang-format off
 #define MOE_D8(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
 #define MOE_D32(i) MOE_D8(i), MOE_D8(i + 8), MOE_D8(i + 16), MOE_D8(i + 24)
+#define MOE_D16(i) MOE_D8(i), MOE_D8(i + 8)
+#define MOE_N16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define MOE_N32 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define MOE_N48 MOE_N32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
 #define MOE_N64 MOE_N32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 #define MOE_N96 MOE_N64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
 #define MOE_N128 MOE_N96 ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
@@ -181,8 +191,16 @@ __device__ inline void products_wait(float (&d)[kCount]) {
 
 // adds = 0: D = A B. kAMn, kBMn: 1 where that operand is mn_major().
 template <int kAMn, int kBMn>
+__device__ inline void product(float (&d)[16], std::uint64_t a, std::uint64_t b, int adds) {
+  MOE_PRODUCT(32, MOE_N16, MOE_LIST(MOE_D16(0)), 16, 17, 18, 19, 20);
+}
+template <int kAMn, int kBMn>
 __device__ inline void product(float (&d)[32], std::uint64_t a, std::uint64_t b, int adds) {
   MOE_PRODUCT(64, MOE_N32, MOE_LIST(MOE_D32(0)), 32, 33, 34, 35, 36);
+}
+template <int kAMn, int kBMn>
+__device__ inline void product(float (&d)[48], std::uint64_t a, std::uint64_t b, int adds) {
+  MOE_PRODUCT(96, MOE_N48, MOE_LIST(MOE_D32(0), MOE_D16(32)), 48, 49, 50, 51, 52);
 }
 template <int kAMn, int kBMn>
 __device__ inline void product(float (&d)[64], std::uint64_t a, std::uint64_t b, int adds) {
@@ -222,11 +240,14 @@ __device__ inline void product_of_registers(float (&d)[128], const unsigned (&a)
 #undef MOE_D96
 #undef MOE_D64
 #undef MOE_D32
+#undef MOE_D16
 #undef MOE_D8
 #undef MOE_N128
 #undef MOE_N96
 #undef MOE_N64
+#undef MOE_N48
 #undef MOE_N32
+#undef MOE_N16
 
 #endif
 

@@ -21,10 +21,13 @@ namespace {
   std::abort();
 }
 
+// Of a box, or of bytes as they lie.
 struct Copy {
   void* to;
   CUtensorMap map;
   std::int64_t col, row, group;
+  const void* from = nullptr;
+  unsigned bytes = 0;
 };
 // A box on its way back. `bytes`: what was read of it, row by row; empty until then.
 struct Stored {
@@ -92,6 +95,10 @@ void end_phase_if_complete(Bits& b) {
 // The 128-byte swizzle of an address in shared memory.
 unsigned swizzled(unsigned address) { return address ^ (address >> 7 & 7u) << 4; }
 
+std::int64_t bytes_of(const Copy& c) {
+  return c.from ? c.bytes : std::int64_t{c.map.box[0]} * c.map.box[1] * c.map.element_bytes;
+}
+
 // f(address in shared memory, byte of the matrix or nullptr outside, byte of the box) for every element of a box.
 template <class F>
 void for_elements(const CUtensorMap& m, const void* box, std::int64_t col, std::int64_t row, std::int64_t group,
@@ -112,6 +119,7 @@ void for_elements(const CUtensorMap& m, const void* box, std::int64_t col, std::
 }
 
 void do_copy(const Copy& c) {
+  if (c.from) return void(std::memcpy(c.to, c.from, c.bytes));
   for_elements(c.map, c.to, c.col, c.row, c.group, [&](unsigned shared, const unsigned char* global, unsigned) {
     if (global)
       std::memcpy(shared_bytes() + shared, global, c.map.element_bytes);
@@ -127,7 +135,7 @@ void land(void* b) {
   Bits& bits = bits_of(b);
   for (const Copy& c : found->second) {
     do_copy(c);
-    bits.bytes -= std::int64_t{c.map.box[0]} * c.map.box[1] * c.map.element_bytes;
+    bits.bytes -= bytes_of(c);
   }
   all.erase(found);
   end_phase_if_complete(bits);
@@ -253,14 +261,14 @@ void barrier_wait(void* b, unsigned parity) {
 void load_box(void* to, const CUtensorMap& map, void* b, std::int64_t col, std::int64_t row, std::int64_t group) {
   if (shared_address(to) % 1024 != 0) fail("a box that does not begin at a multiple of 1024 bytes");
   state().copies[b].push_back({to, map, col, row, group});
-  if (is_early()) land(b);
+  if (comes_at_once()) land(b);
 }
 
 void store_box(const void* from, const CUtensorMap& map, std::int64_t col, std::int64_t row, std::int64_t group, bool adds) {
   if (shared_address(from) % 1024 != 0) fail("a box that does not begin at a multiple of 1024 bytes");
   if (adds && map.element_bytes != 4) fail("an addition to a matrix that is not in fp32");
   Stored stored = {from, map, col, row, group, adds, {}};
-  if (is_early()) {
+  if (comes_at_once()) {
     read_stored(stored);
     write_stored(stored);
   } else {
@@ -282,6 +290,13 @@ void stores_done() {
   for (std::size_t i = 0; i + 1 < groups.size(); ++i)
     for (const Stored& s : groups[i]) write_stored(s);
   groups.erase(groups.begin(), groups.end() - 1);
+}
+
+void load_bytes(void* to, const void* from, unsigned bytes, void* b) {
+  if (shared_address(to) % 16 != 0 || reinterpret_cast<std::uintptr_t>(from) % 16 != 0 || bytes % 16 != 0)
+    fail("a copy of bytes that are no multiple of 16");
+  state().copies[b].push_back({.to = to, .map = {}, .col = 0, .row = 0, .group = 0, .from = from, .bytes = bytes});
+  if (comes_at_once()) land(b);
 }
 
 void product(const Product& p, float* d, const unsigned* registers) {
