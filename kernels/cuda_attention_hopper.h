@@ -11,9 +11,9 @@
 
 namespace moe::cuda {
 
-inline constexpr int kGroupThreads = 128, kConsumers = 2, kBlockThreads = kGroupThreads * (1 + kConsumers);
+inline constexpr unsigned kConsumers = 2, kConsumerThreads = kConsumers * kGroupThreads;
+inline constexpr unsigned kBlockThreads = kConsumerThreads + kGroupThreads, kConsumerWarps = kConsumerThreads / kWarp;
 inline constexpr int kBlockRows = 64 * kConsumers;
-inline constexpr unsigned kConsumerWarps = 4 * kConsumers;
 inline constexpr std::size_t kMostShared = 227 * 1024;
 
 // kRows rows of a head of kWidth columns: boxes of 64 columns, one after the other.
@@ -96,9 +96,9 @@ struct Consumer {
   unsigned own_parity = 0;
 
   __device__ Consumer()
-      : group(static_cast<int>(threadIdx.x) / kGroupThreads - 1),
+      : group(static_cast<int>(threadIdx.x / kGroupThreads) - 1),
         lane(static_cast<int>(threadIdx.x) % kWarp),
-        row(64 * group + static_cast<int>(threadIdx.x) % kGroupThreads / kWarp * 16 + lane / 4) {
+        row(64 * group + static_cast<int>(threadIdx.x % kGroupThreads / kWarp) * 16 + lane / 4) {
     if (group == 1) pass_turn();  // the first turn is group 0's
   }
   // The next task, whose own tiles are there; num_tasks: no more.
@@ -111,8 +111,8 @@ struct Consumer {
   __device__ void give_back(OwnTiles& own) const {
     if (lane == 0) barrier_arrive(&own.empty);
   }
-  __device__ void take_turn() const { sync_threads_of(1 + static_cast<unsigned>(group), kConsumers * kGroupThreads); }
-  __device__ void pass_turn() const { arrive_threads_of(2 - static_cast<unsigned>(group), kConsumers * kGroupThreads); }
+  __device__ void take_turn() const { sync_threads_of(1 + static_cast<unsigned>(group), kConsumerThreads); }
+  __device__ void pass_turn() const { arrive_threads_of(2 - static_cast<unsigned>(group), kConsumerThreads); }
 };
 
 // ---- Products of a warpgroup, as groups that run on (products_wait).

@@ -21,7 +21,6 @@
 namespace moe::cuda {
 
 constexpr int kTileCols = 256, kGroupRows = 64, kStagedBoxes = 4;
-constexpr unsigned kGroupThreads = 128;
 using StagedBox = unsigned char[box_bytes(kGroupRows)];
 using Sums = float[kTileCols / 2];  // of a thread: 64 x 256 of a warpgroup, as cuda_hopper.h says
 

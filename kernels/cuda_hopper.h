@@ -21,6 +21,7 @@ namespace moe::cuda {
 
 using TensorMap = CUtensorMap;  // a kernel takes it as `const __grid_constant__ TensorMap`
 
+inline constexpr unsigned kGroupThreads = 128;  // a warpgroup
 inline constexpr unsigned kBoxCols = 64, kBoxRowBytes = 128;
 __host__ __device__ constexpr unsigned box_bytes(unsigned rows) { return rows * kBoxRowBytes; }
 

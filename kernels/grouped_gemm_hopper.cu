@@ -15,7 +15,7 @@ namespace moe::cuda {
 namespace {
 
 constexpr int kTileRows = 2 * kGroupRows, kDepth = 64, kStages = 4;
-constexpr unsigned kConsumers = 2 * kGroupThreads, kThreads = kConsumers + 128;
+constexpr unsigned kConsumers = 2 * kGroupThreads, kThreads = kConsumers + kGroupThreads;
 constexpr unsigned kLeftBytes = box_bytes(kTileRows), kRightBytes = box_bytes(kTileCols), kBoxBytes = box_bytes(kDepth);
 constexpr unsigned kSlotBytes = kLeftBytes + kRightBytes;
 constexpr int kMostOrdered = 512;
