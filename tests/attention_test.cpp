@@ -2,6 +2,7 @@
 // matrices. Not here: a cache (cache_attention_test.cpp).
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <random>
