@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kThreads, 1) dq_kernel(AttentionProblem p, Bac
   float lse[2], delta[2];
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    const i64 at = (i64{s} * p.num_heads + h) * p.seq_len + min(query + 8 * r, p.seq_len - 1);
+    const i64 at = a.number_of(s, h, p.num_heads, min(query + 8 * r, p.seq_len - 1));
     lse[r] = a.lse[at], delta[r] = a.delta[at];
   }
   Accumulators<1, kD> dq = {};
@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(kThreads, 1) dq_kernel(AttentionProblem p, Bac
   }
 #pragma unroll
   for (int r = 0; r < 2; ++r)
-    if (query + 8 * r < p.seq_len) store_row(a.dq.bf16(sequence + query + 8 * r, h), a.dq.width, r, p.scale, dq[0]);
+    store_row(a.dq.bf16(sequence + query + 8 * r, h), query + 8 * r < p.seq_len, a.dq.width, r, p.scale, dq[0]);
 }
 
 // lse, delta and where the document opens, of kN queries.
@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(kThreads, 1) dkdv_kernel(AttentionProblem p, B
       load_tile<kN, kV, kThreads>(to + L::kA, a.d_o.bf16(sequence + i0, h), a.d_o.stride, p.seq_len - i0, a.d_o.width);
       if (const int t = static_cast<int>(threadIdx.x); t < kN) {
         const bool real = i0 + t < p.seq_len;
-        const i64 at = (i64{s} * p.num_heads + h) * p.seq_len + i0 + (real ? t : 0);
+        const i64 at = a.number_of(s, h, p.num_heads, i0 + (real ? t : 0));
         copy_async<4>(numbers_of(to)->lse + t, a.lse + at, real);
         copy_async<4>(numbers_of(to)->delta + t, a.delta + at, real);
         if (p.doc_start_T != nullptr)
@@ -159,11 +159,11 @@ __global__ void __launch_bounds__(kThreads, 1) dkdv_kernel(AttentionProblem p, B
     __syncthreads();  // the stage is free
   }
 #pragma unroll
-  for (int r = 0; r < 2; ++r)
-    if (key + 8 * r < p.seq_len) {
-      store_row(a.dk.bf16(sequence + key + 8 * r, kv), a.dk.width, r, p.scale, dk[0]);
-      store_row(a.dv.bf16(sequence + key + 8 * r, kv), a.dv.width, r, 1.0f, dv[0]);
-    }
+  for (int r = 0; r < 2; ++r) {
+    const bool real = key + 8 * r < p.seq_len;
+    store_row(a.dk.bf16(sequence + key + 8 * r, kv), real, a.dk.width, r, p.scale, dk[0]);
+    store_row(a.dv.bf16(sequence + key + 8 * r, kv), real, a.dv.width, r, 1.0f, dv[0]);
+  }
 }
 
 template <int kD, int kV, int kN>

@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(kWarps* kWarp, 1) forward_kernel(AttentionProb
       const bool hides = j0 + kKeys - 1 > warp_begin || j0 < warp_last_first;
 #pragma unroll
       for (int m = 0; m < kM; ++m) {
-        if (hides) hide(p, s, warp_begin + 16 * m + lane / 4, j0 + lane % 4 * 2, scores[m]);
+        if (hides) hide(SeenKeys(p, s, warp_begin + 16 * m + lane / 4), j0 + lane % 4 * 2, minus_infinity(), scores[m]);
         update(rows[m], scores[m], p.scale * kLog2E);
         shrink(rows[m], out[m]);
       }

@@ -149,7 +149,7 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(AttentionProblem p
 // P = exp(scale score - lse) into scores, dS / scale = P (dP - delta) into dp, 0 where hidden.
 __device__ void differentiate(const AttentionProblem& p, const BackwardOperands& a, int s, int h, int query, int key,
                               int first, float& score, float& dp) {
-  const i64 at = (i64{s} * p.num_heads + h) * p.seq_len + query;
+  const i64 at = a.number_of(s, h, p.num_heads, query);
   const bool seen = query < p.seq_len && key >= first && key <= query;
   score = seen ? expf(score * p.scale - a.lse[at]) : 0.0f;
   dp = seen ? score * (dp - a.delta[at]) : 0.0f;

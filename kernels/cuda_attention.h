@@ -78,7 +78,7 @@ struct AttentionProblem {
     const int pair = first + in_section % size;
     return {in_section / size, pair % heads_of_task, pair / heads_of_task};
   }
-  unsigned num_tasks() const { return static_cast<unsigned>(num_tiles * heads_of_task * num_seqs); }
+  __host__ __device__ unsigned num_tasks() const { return static_cast<unsigned>(num_tiles * heads_of_task * num_seqs); }
   // The same problem with tasks of tiles of `rows` rows for `num` heads.
   AttentionProblem tiled(int rows, int num, int kv_bytes_per_head) const {
     AttentionProblem p = *this;
@@ -94,10 +94,16 @@ struct ForwardOperands {
   Heads q, k, v, o;
   float* lse_TH;
 };
-// lse and delta = sum of d_o o over a head's values, by (sequence, head, query): of task (h, s) from (s H + h) seq_len on.
+// lse and delta = sum of d_o o over a head's values, where number_of() says; zeros between the last query and the pitch.
 struct BackwardOperands {
   Heads q, k, v, d_o, dq, dk, dv;
   const float *lse, *delta;
+  int pitch;             // floats of one head of one sequence
+  unsigned* next_tasks;  // room for two counters
+
+  __device__ i64 number_of(int seq, int head, int num_heads, int query) const {
+    return (i64{seq} * num_heads + head) * pitch + query;
+  }
 };
 
 // Plain products in fp32.
@@ -111,5 +117,6 @@ void attention_backward_mma(Queue&, const AttentionProblem&, const BackwardOpera
 // Hopper's matrix units and copies; what matrix units take, of the usual widths.
 bool attention_hopper_takes(int head_dim, int value_dim);
 void attention_forward_hopper(Queue&, const AttentionProblem&, const ForwardOperands&);
+void attention_backward_hopper(Queue&, const AttentionProblem&, const BackwardOperands&);
 
 }  // namespace moe::cuda

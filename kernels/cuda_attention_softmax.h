@@ -29,17 +29,22 @@ __device__ inline RunningRows first_rows(const AttentionProblem& p, int h) {
   return {{largest, largest}, {sum, sum}, {1, 1}};
 }
 
-// Scores of keys that a query does not see become minus infinity. query, key: of the thread's first score.
+// The keys that a thread's two queries see: row r those from first[r] to query + 8 r.
+struct SeenKeys {
+  int query, first[2];
+  __device__ SeenKeys(const AttentionProblem& p, int s, int i) : query(i), first{p.first_key(s, i), p.first_key(s, i + 8)} {}
+};
+// Scores of other keys become `hidden`. key: of the thread's first score.
 template <int kCount>
-__device__ inline void hide(const AttentionProblem& p, int s, int query, int key, float (&scores)[kCount]) {
+__device__ inline void hide(const SeenKeys& seen, int key, float hidden, float (&scores)[kCount]) {
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    const int i = query + 8 * r, first = p.first_key(s, i) - key, last = i - key;
+    const int first = seen.first[r] - key, last = seen.query + 8 * r - key;
 #pragma unroll
     for (int n = 0; n < kCount / 4; ++n)
 #pragma unroll
       for (int c = 0; c < 2; ++c)
-        if (8 * n + c < first || 8 * n + c > last) scores[4 * n + 2 * r + c] = minus_infinity();
+        if (8 * n + c < first || 8 * n + c > last) scores[4 * n + 2 * r + c] = hidden;
   }
 }
 
@@ -79,15 +84,32 @@ __device__ inline void pack_columns(unsigned (&a)[4], const float (&scores)[kCou
   for (int i = 0; i < 4; ++i) a[i] = pack_bf16(scores[first / 2 + 2 * i], scores[first / 2 + 2 * i + 1]);
 }
 
-// Row r (0 or 1: 8 below) of a thread's accumulators, rounded: to[column], columns below width.
-template <int kCount>
-__device__ inline void store_row(BF16* to, int width, int r, float factor, const float (&acc)[kCount]) {
-  const int col = static_cast<int>(threadIdx.x) % 4 * 2;
+// Lane l of four gets the l-th elements of all four, in their order.
+__device__ inline void transpose_quad(unsigned (&v)[4]) {
 #pragma unroll
-  for (int n = 0; n < kCount / 4; ++n)
-    if (8 * n < width)
-      *reinterpret_cast<unsigned*>(to + 8 * n + col) =
-          pack_bf16(acc[4 * n + 2 * r] * factor, acc[4 * n + 2 * r + 1] * factor);
+  for (int step = 1; step < 4; step *= 2) {
+    const bool high = (threadIdx.x & static_cast<unsigned>(step)) != 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (i & step) continue;
+      const unsigned other = __shfl_xor_sync(0xffffffffu, high ? v[i] : v[i + step], step);
+      (high ? v[i] : v[i + step]) = other;
+    }
+  }
+}
+// Row r (0 or 1: 8 below) of a thread's accumulators, rounded, if it is a real one: to[column], columns below width, a
+// multiple of 8, in pieces of 16 bytes. All lanes call it.
+template <int kCount>
+__device__ inline void store_row(BF16* to, bool real, int width, int r, float factor, const float (&acc)[kCount]) {
+#pragma unroll
+  for (int n = 0; n < kCount / 4; n += 4) {
+    unsigned v[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) v[i] = pack_bf16(acc[4 * (n + i) + 2 * r] * factor, acc[4 * (n + i) + 2 * r + 1] * factor);
+    transpose_quad(v);
+    const int col = 8 * (n + static_cast<int>(threadIdx.x) % 4);
+    if (real && col < width) *reinterpret_cast<uint4*>(to + col) = make_uint4(v[0], v[1], v[2], v[3]);
+  }
 }
 
 // The end of a forward: lse and output of the rows of this thread, the first of which is `query`.
@@ -98,9 +120,9 @@ __device__ inline void store_output(const AttentionProblem& p, const ForwardOper
   for (int r = 0; r < 2; ++r) {
     const float sum = quad_sum(rows.sum[r]);
     const i64 row = i64{s} * p.seq_len + query + 8 * r;
-    if (query + 8 * r >= p.seq_len) continue;
-    if (threadIdx.x % 4 == 0) a.lse_TH[row * p.num_heads + h] = rows.largest[r] * kLn2 + logf(sum);
-    store_row(a.o.bf16(row, h), a.o.width, r, 1.0f / sum, out);
+    const bool real = query + 8 * r < p.seq_len;
+    if (real && threadIdx.x % 4 == 0) a.lse_TH[row * p.num_heads + h] = rows.largest[r] * kLn2 + logf(sum);
+    store_row(a.o.bf16(row, h), real, a.o.width, r, 1.0f / sum, out);
   }
 }
 

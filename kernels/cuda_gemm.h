@@ -32,7 +32,7 @@ bool fits_hopper(const GroupedProduct& p);
 void hopper_product(Queue& queue, const GroupedProduct& p);
 
 // ---- The tiles of D, numbered expert by expert and row by row; a tile never holds rows of two experts. Numbers that are
-// asked for must rise.
+// asked for must rise. order: the experts in another order than theirs.
 struct TileWalk {
   const i64* psum;
   i64 num_rows;  // all, for psum = nullptr
@@ -40,18 +40,22 @@ struct TileWalk {
   bool over_weights;  // D_e has `down` x `across` tiles unless the expert is empty; else as many rows of tiles as it needs
   i64 tile_rows, down, across;
 
+  const std::uint16_t* order = nullptr;
+  int place = 0;  // of the expert in the order
   int expert = 0;
   i64 before = 0;  // tiles of earlier experts
 
   __device__ i64 first_row() const { return psum ? psum[expert] : 0; }
-  __device__ i64 size() const { return psum ? psum[expert + 1] - psum[expert] : num_rows; }
+  __device__ i64 size_of(int e) const { return psum ? psum[e + 1] - psum[e] : num_rows; }
+  __device__ i64 size() const { return size_of(expert); }
   __device__ i64 num_tiles() const {
     if (over_weights) return size() > 0 ? down * across : 0;
     return (size() + tile_rows - 1) / tile_rows * across;
   }
   // Goes to the expert of a tile; false: there is no such tile.
   __device__ bool seek(i64 tile) {
-    for (; expert < experts; ++expert) {
+    for (; place < experts; ++place) {
+      expert = order ? order[place] : place;
       const i64 n = num_tiles();
       if (tile < before + n) return true;
       before += n;

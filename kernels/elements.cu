@@ -1,5 +1,6 @@
 // Elements by themselves on CUDA (kernels.h).
-#include "kernels/cuda.h"
+#include "kernels/cuda_elements.h"
+#include "kernels/cuda_rows.h"
 
 namespace moe::cuda {
 namespace {
@@ -18,6 +19,22 @@ __global__ void copy_kernel(const A* from, i64 from_stride, B* to, i64 to_stride
   }
 }
 
+template <class A, class B>
+struct DenseCopy {
+  const A* from;
+  B* to;
+  bool add;
+  template <int kN>
+  __device__ void run(i64 i) const {
+    float v[kN], old[kN];
+    load_floats(from + i, v);
+    if (add) load_floats(to + i, old);
+#pragma unroll
+    for (int c = 0; c < kN; ++c) v[c] = add ? old[c] + v[c] : v[c];
+    store_floats(to + i, v);
+  }
+};
+
 // Rows that lie side by side are one row.
 bool is_dense(const CMat& m) { return m.stride == m.cols || m.rows <= 1; }
 
@@ -29,6 +46,10 @@ void copy(Stream& stream, CMat from, Mat to, Store store) {
   const unsigned blocks = blocks_for(to.rows * to.cols, kThreads);
   dispatch(
       [&]<class A, class B>(const A* a, B* b) {
+        if (is_dense(from) && is_dense(to))
+          return for_elements(queue_of(stream), to.rows * to.cols,
+                              fits_pack(a, 4 * sizeof(A)) && fits_pack(b, 4 * sizeof(B)),
+                              DenseCopy<A, B>{a, b, store == Store::kAdd});
         launch(queue_of(stream), copy_kernel<A, B>, dim3(blocks < kMostBlocks ? blocks : kMostBlocks), kThreads, 0, a,
                from.stride, b, to.stride, to.rows, to.cols, store == Store::kAdd);
       },

@@ -88,7 +88,7 @@ MOE_AMX void multiply_sixteen(const Product& p, Int row, int n, bool fetch_next,
   }
 }
 
-// A task of few rows. Rows of B^T that are fewer than 16 at the end take some of those before them along.
+// A task of few rows. Fewer than 16 rows of B^T at the end are packed, zeros behind them.
 template <bool kTwo>
 MOE_AMX void multiply_few_rows(const Task& task, const Room& room, Int stride) {
   constexpr int kColumns = kTwo ? 32 : 16;

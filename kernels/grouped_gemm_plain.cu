@@ -1,5 +1,7 @@
 // Products without matrix units: a tile of 64 x 64 a block for any dtypes, strides and sizes, and few rows, a warp for each
 // column. Every sum is in fp32, in an order given by the sizes. Not here: Hopper's way (grouped_gemm_hopper.cu).
+#include <algorithm>
+
 #include "kernels/cuda_gemm.h"
 
 namespace moe::cuda {

@@ -2,7 +2,7 @@
 // block's slots, their prefix sums over blocks, then over experts, and a stable scatter, in which every warp owns
 // neighbouring slots. The order is that of (expert, slot) however the slots are cut, so nothing depends on the device.
 // Gather and combine move 16 bytes a thread and access, several in flight. Not here: rows that go to other ranks.
-#include "kernels/cuda.h"
+#include "kernels/cuda_rows.h"
 
 namespace moe::cuda {
 namespace {
@@ -163,11 +163,17 @@ std::int64_t plan(Stream& stream, std::span<const std::int32_t> idx_N, int num_e
 
 // ---- Rows. A warp moves one part of a row, kN elements a lane and access.
 
-// v as a T; what has the type already keeps its bits.
-__device__ inline float as(float v, float) { return v; }
-__device__ inline BF16 as(BF16 v, BF16) { return v; }
-__device__ inline float as(BF16 v, float) { return to_f32(v); }
-__device__ inline BF16 as(float v, BF16) { return round_bf16(v); }
+// to (=) v, by one access; what has the type already keeps its bits.
+template <int kN, class A, class B>
+__device__ inline void store_as(const Pack<kN, A>& v, B* to) {
+  if constexpr (std::is_same_v<A, B>) {
+    copy_pack<kN>(v.v, to);
+  } else {
+    float wide[kN];
+    widen(v, wide);
+    store_floats(to, wide);
+  }
+}
 
 // Which row and which part of it this warp has; packs of a row are shared out lane by lane.
 struct Place {
@@ -190,17 +196,12 @@ __global__ void gather_kernel(const A* __restrict__ x, i64 x_stride, const std::
   Pack<kN, A> v[kAhead];
 #pragma unroll
   for (int a = 0; a < kAhead; ++a)
-    if (const i64 j = (at.pack + a * kWarp) * kN; j + kN <= D) v[a] = *reinterpret_cast<const Pack<kN, A>*>(from + j);
+    if (const i64 j = (at.pack + a * kWarp) * kN; j + kN <= D) v[a] = load_pack<kN>(from + j);
 #pragma unroll
   for (int a = 0; a < kAhead; ++a)
-    if (const i64 j = (at.pack + a * kWarp) * kN; j + kN <= D) {
-      Pack<kN, B> w;
-#pragma unroll
-      for (int i = 0; i < kN; ++i) w.v[i] = as(v[a].v[i], B{});
-      *reinterpret_cast<Pack<kN, B>*>(to + j) = w;
-    }
+    if (const i64 j = (at.pack + a * kWarp) * kN; j + kN <= D) store_as(v[a], to + j);
   if (kN > 1 && at.is_last)
-    for (i64 j = D / kN * kN + threadIdx.x % kWarp; j < D; j += kWarp) to[j] = as(from[j], B{});
+    for (i64 j = D / kN * kN + threadIdx.x % kWarp; j < D; j += kWarp) store_as(load_pack<1>(from + j), to + j);
 }
 
 // kN columns of one token: the rows of kRows neighbouring k are on their way at once, and added in order.
@@ -216,19 +217,18 @@ __device__ void combine_pack(const Y* __restrict__ y, i64 y_stride, const std::i
     for (int a = 0; a < kRows; ++a) row[a] = k + a < top_k ? row_K[k + a] : -1;
 #pragma unroll
     for (int a = 0; a < kRows; ++a)
-      if (row[a] >= 0) v[a] = *reinterpret_cast<const Pack<kN, Y>*>(y + row[a] * y_stride);
+      if (row[a] >= 0) v[a] = load_pack<kN>(y + row[a] * y_stride);
 #pragma unroll
     for (int a = 0; a < kRows; ++a)
       if (row[a] >= 0)
 #pragma unroll
         for (int i = 0; i < kN; ++i) sum[i] += to_f32(v[a].v[i]);
   }
-  auto* const to = reinterpret_cast<Pack<kN, X>*>(x);
-  Pack<kN, X> total;
-  if (add) total = *to;
+  float old[kN] = {};
+  if (add) load_floats(x, old);
 #pragma unroll
-  for (int i = 0; i < kN; ++i) put(&total.v[i], add ? to_f32(total.v[i]) + sum[i] : sum[i]);
-  *to = total;
+  for (int i = 0; i < kN; ++i) sum[i] = add ? old[i] + sum[i] : sum[i];
+  store_floats(x, sum);
 }
 
 template <int kN, class Y, class X>

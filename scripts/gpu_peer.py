@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
 """The same shapes in PyTorch, to stand beside moe-bench: dense and grouped products, and a training step of MoE blocks.
 
-    scripts/gpu_peer.py [--json FILE] [--tokens N] [--layers N] [--device cuda]
+    scripts/gpu_peer.py [--json FILE] [--tokens N] [--layers N] [--device cuda] [--model JSON]
 
-Experts are multiplied by torch._grouped_mm where it is there, else by one torch.mm an expert. Prints a line for each figure. Exit
-code 69 without PyTorch or a GPU. Not here: our own figures (moe-bench), the judgement (gpu_report.py).
+Experts are multiplied by PyTorch's grouped product where it is there, else by one torch.mm an expert. The blocks wait for nothing
+of the device, and rows come and go by index_select, whose gradient is a sum of rows without a sort. A step is measured twice: with
+fp32 masters, moments and gradients beside bf16 weights, as ours has, and with all of it in bf16, which is less work and worse
+training. Not compiled (torch.compile). Prints a line for each figure. Exit code 69 without PyTorch or a GPU. Not here: our own figures
+(moe-bench), the judgement (gpu_report.py).
 """
 import argparse
 import json
@@ -39,9 +42,12 @@ def seconds_of(call, repetitions=5, calls=5):
     return sorted(times)[repetitions // 2]
 
 
+GROUPED_MM = getattr(F, "grouped_mm", getattr(torch, "_grouped_mm", None))
+
+
 def grouped_mm(x_RK, w_EKN, ends_E, counts):
-    if hasattr(torch, "_grouped_mm") and x_RK.is_cuda:
-        return torch._grouped_mm(x_RK, w_EKN, offs=ends_E)
+    if GROUPED_MM and x_RK.is_cuda:
+        return GROUPED_MM(x_RK, w_EKN, offs=ends_E)
     return torch.cat([x @ w for x, w in zip(x_RK.split(counts), w_EKN)])
 
 
@@ -87,14 +93,16 @@ class Block(torch.nn.Module):
     def experts(self, x):
         p = F.linear(x, self.router).float().softmax(-1)
         gate, chosen = p.topk(self.K, -1)
-        order = chosen.flatten().argsort(stable=True)
-        counts = torch.bincount(chosen.flatten(), minlength=self.E)
-        ends = counts.cumsum(0).to(torch.int32)
-        listed = None if hasattr(torch, "_grouped_mm") and x.is_cuda else counts.tolist()
-        rows = order // self.K
-        g, u = grouped_mm(x[rows], self.gate_up, ends, listed).chunk(2, -1)
-        y = grouped_mm(F.silu(g) * u, self.down, ends, listed) * gate.flatten()[order, None].to(x.dtype)
-        return torch.zeros_like(x).index_add(0, rows, y)
+        slots = chosen.flatten()
+        order = slots.argsort(stable=True)
+        back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=x.device))
+        counts = torch.zeros(self.E, device=x.device, dtype=torch.int32)
+        counts.scatter_add_(0, slots, torch.ones_like(slots, dtype=torch.int32))  # bincount() waits for the device
+        ends = counts.cumsum(0, dtype=torch.int32)
+        listed = None if GROUPED_MM and x.is_cuda else counts.tolist()
+        g, u = grouped_mm(x.index_select(0, order // self.K), self.gate_up, ends, listed).chunk(2, -1)
+        y = grouped_mm(F.silu(g) * u, self.down, ends, listed).index_select(0, back)
+        return torch.einsum("tkd,tk->td", y.view(len(x), self.K, -1), gate.to(x.dtype))
 
     def forward(self, x):
         x = x + self.attention(F.rms_norm(x, x.shape[-1:], self.norm1))
@@ -102,15 +110,25 @@ class Block(torch.nn.Module):
         return x + self.experts(n.view(-1, x.shape[-1])).view_as(x)
 
 
-def block_step(layers, batch, seq, device, D=2048, heads=16, E=64, width=1024, K=8):
-    """Forward, backward and fused AdamW of the blocks alone; FLOP counted as moe-bench does."""
-    model = torch.nn.Sequential(*[Block(D, heads, E, width, K) for _ in range(layers)]).to(device, torch.bfloat16)
-    optimizer = torch.optim.AdamW(model.parameters(), fused=device == "cuda")
+def block_step(layers, batch, seq, device, masters, D=2048, heads=16, E=64, width=1024, K=8):
+    """Forward, backward and fused AdamW of the blocks alone; FLOP counted as moe-bench does. masters: in fp32."""
+    with torch.device(device):
+        blocks = [Block(D, heads, E, width, K).to(torch.bfloat16) for _ in range(layers)]
+    model = torch.nn.Sequential(*blocks)
+    weights = list(model.parameters())
+    states = [w.detach().float() for w in weights] if masters else weights
+    optimizer = torch.optim.AdamW(states, fused=device == "cuda")
     x = torch.randn(batch, seq, D, device=device, dtype=torch.bfloat16)
 
     def step():
         model(x).float().square().mean().backward()
+        if masters:
+            for state, weight in zip(states, weights):
+                state.grad, weight.grad = weight.grad.float(), None
         optimizer.step()
+        if masters:
+            with torch.no_grad():
+                torch._foreach_copy_(weights, states)
         optimizer.zero_grad(set_to_none=True)
 
     seconds = seconds_of(step, repetitions=3, calls=2)
@@ -126,11 +144,12 @@ def main():
     parser.add_argument("--tokens", type=int, default=16384)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--model", default={}, type=json.loads, help="sizes of a block as JSON (D, heads, E, width, K)")
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
         print("gpu_peer: error: PyTorch finds no GPU", file=sys.stderr)
         return 69
-    result = {"torch": torch.__version__, "grouped_mm": hasattr(torch, "_grouped_mm"), "grouped": {}}
+    result = {"torch": torch.__version__, "grouped_mm": getattr(GROUPED_MM, "__name__", None), "grouped": {}}
 
     def keep(name, make):
         """A figure that cannot be had does not cost the others; the file is written after each."""
@@ -152,9 +171,10 @@ def main():
             result["grouped"][key] = keep(key, lambda: grouped_figures(shape, arguments.tokens, load, arguments.device))
             save()
     seq = min(4096, arguments.tokens)
-    result["block"] = keep("block", lambda: block_step(arguments.layers, max(1, arguments.tokens // seq // 2), seq,
-                                                       arguments.device))
-    save()
+    batch = max(1, arguments.tokens // seq // 2)
+    for name, masters in (("block", True), ("block_bf16_state", False)):
+        result[name] = keep(name, lambda: block_step(arguments.layers, batch, seq, arguments.device, masters, **arguments.model))
+        save()
     return 0
 
 

@@ -33,6 +33,8 @@ def read_parts(results):
     for path in sorted(results.glob("*.part")):
         code, seconds, limit = (int(word) for word in path.read_text().split())
         parts[path.stem] = {"exit_code": code, "seconds": seconds, "limit": limit, "timed_out": code in (124, 137)}
+        if code != 0:  # why, for who has this file alone
+            parts[path.stem]["last_lines"] = read_text(path.with_suffix(".log")).splitlines()[-20:]
     return parts
 
 
@@ -80,16 +82,16 @@ def judge_losses(results, criteria):
 
 
 def rows_of(bench):
-    """Rows that count: of one name the one of most work."""
+    """Rows that count: of one name the one of most work. A row that gave an error has none, and may be that one."""
     best = {}
     for row in (bench or {}).get("rows", []):
-        if row["name"] not in best or row["work"] > best[row["name"]]["work"]:
+        if row["name"] not in best or row.get("work", math.inf) > best[row["name"]].get("work", math.inf):
             best[row["name"]] = row
     return best
 
 
 def judge_kernels(results, criteria):
-    benches = {n: read_json(results / f"kernels-{n}.json") for n in ("olmoe", "qwen3", "fp32")}
+    benches = {n: read_json(results / f"kernels-{n}.json") for n in ("olmoe", "qwen3", "others", "fp32")}
     for model in ("olmoe", "qwen3"):
         rows = rows_of(benches[model])
         percent = lambda name: rows.get(name, {}).get("percent_of_peak")
@@ -118,17 +120,20 @@ def judge_step(results, peer, criteria):
 def table(report):
     lines = [f"gpu-check of {report['commit'][:12]} on {report['device'] or 'no device'}, {report['date']}", ""]
     for name, part in report["parts"].items():
-        state = "ok" if part["exit_code"] == 0 else "TIME OVER" if part["timed_out"] else f"FAILED ({part['exit_code']})"
+        state = "ok" if part["exit_code"] == 0 else "TIME OVER" if part["timed_out"] else \
+            "LEFT OUT" if part["exit_code"] == 125 else f"FAILED ({part['exit_code']})"
         lines.append(f"{name:<34} {state:<12} {part['seconds']:>4} s of {part['limit']}")
     for name, bench in report["kernels"].items():
         if not bench:
             continue
         peaks = bench["peaks"]
         lines += ["", f"{name}: {peaks['gemm_dtype']} GEMM {peaks['gemm_size']}^3 {1e-3 * peaks['gemm_gflops']:.1f} TFLOP/s, "
-                      f"copy {peaks['copy_gbytes_per_s']:.0f} GB/s"]
+                      f"copy {peaks['copy_gbytes_per_s']:.0f} GB/s{'' if bench.get('complete', True) else ' (not all rows)'}"]
         for row in bench["rows"]:
-            rate = f"{row['rate']:>9.1f} {row['unit']:<8} {row['percent_of_peak']:>6.1f} %" if row["passed"] else "   FAILED"
-            lines.append(f"  {row['name']:<40} {row['shape']:<28} {row['us']['median']:>10.1f} us {rate}")
+            figures = f"FAILED {row.get('why', 'its check')}"
+            if row["passed"]:
+                figures = f"{row['us']['median']:>10.1f} us {row['rate']:>9.1f} {row['unit']:<8} {row['percent_of_peak']:>6.1f} %"
+            lines.append(f"  {row['name']:<40} {row['shape']:<28} {figures}")
     step = report["step"]
     if step.get("tokens_per_second"):
         lines += ["", f"step: {step['layers']} layers, {step['tokens_per_second']:.0f} tokens/s, {1e-3 * step['gflops_causal']:.1f} "

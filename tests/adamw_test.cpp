@@ -1,4 +1,6 @@
 // AdamW against plain loops over several steps, and the sum of squares; sizes around the chunks that threads share.
+#include <algorithm>
+
 #include "tests/kernel_test.h"
 
 namespace moe {

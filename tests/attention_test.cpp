@@ -2,6 +2,7 @@
 // matrices. Not here: a cache (cache_attention_test.cpp).
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <random>
@@ -239,13 +240,24 @@ TEST(Attention, MatrixUnitsWidths) {
   check(for_matrix_units(shape(1, 129, 1, 1, 128, 128)));
   check(for_matrix_units(shape(1, 65, 1, 1, 192, 128)));
 }
-// The widths that Hopper's warpgroups take, with more tiles of 128 keys than are on their way at once.
+// The widths that Hopper's warpgroups take, with more tiles than are on their way at once; windows, documents and groups
+// of heads across them.
 TEST(Attention, MatrixUnitsManyTiles) {
   check(for_matrix_units(shape(1, 513, 1, 1, 64, 64)));
+  check(for_matrix_units(shape(1, 400, 2, 1, 128, 128)));
+  check(for_matrix_units(shape(1, 290, 1, 1, 192, 128)));
   Case c = for_matrix_units(shape(2, 130, 2, 1, 64, 64), 100, true);
   for (int s = 0; s < 2; ++s)
     for (std::int32_t i = 0; i < 130; ++i) c.doc_start.push_back(i < 40 ? 0 : i < 129 || s == 0 ? 40 : 129);
   check(c);
+}
+TEST(Attention, MatrixUnitsManyTilesHidden) {
+  for (int dim : {128, 192}) {
+    Case c = for_matrix_units(shape(2, 301, 1, 1, dim, 128), 150);
+    for (int s = 0; s < 2; ++s)
+      for (std::int32_t i = 0; i < 301; ++i) c.doc_start.push_back(i < 3 ? 0 : i < 200 ? 3 : s == 0 ? 200 : 3);
+    check(c);
+  }
 }
 TEST(Attention, MatrixUnitsGroups) { check(for_matrix_units(shape(2, 70, 8, 1, 8, 8))); }
 TEST(Attention, MatrixUnitsWindowsSinksAndDocuments) {

@@ -1,5 +1,6 @@
 // Attention over a cache against plain loops: sequences of any length in any order, groups of heads, values inside keys,
 // windows, sinks; the same bits whatever the threads and the rows beside. Not here: whole models (kv_cache_test.cpp).
+#include <algorithm>
 #include <cmath>
 
 #include "tests/kernel_test.h"

@@ -12,8 +12,8 @@ struct Shape {
   std::int64_t pad = 3;
 };
 // The last ones: rows that a GPU's threads read in packs, and rows of which less and less fits into its shared memory.
-constexpr Shape kShapes[] = {{1, 1},       {7, 7},       {33, 16},      {131, 257},    {0, 5},       {9, 4, 4},
-                             {7, 260, 12}, {3, 2052, 0}, {2, 40001, 0}, {2, 40004, 4}, {2, 60012, 0}};
+constexpr Shape kShapes[] = {{1, 1},       {7, 7},       {33, 16},      {131, 257},    {0, 5},        {9, 4, 4},
+                             {7, 260, 12}, {3, 2052, 0}, {2, 12288, 0}, {2, 40001, 0}, {2, 40004, 4}, {2, 60012, 0}};
 constexpr float kScale = 0.37f;
 
 template <class R>

@@ -6,26 +6,30 @@ namespace {
 
 constexpr std::int64_t kShapes[][2] = {{1, 1}, {7, 13}, {0, 5}, {1, 1000}, {131, 37}};
 
+void check_copies(const Kernels& k, std::int64_t rows, std::int64_t cols, DType a, DType b, std::int64_t pad) {
+  SCOPED_TRACE(std::string(k.isa) + " " + name_of(a) + " to " + name_of(b) + " " + std::to_string(rows) + ", pad " +
+               std::to_string(pad));
+  Stream stream(kernel_device(), 2);
+  const TestMat from = TestMat::random(a, rows, cols, 1, 3 * pad), old = TestMat::random(b, rows, cols, 2, pad);
+  TestMat to = old, sum = old;
+  k.elements.copy(stream, from.view(), to.view(), Store::kAssign);
+  k.elements.copy(stream, from.view(), sum.view(), Store::kAdd);
+  for (std::int64_t i = 0; i < rows; ++i)
+    for (std::int64_t j = 0; j < cols; ++j) {
+      const float v = from.at(i, j), s = old.at(i, j) + v;
+      ASSERT_EQ(to.at(i, j), b == DType::kF32 ? v : to_float(to_bf16(v)));
+      ASSERT_EQ(sum.at(i, j), b == DType::kF32 ? s : to_float(to_bf16(s)));
+    }
+  EXPECT_TRUE(to.padding_is_intact() && sum.padding_is_intact());
+}
+
+// Rows side by side too.
 TEST(Elements, CopyRoundsOnceAndAdds) {
   for (const Kernels* k : all_isas())
     for (const auto& [rows, cols] : kShapes)
       for (const DType a : kDTypes)
-        for (const DType b : kDTypes) {
-          SCOPED_TRACE(std::string(k->isa) + " " + name_of(a) + " to " + name_of(b) + " " + std::to_string(rows));
-          Stream stream(kernel_device(), 2);
-          const TestMat from = TestMat::random(a, rows, cols, 1, 3);
-          TestMat to = TestMat::random(b, rows, cols, 2, 1), sum = to;
-          k->elements.copy(stream, from.view(), to.view(), Store::kAssign);
-          k->elements.copy(stream, from.view(), sum.view(), Store::kAdd);
-          const TestMat old = TestMat::random(b, rows, cols, 2, 1);
-          for (std::int64_t i = 0; i < rows; ++i)
-            for (std::int64_t j = 0; j < cols; ++j) {
-              const float v = from.at(i, j), s = old.at(i, j) + v;
-              ASSERT_EQ(to.at(i, j), b == DType::kF32 ? v : to_float(to_bf16(v)));
-              ASSERT_EQ(sum.at(i, j), b == DType::kF32 ? s : to_float(to_bf16(s)));
-            }
-          EXPECT_TRUE(to.padding_is_intact() && sum.padding_is_intact());
-        }
+        for (const DType b : kDTypes)
+          for (const std::int64_t pad : {1, 0}) check_copies(*k, rows, cols, a, b, pad);
 }
 
 TEST(Elements, RowsGoWhereTheListsSay) {

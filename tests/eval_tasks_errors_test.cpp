@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <optional>
 
 #include "lib/run/eval_tasks_format.h"
 #include "tests/eval_case.h"

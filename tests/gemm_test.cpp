@@ -15,8 +15,10 @@ namespace {
 
 using Int = std::int64_t;
 
-// A matrix with its own storage and a row stride wider than its columns; the gap holds NaN, which must not be read.
+// A matrix with its own storage and a row stride wider than its columns; the gap, and two rows behind the last, hold NaN,
+// which must not be read, nor written.
 struct Matrix {
+  static constexpr Int kRowsBehind = 2;
   DType dtype;
   Int rows, cols, stride;
   std::vector<float> f32;
@@ -25,7 +27,7 @@ struct Matrix {
   Matrix(DType t, Int r, Int c, Int gap, unsigned seed) : dtype(t), rows(r), cols(c), stride(c + gap) {
     std::mt19937 random(seed);
     std::uniform_real_distribution<float> uniform(-1, 1);
-    f32.assign(static_cast<std::size_t>(r * stride), std::nanf(""));
+    f32.assign(static_cast<std::size_t>((r + kRowsBehind) * stride), std::nanf(""));
     for (Int i = 0; i < r; ++i)
       for (Int j = 0; j < c; ++j) f32[static_cast<std::size_t>(i * stride + j)] = uniform(random);
     for (float v : f32) bf16.push_back(to_bf16(v));
@@ -42,9 +44,9 @@ struct Matrix {
     return v;
   }
   bool gap_untouched() const {
-    for (Int i = 0; i < rows; ++i)
-      for (Int j = cols; j < stride; ++j)
-        if (!std::isnan(f32[static_cast<std::size_t>(i * stride + j)])) return false;
+    for (Int i = 0; i < rows + kRowsBehind; ++i)
+      for (Int j = i < rows ? cols : 0; j < stride; ++j)
+        if (!std::isnan(at(i, j))) return false;
     return true;
   }
 };
@@ -273,6 +275,55 @@ TEST(GroupedGemm, EdgesOfTilesOfBf16) {
     check({op, {0, 30, 193}, 264, 128, DType::kBF16, Store::kAssign, 0, DType::kBF16, DType::kF32}, true);
     check({op, {0, 65}, 72, 70, DType::kBF16, Store::kAssign, 2}, true);  // D's columns end inside 16 bytes
   }
+}
+
+// Tiles of which all rows are the expert's, of which the second half is, or the first, in part: with several tiles a block,
+// columns that end inside a box of 64 (of 32) or between two, and tiles in two dimensions, so that the last rows of an
+// expert are not always written before the first ones of the next. Twice: the stand-in's copies come early or late, its
+// threads rise or fall.
+TEST(GroupedGemm, TilesAreStoredWholeAndInPart) {
+  const std::vector<Int> in_first_half = {0, 168, 168, 424, 490}, in_second = {0, 255, 420, 420, 548};
+  for (int i = 0; i < (on_host() ? 2 : 1); ++i)
+    for (Op op : kOps)
+      for (const auto& psum : {in_first_half, in_second})
+        for (Store store : {Store::kAssign, Store::kAdd}) {
+          const Int in = op == Op::kForward ? 72 : 344, out = op == Op::kForward ? 344 : 72;
+          check({op, psum, in, out, DType::kBF16, store, 8}, true);
+          check({op, psum, in, out, DType::kBF16, store, 8, DType::kBF16, DType::kF32}, true);
+        }
+  for (Store store : {Store::kAssign, Store::kAdd})  // D's rows do not lie on 16 bytes
+    check({Op::kForward, {0, 100, 168}, 72, 70, DType::kBF16, store, 0, DType::kBF16, DType::kF32}, true);
+}
+
+// The gradient of up to 512 experts is made in the order of their sizes.
+TEST(GroupedGemm, GradientsOfManyExperts) {
+  for (const std::size_t experts : {512, 513}) {
+    std::vector<Int> psum(experts + 1, 9);
+    psum[0] = psum[1] = 0, psum[2] = 1, psum[3] = 8, psum.back() = 78;
+    check({Op::kBackwardWeight, psum, 16, 8, DType::kBF16}, true);
+  }
+  std::vector<Int> sizes = {7, 64, 1, 0, 64, 130, 7, 200, 0, 65}, psum = {0};
+  for (const Int n : sizes) psum.push_back(psum.back() + n);
+  check({Op::kBackwardWeight, psum, 72, 136, DType::kBF16}, true);
+}
+
+// Experts without rows keep their gradient, bit for bit: zeros with a sign, and numbers that an addition would flush.
+TEST(GroupedGemm, AnEmptyExpertsGradientIsNotTouched) {
+  const Int out = 72, in = 264;  // rows of weights that end inside a tile
+  const std::vector<Int> psum = {0, 100, 100, 165, 165};
+  Matrix dy(DType::kBF16, 165, out, 0, 1), x(DType::kBF16, 165, in, 0, 2);
+  for (const Kernels* k : all_isas())
+    for (const float old : {-0.0f, 1e-40f}) {
+      Stream stream(kernel_device(), 2);
+      Matrix dw(DType::kF32, 4 * out, in, 0, 3);
+      std::fill(dw.f32.begin(), dw.f32.end(), old);
+      k->grouped_gemm.backward_weight(stream, dy.view(), x.view(), psum, dw.view());
+      for (const Int e : {1, 3})
+        for (Int i = 0; i < out * in; ++i) {
+          const float v = dw.f32[static_cast<std::size_t>(e * out * in + i)];
+          ASSERT_TRUE(v == old && std::signbit(v) == std::signbit(old)) << k->isa << " expert " << e << " element " << i;
+        }
+    }
 }
 
 // The rows of the next expert, and its weights, lie where the last block of a sum ends: none of them may count.

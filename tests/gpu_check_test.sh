@@ -25,6 +25,8 @@ expect_refusal() { # WORDS OPTION...
 }
 expect_refusal 'unknown option --package' --package x
 expect_refusal '--packages needs a value' --packages
+expect_refusal '--seconds: expected a whole number above 0' --seconds 9m
+expect_refusal '--only: unknown part tests' --only build,tests
 "$scripts/gpu-check" --help | grep -q '^usage: scripts/gpu-check' || fail "--help: expected the usage"
 
 # Results of a run in which everything is as it should be, at `percent` % of the ceilings.
@@ -91,6 +93,40 @@ make_results 85
 echo "124 150 150" >results/tests.part
 expect_report 1 "tests that took too long"
 grep -q '^tests  *TIME OVER' table || fail "tests that took too long: expected TIME OVER"
+make_results 85
+echo "125 0 0" >results/peer.part
+echo "3 9 75" >results/kernels-olmoe.part
+seq 100 >results/kernels-olmoe.log
+python3 - <<'PY'
+import json
+bench = json.load(open("results/kernels-olmoe.json"))
+lost = bench["rows"].pop()
+bench["rows"].append({"name": lost["name"], "shape": "1x2", "passed": False, "why": "CUDA: launch: no memory"})
+bench["complete"] = False
+json.dump(bench, open("results/kernels-olmoe.json", "w"))
+PY
+expect_report 1 "a row with an error, a part that was left out"
+grep -q '^peer  *LEFT OUT' table || fail "a part without time: expected LEFT OUT"
+grep -q 'attention/backward.*FAILED CUDA: launch: no memory' table || fail "a row with an error: expected its words"
+grep -q 'olmoe attention/backward.*not measured.*open' table || fail "a row with an error: expected an open criterion"
+grep -q '(not all rows)' table || fail "expected that rows are missing"
+grep -q '"100"' made/latest.json || fail "a part that failed: expected the end of its log in the report"
+
+# A part that does not answer is ended with what it began, the next ones are left out, and the report tells both.
+mkdir fake
+for program in ninja nvcc g++; do printf '#!/bin/sh\nexit 0\n' >fake/$program; done
+printf '#!/bin/sh\n[ "$1" != --version ] || exit 0\ntrap "" TERM\nsh -c "trap \\"\\" TERM; echo \\$\\$ >%s/stuck; sleep 300; :"\n' "$scratch" >fake/cmake
+chmod +x fake/*
+code=0
+PATH=$scratch/fake:$PATH "$scripts/gpu-check" --build "$scratch/build" --seconds 5 --report "$scratch/made/stuck.json" >table 2>err || code=$?
+[ $code -eq 1 ] || fail "a part that hangs: expected exit code 1, found $code: $(cat err)"
+[ -s stuck ] || fail "a part that hangs: it did not begin"
+still_runs() { grep -q '^State:[[:space:]]*[^ZX[:space:]]' "/proc/$1/status" 2>/dev/null; } # not one that nobody has waited for
+for _ in 1 2 3 4 5; do still_runs "$(cat stuck)" && sleep 1; done
+! still_runs "$(cat stuck)" || fail "a part that hangs: what it began is still there"
+grep -q '^configure  *TIME OVER' table || fail "a part that hangs: expected TIME OVER: $(cat table)"
+grep -q '^gpu-check: peer  *left out' table || fail "a part that hangs: expected that the next ones are left out"
+tar -tzf "$scratch/build/results.tar.gz" | grep -q 'configure.log' || fail "a part that hangs: expected its log in the archive"
 
 [ $failures -eq 0 ] || exit 1
 echo "gpu-check's report says what its results say"

@@ -40,6 +40,13 @@ grep -q 'generic kernels' table || fail "--isa generic is not what ran"
 head -c 1 json | grep -q '{' || fail "--json -: standard output is not JSON"
 "$bench" kernels --dry-run | grep -q '^gemm/head/forward *2048x256x256$' || fail "--dry-run does not list the head of S"
 
+# A row that needs more memory than there is costs no other one. Shapes select rows as names do.
+expect_code 3 "$bench" kernels --filter rmsnorm/forward,adamw/sum --batch 4000000 --seq 200000 --seconds 0.0001 --json big.json
+grep -q '^rmsnorm/forward .* FAILED: ' out || fail "a row without memory: expected FAILED and why"
+grep -q '^adamw/sum_of_squares .* GB/s' out || fail "a row without memory: expected the next one"
+grep -q '"why"' big.json || fail "a row without memory: expected why in the JSON"
+"$bench" kernels --dry-run --filter 2048x256 | grep -q '^rmsnorm/forward' || fail "--filter does not look at shapes"
+
 # shellcheck disable=SC2086
 "$bench" step $small --seconds 0.01 --json step.json >table || { cat table; fail "a check of step failed"; }
 for word in attention_gemm expert_gemm optimizer other tokens_per_second gflops_causal gflops_full peak_rss_mb; do

@@ -2,6 +2,7 @@
 // owns them. Not here: training with it (optimizer_test.cpp).
 #include "lib/parallel/muon.h"
 
+#include <algorithm>
 #include <map>
 #include <mutex>
 

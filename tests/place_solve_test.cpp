@@ -1,6 +1,7 @@
 // The solver: what it promises of every plan, against EPLB, bounds and score() on synthetic loads and topologies.
 #include <gmock/gmock.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 

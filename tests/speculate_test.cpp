@@ -109,6 +109,42 @@ TEST_P(Speculating, AModuleOverACacheIsTheModule) {
   EXPECT_THROW(pass.extend_module(c.num_mtp_layers, {}, {}, {}), std::invalid_argument);
 }
 
+// Rows that are missing, too narrow, of another dtype or apart from each other; the cache is as it was.
+TEST_P(Speculating, HiddenStatesOfAnotherShapeAreRefused) {
+  const ModelConfig& c = GetParam().config;
+  Model model(c, DType::kF32, false, device_kernels(), kernel_device());
+  model.initialize(3);
+  Stream stream(kernel_device(), 1);
+  KvCache cache(c, DType::kF32, 1, 8, kernel_device());
+  Pass pass(model, {.shape = {8, 1}, .training = false, .num_modules = c.num_mtp_layers, .cache = &cache, .max_logits = 8},
+            {stream, device_kernels()});
+  const Tokens text = random_tokens(3, 2);
+  const CacheRun run{.seq = 0, .count = 3};
+  const std::int64_t D = c.d_model;
+  const std::vector<float> rows(static_cast<std::size_t>(4 * D), 0.5f);
+  const auto refused = [&](CMat hidden_TD, const std::string& expected, const std::string& found) {
+    try {
+      pass.extend_module(0, {&run, 1}, text, hidden_TD);
+      ADD_FAILURE() << "taken: " << found;
+    } catch (const std::invalid_argument& e) {
+      EXPECT_NE(std::string(e.what()).find("expected hidden states " + expected), std::string::npos) << e.what();
+      EXPECT_NE(std::string(e.what()).find("found " + found), std::string::npos) << e.what();
+    }
+    EXPECT_EQ(cache.length(0, 1), 0);
+  };
+  const std::string width = std::to_string(D), narrow = std::to_string(D - 1), wide = std::to_string(D + 1);
+  refused({rows.data(), DType::kF32, 2, D, D}, "of 3 x " + width, "2 x " + width);
+  refused({rows.data(), DType::kF32, 4, D, D}, "of 3 x " + width, "4 x " + width);
+  refused({rows.data(), DType::kF32, 3, D - 1, D - 1}, "of 3 x " + width, "3 x " + narrow);
+  refused({rows.data(), DType::kBF16, 3, D, D}, "of 3 x " + width + " in fp32", "3 x " + width + " in bf16");
+  refused({rows.data(), DType::kF32, 3, D, D + 1}, "with a row stride of " + width, wide);
+  pass.extend_module(0, {&run, 1}, text, {rows.data(), DType::kF32, 3, D, D});
+  EXPECT_EQ(cache.length(0, 1), 3);
+
+  HiddenRows kept;
+  EXPECT_THROW(kept.append(stream, {rows.data(), DType::kF32, 3, D - 1, D}, 0, 3), std::invalid_argument);
+}
+
 // Texts that grow by a few tokens at a time, whatever the drafts said, so that most of them are taken back: the logits of
 // each draft are those of its module over the whole text with the drafts before it.
 TEST_P(Speculating, DraftsAreThoseOfWholeTexts) {

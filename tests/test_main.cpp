@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdio>
+#include <filesystem>
 #include <sstream>
 #include <string>
 
@@ -18,7 +19,8 @@ bool taken(const std::string& name, const std::string& patterns) {
 }
 
 // The names of the tests that `source` holds and the patterns take, as --gtest_filter has them; empty if there is none.
-std::string filter_of(const std::string& source, const std::string& patterns) {
+// Sources are known by their file names: compilers may be told to write folders otherwise.
+std::string filter_of(const std::filesystem::path& source, const std::string& patterns) {
   std::string filter;
   const auto& all = *testing::UnitTest::GetInstance();
   for (int i = 0; i < all.total_test_suite_count(); ++i) {
@@ -26,7 +28,7 @@ std::string filter_of(const std::string& source, const std::string& patterns) {
     for (int k = 0; k < suite.total_test_count(); ++k) {
       const testing::TestInfo& test = *suite.GetTestInfo(k);
       const std::string name = std::string(suite.name()) + "." + test.name();
-      if (source == test.file() && taken(name, patterns)) filter += name + ":";
+      if (std::filesystem::path(test.file()).filename() == source.filename() && taken(name, patterns)) filter += name + ":";
     }
   }
   return filter;

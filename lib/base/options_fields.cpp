@@ -1,6 +1,7 @@
 // Fields as options: text to value and back. Numbers are read and written as in the C locale, whatever the user's.
 #include <charconv>
 #include <cmath>
+#include <limits>
 
 #include "lib/base/number_text.h"
 #include "lib/base/options_parts.h"

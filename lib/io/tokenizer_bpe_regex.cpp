@@ -1,5 +1,7 @@
 #include "lib/io/tokenizer_bpe_regex.h"
 
+#include <cstdint>
+
 #include "lib/base/error.h"
 #ifdef MOE_HAVE_PCRE2
 #define PCRE2_CODE_UNIT_WIDTH 8

@@ -8,16 +8,27 @@ HostModel::HostModel(Model& model) : original_(model) {
   copy_ = std::make_unique<Model>(model.config(), model.dtype(), model.training(), store.layout(), store.state());
 }
 
-// move(memory here, memory of the device, bytes) for all that a shard has.
+// move(memory here, memory of the device, bytes) for the weights and masters of a shard ...
+template <class Move>
+void HostModel::move_parameters(Move move) {
+  std::vector<Param>&here = copy_->params().all(), &there = original_.params().all();
+  for (std::size_t i = 0; i < here.size(); ++i) {
+    const Param &a = here[i], &b = there[i];
+    const auto n = static_cast<std::size_t>(a.shard_size());
+    move(a.weight_shard, b.weight_shard, n * size_of(original_.dtype()));
+    if (a.master && static_cast<void*>(a.master) != a.weight_shard) move(a.master, b.master, n * sizeof(float));
+  }
+}
+
+// ... and for all that it has.
 template <class Move>
 void HostModel::move(Move move) {
+  move_parameters(move);
   std::vector<Param>&here = copy_->params().all(), &there = original_.params().all();
   for (std::size_t i = 0; i < here.size(); ++i) {
     const Param &a = here[i], &b = there[i];
     const auto n = static_cast<std::size_t>(a.shard_size());
     const std::size_t moment_bytes = n * size_of(a.m.dtype);
-    move(a.weight_shard, b.weight_shard, n * size_of(original_.dtype()));
-    if (a.master && static_cast<void*>(a.master) != a.weight_shard) move(a.master, b.master, n * sizeof(float));
     if (a.m.data) move(a.m.data, b.m.data, moment_bytes);
     if (a.v.data) move(a.v.data, b.v.data, moment_bytes);
     if (a.ema) move(a.ema, b.ema, n * sizeof(float));
@@ -29,6 +40,13 @@ void HostModel::pull() {
   Stream& stream = original_.mesh().settled_stream();
   move([&](void* here, void* there, std::size_t bytes) { stream.copy(here, there, bytes); });
   for (const int layer : original_.moe_layers()) copy_->router_bias(layer) = original_.router_bias(layer);
+  stream.synchronize();
+}
+
+void HostModel::push_parameters() {
+  if (!copy_) return;
+  Stream& stream = original_.mesh().settled_stream();
+  move_parameters([&](void* here, void* there, std::size_t bytes) { stream.copy(there, here, bytes); });
   stream.synchronize();
 }
 

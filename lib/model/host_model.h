@@ -14,12 +14,15 @@ class HostModel {
  public:
   explicit HostModel(Model& model);
   Model& model() { return copy_ ? *copy_ : original_; }
-  void pull();  // shards of weights, masters, moments and averages, and router biases: from the device ...
-  void push();  // ... and to it. Nothing may be on its way on the lane.
+  void pull();             // shards of weights, masters, moments and averages, and router biases: from the device ...
+  void push();             // ... and to it. Nothing may be on its way on the lane.
+  void push_parameters();  // weights and masters alone
 
  private:
   template <class Move>
   void move(Move move);
+  template <class Move>
+  void move_parameters(Move move);
 
   Model& original_;
   std::unique_ptr<Model> copy_;

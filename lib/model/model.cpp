@@ -52,7 +52,7 @@ void Model::take_memory(const ParamLayout& layout, const TrainingState& state, c
 void Model::initialize(std::uint64_t seed) {
   HostModel host(*this);
   host.model().params().initialize(seed);
-  host.push();
+  host.push_parameters();  // moments stay what they are, and need not cross the bus
 }
 
 void Model::router_bias_changed() {

@@ -108,7 +108,8 @@ class Pass {
   void extend(std::span<const CacheRun> runs, std::span<const std::int32_t> id_T, bool tally = false);
   Mat hidden() const;
   // The same of module k over its own part of the cache (lengths of module k + 1 there), whose position i is made of token
-  // i+k+1, in id_T, and of h^k_i, a row of hidden_TD, memory of the host. logits(): of the module.
+  // i+k+1, in id_T, and of h^k_i, a row of hidden_TD, dense memory of the host in the model's dtype. logits(): of the
+  // module.
   void extend_module(int k, std::span<const CacheRun> runs, std::span<const std::int32_t> id_T, CMat hidden_TD);
   Mat module_hidden(int k) const;  // h^(k+1) of the new positions
   // After a forward without gradient: logits [T, V] (f32), of the first track.

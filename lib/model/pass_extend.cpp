@@ -3,6 +3,19 @@
 #include "lib/model/track.h"
 
 namespace moe {
+namespace {
+
+std::string text_of(CMat m) { return std::to_string(m.rows) + " x " + std::to_string(m.cols) + " in " + name_of(m.dtype); }
+
+void check_hidden(CMat found, CMat expected) {
+  if (found.rows != expected.rows || found.cols != expected.cols || found.dtype != expected.dtype)
+    throw std::invalid_argument("extend: expected hidden states of " + text_of(expected) + ", found " + text_of(found));
+  if (found.rows > 1 && found.stride != found.cols)
+    throw std::invalid_argument("extend: expected hidden states with a row stride of " + std::to_string(found.cols) +
+                                ", found " + std::to_string(found.stride));
+}
+
+}  // namespace
 
 // Checked, with the positions of its tokens set.
 CacheStep Pass::cache_step(std::span<const CacheRun> runs, std::span<const std::int32_t> id_T, int module) {
@@ -36,6 +49,7 @@ void Pass::extend_module(int k, std::span<const CacheRun> runs, std::span<const 
     throw std::invalid_argument("extend: expected a module below " + std::to_string(num_modules_) + ", found " +
                                 std::to_string(k));
   const CacheStep step = cache_step(runs, id_T, k + 1);
+  check_hidden(hidden_TD, {.dtype = model_.dtype(), .rows = step.num_tokens(), .cols = model_.config().d_model});
   const int layer = model_.config().num_layers + k;
   const auto at = static_cast<std::size_t>(layer);
   const MicroBatch batch{.shape = {static_cast<int>(id_T.size()), 1},
@@ -46,8 +60,8 @@ void Pass::extend_module(int k, std::span<const CacheRun> runs, std::span<const 
                          .cache = &step};
   Track& t = *tracks_.front();
   put_into(t, batch, env_.stream);
-  for (std::int64_t i = 0; i < hidden_TD.rows; ++i)  // those of the model have been read
-    env_.stream.copy(t.n_TD.row(i), hidden_TD.row(i), static_cast<std::size_t>(hidden_TD.cols) * size_of(hidden_TD.dtype));
+  env_.stream.copy(t.n_TD.data, hidden_TD.data,  // those of the model have been read
+                   static_cast<std::size_t>(t.n_TD.rows * t.n_TD.cols) * size_of(t.n_TD.dtype));
   const MtpTokens tokens{.ahead = 0, .runs = {{0, step.num_tokens()}}, .target_T = {}};  // embedded, row by row
   Units& units = model_.units();
   units.use(units.embedding());

@@ -1,5 +1,6 @@
 #include "lib/place/solve_budget.h"
 
+#include <algorithm>
 #include <string>
 
 #include "lib/base/error.h"

@@ -132,7 +132,8 @@ Options bench_options(BenchOptions& b) {
         "model and batch change it")
       .value = "NAME";
   o.add("filter", b.filter,
-        "kernels, collectives: only rows whose name contains this; kernels: or one of several, with commas between")
+        "kernels, collectives: only rows whose name contains this; kernels: or one of several, with commas between, or the "
+        "shape as --dry-run lists it")
       .value = "TEXT";
   o.add("seconds", b.seconds,
         "time of measuring: of each row of kernels and collectives (0: 0.3) or dispatch (0: 1), of all steps (0: 5)");

@@ -9,12 +9,13 @@
 namespace moe {
 namespace {
 
-// `filter`: parts of names, with commas between them; empty: all.
-bool is_wanted(const std::string& name, const std::string& filter) {
+// `filter`: parts of "name shape", with commas between them; empty: all.
+bool is_wanted(const BenchEntry& entry, const std::string& filter) {
+  const std::string text = entry.name + " " + entry.shape;
   std::size_t begin = 0;
   for (std::size_t end = 0; end != std::string::npos; begin = end + 1) {
     end = filter.find(',', begin);
-    if (name.find(filter.substr(begin, end == std::string::npos ? end : end - begin)) != std::string::npos) return true;
+    if (text.find(filter.substr(begin, end == std::string::npos ? end : end - begin)) != std::string::npos) return true;
   }
   return false;
 }
@@ -23,9 +24,10 @@ std::vector<BenchEntry> all_entries(const BenchTarget& target, const std::string
   std::vector<BenchEntry> all;
   for (const auto list : {gemm_entries, grouped_entries, attention_entries, row_op_entries, ffn_op_entries, routing_entries})
     for (BenchEntry& entry : list(target))
-      if (is_wanted(entry.name, filter)) all.push_back(std::move(entry));
+      if (is_wanted(entry, filter)) all.push_back(std::move(entry));
   if (all.empty())
-    throw Error(Exit::kUsage, "--filter: expected part of the name of a row, found " + filter, "--dry-run lists the rows");
+    throw Error(Exit::kUsage, "--filter: expected part of the name or shape of a row, found " + filter,
+                "--dry-run lists the rows");
   return all;
 }
 
@@ -67,6 +69,70 @@ Exit list_rows(const BenchOptions& o, const std::vector<BenchEntry>& entries) {
   return Exit::kOk;
 }
 
+bool still_works(Stream& stream) {
+  try {
+    stream.synchronize();
+    return true;
+  } catch (const std::exception&) {
+    return false;
+  }
+}
+
+// Rows that were measured, whatever became of the others: the file is written after each.
+class RowsOfRun {
+ public:
+  RowsOfRun(const BenchOptions& o, Env env, const Peaks& peaks, std::size_t num_entries)
+      : o_(o), env_(env), peaks_(peaks), num_entries_(num_entries) {}
+
+  // False where the device is lost: an error of a kernel, once there, is that of every call behind it.
+  bool take(const BenchEntry& entry) {
+    bool goes_on = true;
+    try {
+      const BenchRow row = measure(entry, o_.seconds > 0 ? o_.seconds : 0.3, env_.stream);
+      num_failed_ += row.passed() ? 0 : 1;
+      print(table_file(o_), {row_line(row, peaks_)});
+      rows_.push_back(row_json(row, peaks_));
+    } catch (const std::exception& e) {
+      ++num_failed_;
+      print(table_file(o_), {format_text("%-40s %-22s FAILED: %s", entry.name.c_str(), entry.shape.c_str(), e.what())});
+      rows_.push_back({{"name", entry.name}, {"shape", entry.shape}, {"passed", false}, {"why", e.what()}});
+      goes_on = still_works(env_.stream);
+    }
+    std::fflush(table_file(o_));
+    if (o_.common.json != "-") write();
+    return goes_on;
+  }
+  Exit end() const {
+    const std::string missing =
+        is_complete() ? "" : "; " + std::to_string(num_entries_ - rows_.size()) + " not measured: the device is lost";
+    print(table_file(o_),
+          {"# " + std::to_string(rows_.size()) + " rows, " + std::to_string(num_failed_) + " failed their check" + missing});
+    if (o_.common.json == "-") write();
+    return num_failed_ == 0 ? Exit::kOk : Exit::kCheckFailed;
+  }
+
+ private:
+  bool is_complete() const { return rows_.size() == num_entries_; }
+  void write() const {
+    nlohmann::json json = bench_json("kernels");
+    json.update({{"shape", o_.shape},
+                 {"dtype", name_of(o_.dtype)},
+                 {"machine", machine_json(env_)},
+                 {"peaks", peaks_json(peaks_)},
+                 {"rows", rows_},
+                 {"failed", num_failed_},
+                 {"complete", is_complete()}});
+    write_result_json(o_.common.json, json);
+  }
+
+  const BenchOptions& o_;
+  Env env_;
+  const Peaks& peaks_;
+  std::size_t num_entries_;
+  nlohmann::json rows_ = nlohmann::json::array();
+  int num_failed_ = 0;
+};
+
 }  // namespace
 
 Exit bench_kernels(const BenchOptions& o, Env env) {
@@ -74,27 +140,11 @@ Exit bench_kernels(const BenchOptions& o, Env env) {
   const std::vector<BenchEntry> entries = all_entries(target, o.filter);
   if (o.common.dry_run) return list_rows(o, entries);
   const Peaks peaks = measure_peaks(env, o.dtype);
-  std::FILE* out = table_file(o);
-  print_head(out, o, env, peaks);
-  int num_failed = 0;
-  nlohmann::json rows = nlohmann::json::array();
-  for (const BenchEntry& entry : entries) {
-    const BenchRow row = measure(entry, o.seconds > 0 ? o.seconds : 0.3, env.stream);
-    num_failed += row.passed() ? 0 : 1;
-    print(out, {row_line(row, peaks)});
-    std::fflush(out);
-    rows.push_back(row_json(row, peaks));
-  }
-  print(out, {"# " + std::to_string(rows.size()) + " rows, " + std::to_string(num_failed) + " failed their check"});
-  nlohmann::json json = bench_json("kernels");
-  json.update({{"shape", o.shape},
-               {"dtype", name_of(o.dtype)},
-               {"machine", machine_json(env)},
-               {"peaks", peaks_json(peaks)},
-               {"rows", rows},
-               {"failed", num_failed}});
-  write_result_json(o.common.json, json);
-  return num_failed == 0 ? Exit::kOk : Exit::kCheckFailed;
+  print_head(table_file(o), o, env, peaks);
+  RowsOfRun rows(o, env, peaks, entries.size());
+  for (const BenchEntry& entry : entries)
+    if (!rows.take(entry)) break;
+  return rows.end();
 }
 
 }  // namespace moe

@@ -1,14 +1,18 @@
 #include "lib/run/drafts.h"
 
 #include <algorithm>
+#include <stdexcept>
+#include <string>
 
 namespace moe {
 
 void HiddenRows::append(Stream& stream, CMat rows, std::int64_t first, std::int64_t count) {
-  const std::size_t row_bytes = static_cast<std::size_t>(rows.cols) * size_of(rows.dtype), before = bytes_.size();
-  bytes_.resize(before + static_cast<std::size_t>(count) * row_bytes);
-  for (std::int64_t i = 0; i < count; ++i)
-    stream.copy(bytes_.data() + before + static_cast<std::size_t>(i) * row_bytes, rows.row(first + i), row_bytes);
+  if (count > 1 && rows.stride != rows.cols)
+    throw std::invalid_argument("drafts: expected hidden states with a row stride of " + std::to_string(rows.cols) +
+                                ", found " + std::to_string(rows.stride));
+  const std::size_t num_bytes = static_cast<std::size_t>(count * rows.cols) * size_of(rows.dtype), before = bytes_.size();
+  bytes_.resize(before + num_bytes);
+  stream.copy(bytes_.data() + before, rows.row(first), num_bytes);
   stream.synchronize();
 }
 

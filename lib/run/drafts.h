@@ -16,7 +16,7 @@ namespace moe {
 // Rows of hidden states on the host, one after the other.
 class HiddenRows {
  public:
-  // Of the device; waits for them.
+  // Of the device, where they lie one after the other too; waits for them.
   void append(Stream& stream, CMat rows, std::int64_t first, std::int64_t count);
   void append(const HiddenRows& rows) { bytes_.insert(bytes_.end(), rows.bytes_.begin(), rows.bytes_.end()); }
   void keep_last(std::size_t count, std::size_t row_bytes);

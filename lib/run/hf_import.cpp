@@ -2,6 +2,7 @@
 // files block by block, then written, read back and forgotten. Not here: export (hf_export.cpp).
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <set>
 
 #include "lib/base/byte_size.h"

@@ -1,6 +1,7 @@
 #include "lib/run/hf_source.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "lib/base/error.h"
 #include "lib/run/hf_dequantize.h"

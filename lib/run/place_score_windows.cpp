@@ -1,6 +1,7 @@
 // A plan over time: each window of recorded steps judged by itself. Not here: the tables (place_score_report.cpp).
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "lib/base/error.h"

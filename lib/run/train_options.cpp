@@ -47,7 +47,7 @@ void add_placement_options(Options& o, TrainOptions& t) {
 
 void add_training_options(Options& o, TrainOptions& t) {
   o.group("Schedule and optimizer");
-  o.add("steps", t.steps, "optimizer steps of the whole run; 0 leaves the end to --time-limit");
+  o.add("steps", t.steps, "optimizer steps of the whole run; 0 leaves the end to --epochs or --time-limit");
   o.add("time-limit", t.time_limit, "seconds of wall time of the whole run; the schedule runs over it");
   o.add("schedule", t.schedule, "learning rate after the warm-up; phases: as --lr-phases says",
         {"cosine", "wsd", "constant", "phases"});
@@ -61,8 +61,7 @@ void add_training_options(Options& o, TrainOptions& t) {
   o.add("decay-fraction", t.decay_fraction, "part of the run in which wsd decays");
   o.add("optimizer", t.optimizer,
         "muon: the momentum of each matrix of a block, made orthogonal (Newton-Schulz), at the size of AdamW's updates, so "
-        "that "
-        "--lr and --weight-decay are as for AdamW, which all else gets: embedding, head, norms, biases",
+        "that --lr and --weight-decay are as for AdamW, which all else gets: embedding, head, norms, biases",
         {"adamw", "muon"});
   o.add("weight-decay", t.weight_decay, "decay of matrices; norms and biases do not decay");
   o.add("beta1", t.beta1, "AdamW decay of the first moment");
@@ -70,8 +69,7 @@ void add_training_options(Options& o, TrainOptions& t) {
   o.add("adam-eps", t.adam_eps, "AdamW epsilon");
   o.add("moments", t.moments,
         "dtype that the moments of the optimizer are kept in; bf16 takes half the memory, and --beta2 above 0.99 is then "
-        "lost in "
-        "rounding",
+        "lost in rounding",
         {"fp32", "bf16"});
   o.add("ema", t.ema,
         "keep a moving average of the parameters with this decay, such as 0.999, in fp32 (role ema of checkpoints); 0 keeps "
@@ -102,8 +100,7 @@ void add_output_options(Options& o, TrainOptions& t) {
       .value = "PATH";
   o.add("allow-change", t.allow_change,
         "resume although this option (batch, batch-ramp, seq, seed or document-mask) is not the checkpoint's; the samples "
-        "that come next "
-        "are then others")
+        "that come next are then others")
       .value = "OPTION";
   o.add("save", t.save, "write checkpoints while training goes on (takes the memory of one), or let training wait",
         {"async", "sync"});
@@ -129,8 +126,7 @@ void add_output_options(Options& o, TrainOptions& t) {
   o.add("trace", t.trace,
         "write what every rank computed, communicated and saved in some steps, and when, for https://ui.perfetto.dev or "
         "chrome://tracing (on a GPU when the host put it into the queue; kernels are shown by nsys, in the same ranges); a "
-        "run "
-        "that is resumed replaces the file")
+        "run that is resumed replaces the file")
       .value = "FILE";
   o.add("trace-steps", t.trace_steps, "of --trace: from this step of this call to that one", "FIRST:LAST");
   o.add("sample", t.sample, "continue this text when the run ends").value = "PROMPT";

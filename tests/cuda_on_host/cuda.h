@@ -1,5 +1,5 @@
-// Stands in for the part of <cuda.h> that kernels/cuda_hopper.cu and cuda_reserve.cu use: tensor maps, memory behind addresses
-// that were reserved, and where the driver keeps its functions.
+// Stands in for the part of <cuda.h> that kernels/cuda_hopper.cu and cuda_reserve.cu use: tensor maps, memory behind
+// addresses that were reserved, and where the driver keeps its functions.
 #pragma once
 
 #include "tests/cuda_on_host/cuda_runtime.h"
@@ -7,7 +7,7 @@
 using cuuint64_t = std::uint64_t;
 using cuuint32_t = std::uint32_t;
 enum CUresult { CUDA_SUCCESS = 0, CUDA_ERROR_INVALID_VALUE = 1, CUDA_ERROR_OUT_OF_MEMORY = 2 };
-enum CUtensorMapDataType { CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 = 9 };
+enum CUtensorMapDataType { CU_TENSOR_MAP_DATA_TYPE_FLOAT32 = 7, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 = 9 };
 enum CUtensorMapInterleave { CU_TENSOR_MAP_INTERLEAVE_NONE };
 enum CUtensorMapSwizzle { CU_TENSOR_MAP_SWIZZLE_128B = 3 };
 enum CUtensorMapL2promotion { CU_TENSOR_MAP_L2_PROMOTION_L2_256B = 3 };
@@ -15,7 +15,7 @@ enum CUtensorMapFloatOOBfill { CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE };
 struct alignas(64) CUtensorMap {
   const unsigned char* data;
   std::uint64_t sizes[3], strides[2];  // of dimensions 0 .. 2; in bytes, of dimensions 1 and 2
-  std::uint32_t box[3];
+  std::uint32_t box[3], element_bytes;
 };
 
 // Refuses what the driver refuses.

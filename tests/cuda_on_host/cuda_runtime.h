@@ -138,6 +138,10 @@ void barrier_without_waiting(unsigned key, unsigned count);  // counts as one of
 void progressed();
 // Counts the blocks that this host thread ran, this one included.
 std::size_t block_number();
+// Whether what happens some time is to happen now, or as late as it may: all of it in one block of a grid, none in the next,
+// half of it by chance in a third; which block that is changes with every pair of launches (threads run in rising order in
+// every other launch).
+bool comes_at_once();
 // How many threads of this block have not ended.
 unsigned num_alive();
 // One value of every lane of `mask` in this warp, to read until the next exchange of the warp. At most 64 bytes each.

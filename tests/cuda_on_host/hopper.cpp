@@ -1,5 +1,6 @@
 // Barriers, boxes and products of kernels/cuda_hopper.h (see hopper.h). Descriptors are read as the PTX ISA defines them:
 // nothing here knows how a kernel lays out its shared memory.
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
@@ -20,10 +21,21 @@ namespace {
   std::abort();
 }
 
+// Of a box, or of bytes as they lie.
 struct Copy {
   void* to;
   CUtensorMap map;
   std::int64_t col, row, group;
+  const void* from = nullptr;
+  unsigned bytes = 0;
+};
+// A box on its way back. `bytes`: what was read of it, row by row; empty until then.
+struct Stored {
+  const void* from;
+  CUtensorMap map;
+  std::int64_t col, row, group;
+  bool adds;
+  std::vector<unsigned char> bytes;
 };
 
 // What a product reads, once its operands are taken from shared memory, which the first thread that waits does.
@@ -41,6 +53,7 @@ struct Pending {
 struct Thread {
   std::vector<Pending> pending;
   std::size_t issued = 0, groups = 0;
+  std::vector<std::vector<Stored>> stores = {{}};  // in groups, the oldest first; the last one is not committed
 };
 
 // Of one block.
@@ -82,21 +95,37 @@ void end_phase_if_complete(Bits& b) {
 // The 128-byte swizzle of an address in shared memory.
 unsigned swizzled(unsigned address) { return address ^ (address >> 7 & 7u) << 4; }
 
-void do_copy(const Copy& c) {
-  const CUtensorMap& m = c.map;
+std::int64_t bytes_of(const Copy& c) {
+  return c.from ? c.bytes : std::int64_t{c.map.box[0]} * c.map.box[1] * c.map.element_bytes;
+}
+
+// f(address in shared memory, byte of the matrix or nullptr outside, byte of the box) for every element of a box.
+template <class F>
+void for_elements(const CUtensorMap& m, const void* box, std::int64_t col, std::int64_t row, std::int64_t group,
+                  const F& f) {
   const auto inside = [](std::int64_t at, std::uint64_t size) { return at >= 0 && static_cast<std::uint64_t>(at) < size; };
-  const unsigned begin = shared_address(c.to);
+  const unsigned begin = shared_address(box), size = m.element_bytes;
   for (std::uint32_t i = 0; i < m.box[1]; ++i)
     for (std::uint32_t j = 0; j < m.box[0]; ++j) {
-      const std::int64_t row = c.row + i, col = c.col + j;
-      std::uint16_t v = 0;
-      if (inside(col, m.sizes[0]) && inside(row, m.sizes[1]) && inside(c.group, m.sizes[2]))
-        std::memcpy(&v,
-                    m.data + static_cast<std::uint64_t>(c.group) * m.strides[1] +
-                        static_cast<std::uint64_t>(row) * m.strides[0] + static_cast<std::uint64_t>(col) * 2,
-                    2);
-      std::memcpy(shared_bytes() + swizzled(begin + (i * m.box[0] + j) * 2), &v, 2);
+      const std::int64_t r = row + i, c = col + j;
+      const bool is_there = inside(c, m.sizes[0]) && inside(r, m.sizes[1]) && inside(group, m.sizes[2]);
+      const unsigned in_box = (i * m.box[0] + j) * size;
+      f(swizzled(begin + in_box),
+        is_there ? m.data + static_cast<std::uint64_t>(group) * m.strides[1] + static_cast<std::uint64_t>(r) * m.strides[0] +
+                       static_cast<std::uint64_t>(c) * size
+                 : nullptr,
+        in_box);
     }
+}
+
+void do_copy(const Copy& c) {
+  if (c.from) return void(std::memcpy(c.to, c.from, c.bytes));
+  for_elements(c.map, c.to, c.col, c.row, c.group, [&](unsigned shared, const unsigned char* global, unsigned) {
+    if (global)
+      std::memcpy(shared_bytes() + shared, global, c.map.element_bytes);
+    else
+      std::memset(shared_bytes() + shared, 0, c.map.element_bytes);
+  });
 }
 
 void land(void* b) {
@@ -106,11 +135,37 @@ void land(void* b) {
   Bits& bits = bits_of(b);
   for (const Copy& c : found->second) {
     do_copy(c);
-    bits.bytes -= std::int64_t{c.map.box[0]} * c.map.box[1] * 2;
+    bits.bytes -= bytes_of(c);
   }
   all.erase(found);
   end_phase_if_complete(bits);
 }
+
+void read_stored(Stored& s) {
+  if (!s.bytes.empty()) return;
+  s.bytes.resize(std::size_t{s.map.box[0]} * s.map.box[1] * s.map.element_bytes);
+  for_elements(s.map, s.from, s.col, s.row, s.group, [&](unsigned shared, const unsigned char*, unsigned in_box) {
+    std::memcpy(&s.bytes[in_box], shared_bytes() + shared, s.map.element_bytes);
+  });
+}
+
+// Reductions in fp32 flush denormals.
+float flushed(float f) { return std::fpclassify(f) == FP_SUBNORMAL ? std::copysign(0.0f, f) : f; }
+
+void write_stored(const Stored& s) {
+  for_elements(s.map, s.from, s.col, s.row, s.group, [&](unsigned, const unsigned char* global, unsigned in_box) {
+    if (!global) return;
+    auto* const to = const_cast<unsigned char*>(global);
+    if (!s.adds) return void(std::memcpy(to, &s.bytes[in_box], s.map.element_bytes));
+    float old, v;
+    std::memcpy(&old, to, 4);
+    std::memcpy(&v, &s.bytes[in_box], 4);
+    v = flushed(flushed(old) + flushed(v));
+    std::memcpy(to, &v, 4);
+  });
+}
+
+std::vector<std::vector<Stored>>& stores_of_thread() { return state().threads[thread_in_block].stores; }
 
 // ---- Products
 
@@ -206,7 +261,42 @@ void barrier_wait(void* b, unsigned parity) {
 void load_box(void* to, const CUtensorMap& map, void* b, std::int64_t col, std::int64_t row, std::int64_t group) {
   if (shared_address(to) % 1024 != 0) fail("a box that does not begin at a multiple of 1024 bytes");
   state().copies[b].push_back({to, map, col, row, group});
-  if (block_number() % 2 == 0) land(b);
+  if (comes_at_once()) land(b);
+}
+
+void store_box(const void* from, const CUtensorMap& map, std::int64_t col, std::int64_t row, std::int64_t group, bool adds) {
+  if (shared_address(from) % 1024 != 0) fail("a box that does not begin at a multiple of 1024 bytes");
+  if (adds && map.element_bytes != 4) fail("an addition to a matrix that is not in fp32");
+  Stored stored = {from, map, col, row, group, adds, {}};
+  if (comes_at_once()) {
+    read_stored(stored);
+    write_stored(stored);
+  } else {
+    stores_of_thread().back().push_back(std::move(stored));
+  }
+}
+
+void stores_commit() { stores_of_thread().emplace_back(); }
+
+void stores_read(int still_reading) {
+  auto& groups = stores_of_thread();
+  for (std::size_t i = 0; i + static_cast<std::size_t>(still_reading) + 1 < groups.size(); ++i)
+    for (Stored& s : groups[i]) read_stored(s);
+}
+
+void stores_done() {
+  auto& groups = stores_of_thread();
+  stores_read(0);
+  for (std::size_t i = 0; i + 1 < groups.size(); ++i)
+    for (const Stored& s : groups[i]) write_stored(s);
+  groups.erase(groups.begin(), groups.end() - 1);
+}
+
+void load_bytes(void* to, const void* from, unsigned bytes, void* b) {
+  if (shared_address(to) % 16 != 0 || reinterpret_cast<std::uintptr_t>(from) % 16 != 0 || bytes % 16 != 0)
+    fail("a copy of bytes that are no multiple of 16");
+  state().copies[b].push_back({.to = to, .map = {}, .col = 0, .row = 0, .group = 0, .from = from, .bytes = bytes});
+  if (comes_at_once()) land(b);
 }
 
 void product(const Product& p, float* d, const unsigned* registers) {
@@ -243,10 +333,12 @@ void products_wait(int still_running) {
 
 }  // namespace cuda_on_host
 
-CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType, cuuint32_t rank, void* data, const cuuint64_t* sizes,
-                                const cuuint64_t* strides, const cuuint32_t* box, const cuuint32_t* steps,
-                                CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill) {
-  bool ok = rank == 3 && reinterpret_cast<std::uintptr_t>(data) % 16 == 0 && box[0] * 2 == 128;
+CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType dtype, cuuint32_t rank, void* data,
+                                const cuuint64_t* sizes, const cuuint64_t* strides, const cuuint32_t* box,
+                                const cuuint32_t* steps, CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion,
+                                CUtensorMapFloatOOBfill) {
+  const cuuint32_t element = dtype == CU_TENSOR_MAP_DATA_TYPE_FLOAT32 ? 4 : 2;
+  bool ok = rank == 3 && reinterpret_cast<std::uintptr_t>(data) % 16 == 0 && box[0] * element == 128;
   for (cuuint32_t i = 0; i < rank; ++i)
     ok = ok && sizes[i] > 0 && sizes[i] <= cuuint64_t{1} << 32 && box[i] > 0 && box[i] <= 256 && steps[i] == 1;
   for (cuuint32_t i = 0; i + 1 < rank; ++i) ok = ok && strides[i] % 16 == 0 && strides[i] < cuuint64_t{1} << 40;
@@ -254,6 +346,7 @@ CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType, cuuint32_
   *map = {static_cast<const unsigned char*>(data),
           {sizes[0], sizes[1], sizes[2]},
           {strides[0], strides[1]},
-          {box[0], box[1], box[2]}};
+          {box[0], box[1], box[2]},
+          element};
   return CUDA_SUCCESS;
 }

@@ -1,7 +1,9 @@
 // The twin of kernels/cuda_hopper.h on the host, function by function; what they do and mean is said there. Everything is
-// done as late as the device may: a copy comes when somebody waits for its barrier (in every other block at once, for what
-// is overwritten too early), a product reads its operands and writes its registers when its group is waited for.
-// Not here: registers of warpgroups and prefetching, which have nothing to do.
+// done as late as the device may: a copy comes when somebody waits for its barrier, a store reads shared memory when
+// stores_read() waits for its group and writes global memory when stores_done() does, a product reads its operands and
+// writes its registers when its group is waited for. For what is overwritten, or asked for, too early some blocks have
+// copies and stores at once, and others by chance (comes_at_once()). Not here: registers of warpgroups and prefetching,
+// which have nothing to do.
 #pragma once
 
 #include "tests/cuda_on_host/cuda.h"
@@ -12,7 +14,12 @@ unsigned shared_address(const void* p);
 void barrier_init(void* b, unsigned arrivals);
 void barrier_arrive(void* b, unsigned bytes);
 void barrier_wait(void* b, unsigned parity);
+void load_bytes(void* to, const void* from, unsigned bytes, void* b);
 void load_box(void* to, const CUtensorMap& map, void* b, std::int64_t col, std::int64_t row, std::int64_t group);
+void store_box(const void* from, const CUtensorMap& map, std::int64_t col, std::int64_t row, std::int64_t group, bool adds);
+void stores_commit();
+void stores_read(int still_reading);
+void stores_done();
 
 // One product of a warpgroup; registers: A's four of this thread, or nullptr and `a` is its descriptor.
 struct Product {
@@ -43,6 +50,21 @@ inline void arrive_threads_of(unsigned id, unsigned threads) { cuda_on_host::bar
 inline void prefetch_map(const TensorMap&) {}
 inline void load_box(void* to, const TensorMap& map, Barrier* b, i64 col, i64 row, i64 group) {
   cuda_on_host::load_box(to, map, b, col, row, group);
+}
+inline void store_box(const void* from, const TensorMap& map, i64 col, i64 row, i64 group) {
+  cuda_on_host::store_box(from, map, col, row, group, false);
+}
+inline void add_box(const void* from, const TensorMap& map, i64 col, i64 row, i64 group) {
+  cuda_on_host::store_box(from, map, col, row, group, true);
+}
+inline void stores_commit() { cuda_on_host::stores_commit(); }
+template <int kStillReading>
+void stores_read() {
+  cuda_on_host::stores_read(kStillReading);
+}
+inline void stores_done() { cuda_on_host::stores_done(); }
+inline void load_bytes(void* to, const void* from, unsigned bytes, Barrier* b) {
+  cuda_on_host::load_bytes(to, from, bytes, b);
 }
 inline void fence_shared_writes() {}
 inline void prefetch_l2(const void*) {}
