@@ -3,8 +3,9 @@
 // warpgroup and no order is left to chance:
 //   dq      blocks of 128 queries, over tiles of keys:                   dq = scale dS k
 //   dk, dv  blocks of 128 keys, over heads and tiles of queries, all transposed:   dv = P^T d_o, dk = scale dS^T q
-// Seven products for the five of one pass. As in the forward, a warpgroup asks for the scores of tile n together with the
-// sums of tile n - 1, so a tile that sums read lives two turns.
+// Seven products for the five of one pass. For dq, as in the forward, a warpgroup asks for the scores of tile n together with
+// the sums of tile n - 1, so a tile that sums read lives two turns. For dk, dv there are no registers for that: what is made
+// of a tile is multiplied at once, and the other warpgroup has the matrix units meanwhile.
 // Not here: other widths (attention_backward.cu), delta (attention.cu).
 #include "kernels/cuda_attention_hopper.h"
 
