@@ -1,8 +1,9 @@
 // What the ways to compute attention on CUDA share: the problem, which keys a query sees, the order of the tasks, and the
 // functions of each way. attention.cu chooses: matrix units for bf16 whose rows allow copies of 16 bytes and whose heads
-// are not too wide, else plain products in fp32, for any dtype, stride and width. Every way has one block per tile of
-// queries (forward, dq) or of keys (dk, dv) and sums in the order of the tiles: no atomics, the same bits each time.
-// Not here: tile products (cuda_attention_mma.h), a cache (cache_attention.cu).
+// are not too wide, else plain products in fp32, for any dtype, stride and width. Every way has one task per tile of queries
+// (forward, dq) or of keys (dk, dv), a block of its own or one that takes task after task, and sums in the order of the
+// tiles: no sum is atomic, the same bits each time.
+// Not here: tile products (cuda_attention_mma.h, cuda_attention_hopper.h), a cache (cache_attention.cu).
 #pragma once
 
 #include <algorithm>
