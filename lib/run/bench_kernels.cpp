@@ -4,6 +4,7 @@
 #include "lib/base/provenance.h"
 #include "lib/run/bench.h"
 #include "lib/run/bench_cases.h"
+#include "lib/run/bench_ranks.h"
 #include "lib/run/result.h"
 
 namespace moe {
