@@ -7,6 +7,7 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "lib/model/params.h"
 #include "lib/run/bench_cases.h"

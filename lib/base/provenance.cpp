@@ -2,6 +2,7 @@
 #include "lib/base/provenance.h"
 
 #include <ctime>
+#include <nlohmann/json.hpp>
 
 #include "kernels/kernels.h"
 #include "moe_build_info.h"

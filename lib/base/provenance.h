@@ -2,7 +2,7 @@
 // appends its own entry to the chain of its inputs. The environment is never recorded.
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 

@@ -1,6 +1,7 @@
 #include "lib/io/token_writer.h"
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "lib/base/error.h"
 #include "lib/io/digest.h"

@@ -1,6 +1,7 @@
 #include "lib/run/bench.h"
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "lib/base/byte_size.h"
 #include "lib/base/provenance.h"

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <functional>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "lib/base/provenance.h"
 #include "lib/base/stopwatch.h"

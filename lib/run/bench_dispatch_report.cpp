@@ -1,6 +1,7 @@
 // The table and the JSON of `moe-bench dispatch`.
 #include <algorithm>
 #include <cmath>
+#include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "lib/run/bench_dispatch.h"

@@ -1,5 +1,6 @@
 // `moe-bench kernels`: the table of rows. Not here: the rows themselves (bench_cases.h).
 #include <cstdio>
+#include <nlohmann/json.hpp>
 
 #include "lib/base/provenance.h"
 #include "lib/run/bench.h"

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <nlohmann/json.hpp>
 
 #include "lib/base/stopwatch.h"
 #include "lib/comm/collectives.h"

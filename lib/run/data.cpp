@@ -1,6 +1,7 @@
 #include "lib/run/data.h"
 
 #include <cstdio>
+#include <nlohmann/json.hpp>
 
 #include "lib/base/log.h"
 #include "lib/run/data_output.h"

@@ -1,7 +1,7 @@
 // What encode and import share: the output files of one run of moe-data and their summary.
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 

@@ -1,6 +1,7 @@
 #include "lib/run/eval_tasks_format.h"
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "lib/base/error.h"
 #include "lib/base/options.h"

@@ -1,6 +1,7 @@
 #include "lib/run/eval_tasks_report.h"
 
 #include <cstdio>
+#include <nlohmann/json.hpp>
 
 #include "lib/base/provenance.h"
 #include "lib/run/eval_tasks_text.h"

@@ -1,7 +1,7 @@
 // What moe-eval tasks found: table, JSON, and one line of JSON per item. Not here: how it was found (eval_tasks_score.h).
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 

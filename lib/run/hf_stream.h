@@ -2,7 +2,7 @@
 // model that the state of a checkpoint describes. Not here: names (hf_names.h), files.
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <vector>
 
 #include "lib/io/box.h"

@@ -2,7 +2,7 @@
 // file (lib/io/plan_file.h), what a rank does with it (lib/model/mesh_context.h).
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 
 #include "lib/base/placement.h"

@@ -1,7 +1,7 @@
 // What a run tells: one JSON object a step (metrics.jsonl, man/moe-files.5), one line a step on the log.
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <vector>

@@ -3,7 +3,7 @@
 // (place_show_picture.h).
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 
 #include "lib/base/error.h"

@@ -1,7 +1,7 @@
 // The forms of place_text.h one by one, and checked access to JSON that they share.
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 

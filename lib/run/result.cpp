@@ -1,6 +1,7 @@
 #include "lib/run/result.h"
 
 #include <cstdio>
+#include <nlohmann/json.hpp>
 
 #include "lib/io/files.h"
 

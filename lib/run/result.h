@@ -1,7 +1,7 @@
 // How a tool hands over its result: JSON where --json says, else a table on standard output.
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 
 #include "lib/base/common_options.h"

@@ -4,7 +4,7 @@
 // Not here: sending (lib/comm/dispatch.h, lib/parallel/units.h), memory (lib/model/model.h).
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 

@@ -1,7 +1,7 @@
 // What a run is, on one screen: the box of --dry-run and of the start, and the same as JSON.
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <utility>

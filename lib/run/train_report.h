@@ -1,7 +1,7 @@
 // What a run of moe-train says at its end: a box for people, JSON for scripts.
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 

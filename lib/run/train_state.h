@@ -2,7 +2,7 @@
 // the same list, so that nothing is saved and not loaded.
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <vector>
 
