@@ -279,8 +279,8 @@ TEST(Generate, OfAnyMesh) {
     EvalModelOptions options;
     options.batch = batch;
     on_eval_ranks(ranks, model_path(), options, [&](EvalModel& model) {
-      const auto a = make_texts(model, wanted, greedy, 1, *tokenizer);
-      const auto b = make_texts(model, wanted, sampled, 1, *tokenizer);
+      const auto a = make_texts(model.for_texts(), wanted, greedy, 1, *tokenizer);
+      const auto b = make_texts(model.for_texts(), wanted, sampled, 1, *tokenizer);
       if (model.world().rank() != 0) return;
       if (first_greedy.empty()) {
         first_greedy = a, first_sampled = b;
@@ -312,10 +312,10 @@ TEST(Generate, StopsAtText) {
   on_eval_ranks(1, model_path(), {}, [&](EvalModel& model) {
     GenerateOptions o;
     o.tokens = 12;
-    const TextMade whole = make_texts(model, {{&prompt, 0, 0}}, o, 1, *tokenizer)[0];
+    const TextMade whole = make_texts(model.for_texts(), {{&prompt, 0, 0}}, o, 1, *tokenizer)[0];
     ASSERT_EQ(whole.text.size(), 12u);
     o.stop = {"no such text", whole.text.substr(4, 2)};
-    const TextMade cut = make_texts(model, {{&prompt, 0, 0}}, o, 1, *tokenizer)[0];
+    const TextMade cut = make_texts(model.for_texts(), {{&prompt, 0, 0}}, o, 1, *tokenizer)[0];
     EXPECT_TRUE(cut.stopped);
     EXPECT_EQ(cut.text, whole.text.substr(0, whole.text.find(o.stop[1])));
     EXPECT_FALSE(whole.stopped);

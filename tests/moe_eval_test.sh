@@ -47,7 +47,8 @@ value() { sed -n "s/^ *\"$1\": \([-0-9.e+]*\),*\$/\1/p" "$2" | head -n 1; }  # K
 for i in $(seq 150); do echo "line $i: the quick brown fox jumps over $((i * i * 7919 % 1000))"; done >text.txt
 head -c 2500 text.txt >held.txt
 "$bin/moe-train" --data text.txt --eval-data held.txt --layers 2 --heads 2 --kv-heads 2 --head-dim 8 --experts 4 --expert-ffn 16 \
-  --d-model 16 --seq 24 --batch 4 --steps 20 --save-every 10 --lr 0.01 --warmup 2 --threads 1 -o run --json train.json -q >out 2>err || fail "no run"
+  --d-model 16 --seq 24 --batch 4 --steps 20 --save-every 10 --lr 0.01 --warmup 2 --threads 1 \
+  --sample 'line 1' --sample-tokens 40 --temperature 0 -o run --json train.json -q >sample.out 2>err || fail "no run"
 
 # The loss is that of the evaluation of moe-train, and the table does not know the ranks.
 expect 0 0 perplexity run --data held.txt --json one.json
@@ -84,6 +85,8 @@ cmp -s one.jsonl four.jsonl || fail "other texts on 4 ranks"
 refuse 73 "one.jsonl" 0 generate run --prompts prompts.jsonl -o one.jsonl
 expect 0 0 generate run --prompt "line" --tokens 5
 [ "$(head -c 4 out)" = line ] || fail "generate --prompt: $(cat out)"
+expect 0 2 generate run --prompt "line 1" --tokens 40 --seq 24
+[ -s out ] && grep -qFx -- "$(head -n 1 out)" sample.out || fail "generate: $(cat out), moe-train --sample: $(cat sample.out)"
 
 # Statistics that moe-place reads; the same file of any mesh, but for its history.
 expect 0 0 routing run --data held.txt --data text.txt -o one.h5

@@ -214,11 +214,11 @@ TEST_P(Speculating, GreedyTextsAreThoseWithoutDrafts) {
       const auto compare = [&](EvalModel& model) {
         GenerateOptions o;
         o.tokens = 33;
-        const std::vector<TextMade> plain = make_texts(model, wanted, o, 1, *tokenizer);
+        const std::vector<TextMade> plain = make_texts(model.for_texts(), wanted, o, 1, *tokenizer);
         o.speculate = true;
         std::int64_t accepted = 0;
         for (o.drafts = 0; o.drafts <= 4; o.drafts += 2) {
-          const std::vector<TextMade> drafted = make_texts(model, wanted, o, 1, *tokenizer);
+          const std::vector<TextMade> drafted = make_texts(model.for_texts(), wanted, o, 1, *tokenizer);
           for (std::size_t i = 0; i < drafted.size(); ++i) {
             EXPECT_EQ(drafted[i].tokens, plain[i].tokens)
                 << name_of(dtype) << " " << batch << " " << o.drafts << " text " << i;
@@ -249,8 +249,9 @@ TEST(SpeculationOnRanks, GreedyTextsAreThoseOfOneRank) {
         [&](EvalModel& model) {
           GenerateOptions o;
           o.tokens = 20, o.speculate = ranks > 1;
-          const SpeculatedTexts got = o.speculate ? make_texts_with_drafts(model, wanted, o, 1, *tokenizer)
-                                                  : SpeculatedTexts{make_texts(model, wanted, o, 1, *tokenizer), {}};
+          const SpeculatedTexts got = o.speculate
+                                          ? make_texts_with_drafts(model, wanted, o, 1, *tokenizer)
+                                          : SpeculatedTexts{make_texts(model.for_texts(), wanted, o, 1, *tokenizer), {}};
           if (model.world().rank() != 0) return;
           if (first.empty()) first = got.made;
           for (std::size_t i = 0; i < wanted.size(); ++i) EXPECT_EQ(got.made[i].tokens, first[i].tokens) << ranks;
@@ -324,9 +325,9 @@ TEST(SpeculationSampling, TextsHaveTheSameDistribution) {
       [&](EvalModel& model) {
         GenerateOptions o;
         o.tokens = 5, o.sampling = {.temperature = 0.8f, .top_k = 6, .top_p = 0.97f};
-        const std::vector<TextMade> plain = make_texts(model, wanted, o, 1, *tokenizer);
+        const std::vector<TextMade> plain = make_texts(model.for_texts(), wanted, o, 1, *tokenizer);
         o.speculate = true, o.drafts = 2;
-        const std::vector<TextMade> drafted = make_texts(model, wanted, o, 2, *tokenizer);
+        const std::vector<TextMade> drafted = make_texts(model.for_texts(), wanted, o, 2, *tokenizer);
         for (std::size_t at = 0; at + 1 < 5; ++at) {
           std::vector<double> a(kVocab * kVocab), b(kVocab * kVocab);
           const auto cell = [&](const TextMade& t) {
@@ -355,7 +356,7 @@ TEST(SpeculationSampling, TextsHaveTheSameDistribution) {
               1, path, options,
               [&](EvalModel& other) {
                 const std::vector<TextWanted> few(wanted.begin(), wanted.begin() + 40);
-                const std::vector<TextMade> again = make_texts(other, few, o, 2, *tokenizer);
+                const std::vector<TextMade> again = make_texts(other.for_texts(), few, o, 2, *tokenizer);
                 for (std::size_t i = 0; i < few.size(); ++i) EXPECT_EQ(again[i].tokens, drafted[i].tokens) << batch;
               },
               2);
@@ -374,11 +375,11 @@ TEST(SpeculationStop, TextsEndInsideADraft) {
         const std::vector<TextWanted> wanted = {{prompts.data(), 0, 0}, {&prompts[1], 1, 0}};
         GenerateOptions o;
         o.tokens = 30;
-        const std::string whole = make_texts(model, wanted, o, 1, *tokenizer)[0].text;
+        const std::string whole = make_texts(model.for_texts(), wanted, o, 1, *tokenizer)[0].text;
         for (std::size_t at = 1; at < 28; ++at)
           for (const bool speculate : {false, true}) {
             o.stop = {whole.substr(at, 2)}, o.speculate = speculate, o.drafts = speculate ? 3 : 0;
-            const TextMade cut = make_texts(model, wanted, o, 1, *tokenizer)[0];
+            const TextMade cut = make_texts(model.for_texts(), wanted, o, 1, *tokenizer)[0];
             EXPECT_TRUE(cut.stopped);
             EXPECT_EQ(cut.text, whole.substr(0, whole.find(o.stop[0])));
             EXPECT_EQ(cut.tokens.size(), whole.find(o.stop[0]) + 2);

@@ -181,8 +181,9 @@ Exit eval_generate(const std::string& path, const GenerateOptions& o, const Eval
   for (std::size_t i = 0; i < prompts.list.size(); ++i)
     for (int s = 0; s < o.samples; ++s) wanted.push_back({&prompts.list[i], static_cast<std::int64_t>(i), s});
   const Stopwatch watch;
-  const SpeculatedTexts texts = o.speculate ? make_texts_with_drafts(model, wanted, o, common.seed, *tokenizer)
-                                            : SpeculatedTexts{make_texts(model, wanted, o, common.seed, *tokenizer), {}};
+  const SpeculatedTexts texts = o.speculate
+                                    ? make_texts_with_drafts(model, wanted, o, common.seed, *tokenizer)
+                                    : SpeculatedTexts{make_texts(model.for_texts(), wanted, o, common.seed, *tokenizer), {}};
   const std::vector<TextMade>& made = texts.made;
   const double seconds = watch.seconds() - texts.speculation.seconds_beside;
   world.agree([&] {

@@ -7,6 +7,7 @@
 
 #include "lib/base/common_options.h"
 #include "lib/model/model.h"
+#include "lib/run/generate.h"
 #include "lib/run/mesh_options.h"
 #include "lib/run/train_state.h"
 
@@ -44,6 +45,7 @@ class EvalModel {
   bool document_mask() const { return document_mask_; }
   // For forward passes over so many windows of all ranks.
   PassOptions pass_options(std::int64_t num_windows, int seq_len) const;
+  TextModel for_texts() { return {*model_, world_, env_, seq_, batch_}; }
   // The checkpoint's own. Error(kBadInput) if it does not say which (as one that was imported).
   std::unique_ptr<Tokenizer> tokenizer() const;
   // Error(kBadInput) if data of this vocabulary and tokenizer is not for this model, or holds less than two tokens.

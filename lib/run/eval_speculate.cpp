@@ -48,28 +48,29 @@ nlohmann::json Speculation::json() const {
 
 SpeculatedTexts make_texts_with_drafts(EvalModel& model, const std::vector<TextWanted>& wanted, const GenerateOptions& o,
                                        std::uint64_t seed, const Tokenizer& tokenizer) {
+  const TextModel texts_of = model.for_texts();
   const auto n = static_cast<std::int64_t>(wanted.size());
-  const auto split = wanted.begin() + std::min(n, texts_together(model, n));
+  const auto split = wanted.begin() + std::min(n, texts_together(texts_of, n));
   const std::vector<TextWanted> first(wanted.begin(), split), rest(split, wanted.end());
   SpeculatedTexts texts;
   Speculation& s = texts.speculation;
   GenerateOptions warm_up = o;  // libraries choose their code, memory is touched: neither way pays for it
   warm_up.tokens = std::min(o.tokens, 3);
   Stopwatch watch;
-  make_texts(model, first, warm_up, seed, tokenizer);
+  make_texts(texts_of, first, warm_up, seed, tokenizer);
   s.seconds_beside = watch.lap();
-  texts.made = make_texts(model, first, o, seed, tokenizer);
+  texts.made = make_texts(texts_of, first, o, seed, tokenizer);
   s.seconds = watch.lap();
   GenerateOptions plain = o;
   plain.speculate = false;
-  const std::vector<TextMade> without = make_texts(model, first, plain, seed, tokenizer);
+  const std::vector<TextMade> without = make_texts(texts_of, first, plain, seed, tokenizer);
   s.plain_seconds = watch.lap();
   s.seconds_beside += s.plain_seconds;
   s.num_compared = static_cast<std::int64_t>(without.size());
   for (std::size_t i = 0; i < without.size() && o.sampling.is_greedy(); ++i)
     s.num_differing += without[i].tokens != texts.made[i].tokens;
   if (!rest.empty()) {
-    std::vector<TextMade> more = make_texts(model, rest, o, seed, tokenizer);
+    std::vector<TextMade> more = make_texts(texts_of, rest, o, seed, tokenizer);
     std::ranges::move(more, std::back_inserter(texts.made));
   }
   for (const TextMade& t : texts.made) s.counts += t.drafts;

@@ -3,12 +3,9 @@
 #include <algorithm>
 #include <vector>
 
-#include "lib/base/error.h"
-#include "lib/base/rng.h"
 #include "lib/base/stopwatch.h"
 #include "lib/comm/collectives.h"
 #include "lib/run/eval_windows.h"
-#include "lib/run/sampling.h"
 
 namespace moe {
 
@@ -34,32 +31,6 @@ Evaluation evaluate(Pass& pass, World& world, const TokenSource& data, bool docu
           .num_tokens = static_cast<std::int64_t>(sums[1]),
           .seconds = watch.seconds(),
           .second_tokens = {static_cast<std::int64_t>(sums[2]), static_cast<std::int64_t>(sums[3])}};
-}
-
-std::string sample_text(Pass& pass, const World& world, const Tokenizer& tokenizer, const std::string& prompt,
-                        const SampleOptions& options) {
-  std::vector<std::int32_t> text = tokenizer.encode(prompt);
-  if (text.empty())
-    throw AgreedError(Exit::kUsage, "--sample: expected a prompt of at least one token, found an empty one", "", 0);
-  const auto S = static_cast<std::size_t>(pass.shape().seq_len);
-  const bool has_text = world.rank() == 0;
-  const Rng rng(options.seed, "sample");
-  std::vector<std::int32_t> id(has_text ? S : 0), target(id.size(), -1);
-  std::size_t begin = text.size() > S ? text.size() - S : 0;  // first token in the window
-  for (int i = 0; i < options.num_tokens; ++i) {
-    if (text.size() - begin > S) begin = text.size() - std::max<std::size_t>(1, S / 2);
-    const std::size_t n = text.size() - begin;
-    if (has_text) std::fill(std::copy_n(text.begin() + static_cast<std::ptrdiff_t>(begin), n, id.begin()), id.end(), 0);
-    pass.forward({.shape = {has_text ? 1 : 0, pass.shape().seq_len},
-                  .id_T = id,
-                  .target_T = target,
-                  .with_gradient = false,
-                  .tally = false});
-    if (!has_text) continue;
-    text.push_back(choose_token(pass.logits_of(static_cast<std::int64_t>(n) - 1), {.temperature = options.temperature},
-                                rng.uniform(static_cast<std::uint64_t>(i))));
-  }
-  return tokenizer.decode(text);
 }
 
 }  // namespace moe

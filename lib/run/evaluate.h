@@ -1,4 +1,4 @@
-// Held-out loss and text samples of a model. Every rank of its mesh calls.
+// Held-out loss of a model. Every rank of its mesh calls.
 #pragma once
 
 #include <cstdint>
@@ -18,15 +18,5 @@ struct Evaluation {
 // Windows of the pass's seq_len side by side from the start of the data, each seen without the one before; the last may be
 // shorter. max_tokens 0: all; else windows spread evenly over the data. The ranks share the windows; the result is of all.
 Evaluation evaluate(Pass& pass, World& world, const TokenSource& data, bool document_mask, std::int64_t max_tokens);
-
-struct SampleOptions {
-  int num_tokens = 400;
-  float temperature = 0.8f;  // 0: the likeliest token
-  std::uint64_t seed = 0;
-};
-// The prompt and its continuation, on rank 0 (which has the sequence; the others lend their experts). `pass` has one
-// sequence; when it is full, its second half moves to the front.
-std::string sample_text(Pass& pass, const World& world, const Tokenizer& tokenizer, const std::string& prompt,
-                        const SampleOptions& options);
 
 }  // namespace moe

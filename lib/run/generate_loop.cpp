@@ -20,27 +20,27 @@ std::span<const float> row_of(CMat logits, std::int64_t row) {
   return {static_cast<const float*>(logits.row(row)), static_cast<std::size_t>(logits.cols)};
 }
 
-int num_drafts_of(const EvalModel& model, const GenerateOptions& o) {
-  return !o.speculate ? 0 : o.drafts > 0 ? o.drafts : model.config().num_mtp_layers;
+int num_drafts_of(const TextModel& model, const TextOptions& o) {
+  return !o.speculate ? 0 : o.drafts > 0 ? o.drafts : model.model.config().num_mtp_layers;
 }
 
 }  // namespace
 
-GenerateLoop::GenerateLoop(EvalModel& model, const GenerateOptions& options, const Tokenizer& tokenizer, int room)
+GenerateLoop::GenerateLoop(const TextModel& model, const TextOptions& options, const Tokenizer& tokenizer, int room)
     : model_(model),
       o_(options),
       tokenizer_(tokenizer),
       num_drafts_(num_drafts_of(model, options)),
-      tokens_of_pass_(kFewRows / model.model().mesh().options().shape.ep),
-      cache_(model.config(), model.model().dtype(), room, model.seq(), model.env().stream.device()),
-      pass_(model.model(),
-            {.shape = {std::max(model.seq(), std::min(room * model.seq(), kPrefillTokens)), 1},
+      tokens_of_pass_(kFewRows / model.model.mesh().options().shape.ep),
+      cache_(model.model.config(), model.model.dtype(), room, model.seq, model.env.stream.device()),
+      pass_(model.model,
+            {.shape = {std::max(model.seq, std::min(room * model.seq, kPrefillTokens)), 1},
              .training = false,
-             .num_modules = num_drafts_ > 0 ? model.config().num_mtp_layers : 0,
+             .num_modules = num_drafts_ > 0 ? model.model.config().num_mtp_layers : 0,
              .cache = &cache_,
              .max_logits = room * (1 + num_drafts_)},
-            model.env()) {
-  if (num_drafts_ > 0) drafts_.emplace(pass_, cache_, model.model(), model.env().stream);
+            model.env) {
+  if (num_drafts_ > 0) drafts_.emplace(pass_, cache_, model.model, model.env.stream);
 }
 
 void GenerateLoop::run(std::vector<Text>& texts) {
@@ -49,7 +49,7 @@ void GenerateLoop::run(std::vector<Text>& texts) {
     cache_.set_length(i, 0);
     if (drafts_) drafts_->forget(i);
   }
-  World& world = model_.world();
+  World& world = model_.world;
   for (;;) {
     Plan p = plan(texts);
     // Texts that begin go first; ranks that have none of them lend their experts.
@@ -74,7 +74,7 @@ GenerateLoop::Plan GenerateLoop::plan(std::vector<Text>& texts) {
     Text& text = texts[i];
     if (text.done()) continue;
     const int seq = static_cast<int>(i);
-    if (text.moves_on(static_cast<std::size_t>(model_.seq()))) {
+    if (text.moves_on(static_cast<std::size_t>(model_.seq))) {
       cache_.set_length(seq, 0);
       if (drafts_) drafts_->forget(seq);
     }
@@ -152,7 +152,7 @@ void GenerateLoop::count(Text& text, int seq, int accepted, int tokens) {
 int GenerateLoop::drafts_wanted(const Text& text) const {
   if (text.done()) return 0;
   const auto left = [](std::int64_t all, std::size_t used) { return all - static_cast<std::int64_t>(used); };
-  const std::int64_t room = std::min(left(model_.seq(), text.window().size()), left(o_.tokens - 1, text.num_made()));
+  const std::int64_t room = std::min(left(model_.seq, text.window().size()), left(o_.tokens - 1, text.num_made()));
   return static_cast<int>(std::clamp<std::int64_t>(room, 0, num_drafts_));
 }
 

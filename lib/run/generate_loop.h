@@ -16,7 +16,7 @@ namespace moe {
 class GenerateLoop {
  public:
   // room: texts at a time on this rank.
-  GenerateLoop(EvalModel& model, const GenerateOptions& options, const Tokenizer& tokenizer, int room);
+  GenerateLoop(const TextModel& model, const TextOptions& options, const Tokenizer& tokenizer, int room);
   // Texts of this rank, until those of all ranks are done. Text i has sequence i of the cache. A collective call.
   void run(std::vector<Text>& texts);
 
@@ -34,8 +34,8 @@ class GenerateLoop {
   void draft(std::vector<Text>& texts, const std::vector<CacheRun>& runs);
   int drafts_wanted(const Text& text) const;
 
-  EvalModel& model_;
-  const GenerateOptions& o_;
+  TextModel model_;
+  const TextOptions& o_;
   const Tokenizer& tokenizer_;
   int num_drafts_;      // 0: without
   int tokens_of_pass_;  // of texts that go on

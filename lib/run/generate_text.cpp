@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "lib/io/tokenizer.h"
+
 namespace moe {
 namespace {
 
@@ -26,7 +28,7 @@ bool Text::moves_on(std::size_t seq) {
   return true;
 }
 
-void Text::add(std::int32_t token, const GenerateOptions& o, const Tokenizer& tokenizer) {
+void Text::add(std::int32_t token, const TextOptions& o, const Tokenizer& tokenizer) {
   tokens_.push_back(token);
   done_ = num_made() >= static_cast<std::size_t>(o.tokens);
   if (!o.stop.empty()) cut_at_stop(o.stop, tokenizer);

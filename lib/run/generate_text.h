@@ -3,7 +3,7 @@
 #pragma once
 
 #include "lib/base/rng.h"
-#include "lib/run/eval_generate.h"
+#include "lib/run/generate.h"
 
 namespace moe {
 
@@ -23,7 +23,7 @@ class Text {
   std::size_t num_made() const { return tokens_.size() - num_prompt_; }
   double uniform(Draw draw, std::size_t n) const { return rng_[static_cast<std::size_t>(draw)].uniform(n); }
   // The next token; stop texts and the most tokens of o end the text.
-  void add(std::int32_t token, const GenerateOptions& o, const Tokenizer& tokenizer);
+  void add(std::int32_t token, const TextOptions& o, const Tokenizer& tokenizer);
   bool done() const { return done_; }
   DraftCounts& drafts() { return drafts_; }
 

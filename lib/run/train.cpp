@@ -9,6 +9,7 @@
 #include "lib/base/utf8.h"
 #include "lib/comm/collectives.h"
 #include "lib/run/compute.h"
+#include "lib/run/generate.h"
 #include "lib/run/gpu_comm.h"
 #include "lib/run/mesh_load.h"
 #include "lib/run/mesh_plan.h"
@@ -328,10 +329,15 @@ class TrainRun {
     const auto tokenizer = restore_tokenizer(inputs_->data->info().tokenizer, inputs_->data->info().tokenizer_model);
     if (!tokenizer)
       throw AgreedError(Exit::kBadInput, o_.data + ": --sample needs the tokenizer, and the file does not say which", "", 0);
-    Pass pass(model(), {.shape = {1, o_.seq}, .training = false}, env_);
-    const SampleOptions how{.num_tokens = o_.sample_tokens, .temperature = o_.temperature, .seed = o_.common.seed};
-    sample_ = sample_text(pass, world_, *tokenizer, o_.sample, how);
-    if (is_first_) std::fprintf(o_.common.json == "-" ? stderr : stdout, "%s\n", mended_utf8(sample_).c_str());
+    const Prompt prompt{.object = nullptr, .text = o_.sample, .tokens = tokenizer->encode(o_.sample)};
+    if (prompt.tokens.empty())
+      throw AgreedError(Exit::kUsage, "--sample: expected a prompt of at least one token, found an empty one", "", 0);
+    const TextOptions how{.tokens = o_.sample_tokens, .sampling = {.temperature = o_.temperature}};
+    const TextModel texts{.model = model(), .world = world_, .env = env_, .seq = o_.seq};
+    const std::vector<TextMade> made = make_texts(texts, {{&prompt}}, how, o_.common.seed, *tokenizer);
+    if (!is_first_) return;
+    const std::string text = mended_utf8(prompt.text + made.front().text);
+    std::fprintf(o_.common.json == "-" ? stderr : stdout, "%s\n", text.c_str());
   }
 
   TrainOptions& o_;
@@ -355,7 +361,7 @@ class TrainRun {
   RunCounters counters_;
   Replanner replanner_{o_, counters_.counts_since_look_LE};
   StepResult last_;
-  std::string checkpoint_, picture_, sample_;
+  std::string checkpoint_, picture_;
   Stopwatch clock_, log_clock_;
   double steps_seconds_ = 0, run_seconds_ = 0;  // run_seconds_: rank 0's, on every rank
   std::int64_t steps_here_ = 0, tokens_here_ = 0;

@@ -1,4 +1,6 @@
 // Texts of all ranks: who makes which, and how they come together. Not here: the loop (generate_loop.h), prompts, output.
+#include "lib/run/generate.h"
+
 #include <algorithm>
 
 #include "lib/comm/collectives.h"
@@ -8,11 +10,11 @@
 namespace moe {
 namespace {
 
-int texts_of_rank(const EvalModel& model, std::int64_t num_texts) {
+int texts_of_rank(const TextModel& model, std::int64_t num_texts) {
   constexpr std::int64_t kMost = 16;
-  const std::int64_t ranks = model.world().size();
-  return model.batch() > 0 ? model.batch()
-                           : static_cast<int>(std::clamp<std::int64_t>((num_texts + ranks - 1) / ranks, 1, kMost));
+  const std::int64_t ranks = model.world.size();
+  return model.batch > 0 ? model.batch
+                         : static_cast<int>(std::clamp<std::int64_t>((num_texts + ranks - 1) / ranks, 1, kMost));
 }
 
 }  // namespace
@@ -25,13 +27,13 @@ DraftCounts& DraftCounts::operator+=(const DraftCounts& other) {
   return *this;
 }
 
-std::int64_t texts_together(const EvalModel& model, std::int64_t num_texts) {
-  return std::int64_t{texts_of_rank(model, num_texts)} * model.world().size();
+std::int64_t texts_together(const TextModel& model, std::int64_t num_texts) {
+  return std::int64_t{texts_of_rank(model, num_texts)} * model.world.size();
 }
 
-std::vector<TextMade> make_texts(EvalModel& model, const std::vector<TextWanted>& wanted, const GenerateOptions& options,
+std::vector<TextMade> make_texts(const TextModel& model, const std::vector<TextWanted>& wanted, const TextOptions& options,
                                  std::uint64_t seed, const Tokenizer& tokenizer) {
-  World& world = model.world();
+  World& world = model.world;
   const auto n = static_cast<std::int64_t>(wanted.size());
   const std::int64_t together = texts_together(model, n);
   GenerateLoop loop(model, options, tokenizer, texts_of_rank(model, n));
