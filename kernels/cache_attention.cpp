@@ -185,15 +185,8 @@ void run_blocks(Stream& stream, const Problem& p, const Task& task, const Mat& o
 
 Problem make_problem(const AttentionShape& s, CMat q, CMat k, CMat v, std::span<const i64> first_row_T,
                      std::span<const std::int32_t> num_keys_T, const Mat& o) {
-  const i64 T = q.rows, S = s.head_dim, V = s.value_dim;
-  require(s.num_kv_heads > 0 && s.num_heads % s.num_kv_heads == 0,
-          "cache_attention: num_heads is not a multiple of num_kv_heads");
-  expect_shape("cache_attention", "q", q, T, s.num_heads * S);
-  expect_shape("cache_attention", "k", k, k.rows, s.num_kv_heads * S);
-  expect_shape("cache_attention", "v", v, k.rows, s.num_kv_heads * V);
-  expect_shape("cache_attention", "o", o, T, s.num_heads * V);
-  expect_count("cache_attention", "first_row", static_cast<i64>(first_row_T.size()), T);
-  expect_count("cache_attention", "num_keys", static_cast<i64>(num_keys_T.size()), T);
+  const i64 S = s.head_dim, V = s.value_dim;
+  expect_cache_attention_shapes(s, q, k, v, first_row_T, num_keys_T, o);
   for (std::size_t t = 0; t < first_row_T.size(); ++t)
     require(num_keys_T[t] >= 1 && first_row_T[t] >= 0 && first_row_T[t] + num_keys_T[t] <= k.rows,
             "cache_attention: keys outside the cache");

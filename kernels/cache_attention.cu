@@ -249,14 +249,7 @@ void launch_parts(Queue& queue, const Problem& p, i64 rows, const CMat& k) {
 void forward(Stream& stream, const AttentionShape& s, CMat q, CMat k, CMat v, std::span<const i64> first_row_T,
              std::span<const std::int32_t> num_keys_T, Mat o) {
   const i64 T = q.rows, S = s.head_dim, V = s.value_dim;
-  require(s.num_kv_heads > 0 && s.num_heads % s.num_kv_heads == 0,
-          "cache_attention: num_heads is not a multiple of num_kv_heads");
-  expect_shape("cache_attention", "q", q, T, s.num_heads * S);
-  expect_shape("cache_attention", "k", k, k.rows, s.num_kv_heads * S);
-  expect_shape("cache_attention", "v", v, k.rows, s.num_kv_heads * V);
-  expect_shape("cache_attention", "o", o, T, s.num_heads * V);
-  expect_count("cache_attention", "first_row", static_cast<i64>(first_row_T.size()), T);
-  expect_count("cache_attention", "num_keys", static_cast<i64>(num_keys_T.size()), T);
+  expect_cache_attention_shapes(s, q, k, v, first_row_T, num_keys_T, o);
   require(k.dtype == v.dtype, "cache_attention: keys and values of different dtypes");
   const int group = s.num_heads / s.num_kv_heads, heads = group >= 8 ? 8 : group >= 3 ? 4 : group;
   Problem p = {.q = q.data,

@@ -7,7 +7,6 @@
 namespace moe::cuda {
 
 inline constexpr unsigned kAllLanes = 0xffffffffu;
-inline constexpr i64 kMaxRoutedExperts = 65536;     // as on the CPU
 inline constexpr float kLowest = -3.402823466e38f;  // the key of what cannot be ordered
 inline constexpr unsigned kRouterWarps = 4, kRouterThreads = kRouterWarps * kWarp;
 

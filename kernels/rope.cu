@@ -110,9 +110,7 @@ __global__ void __launch_bounds__(kThreads, 1) neighbours_kernel(X* x, i64 strid
 void rotate(const char* op, Stream& stream, const Mat& x_TC, const RopeShape& shape, std::span<const std::int32_t> pos_T,
             const float* cos_PR2, const float* sin_PR2, float sign) {
   const i64 S = shape.head_dim, first = shape.first, R = shape.turned(), half = R / 2;
-  expect_count(op, "pos", static_cast<i64>(pos_T.size()), x_TC.rows);
-  if (first < 0 || R < 2 || R % 2 != 0 || first + R > S || x_TC.cols % S != 0)
-    expect_shape(op, "x (a multiple of a head width that holds an even number of turned columns)", x_TC, x_TC.rows, -1);
+  expect_rope_shape(op, x_TC, shape, pos_T);
   const Turn turn{pos_T.data(),
                   cos_PR2,
                   sin_PR2,

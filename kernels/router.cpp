@@ -11,21 +11,6 @@ namespace {
 
 constexpr float kTiny = 1e-20f;  // keeps 0 / 0 away when all chosen scores have underflowed
 
-void check(const char* op, const RouterShape& s) {
-  char text[256];
-  const i64 group = s.num_groups >= 1 ? s.num_experts / s.num_groups : 0;
-  if (s.num_experts >= 1 && s.top_k >= 1 && s.num_groups >= 1 && group * s.num_groups == s.num_experts &&
-      s.num_groups_kept >= 1 && s.num_groups_kept <= s.num_groups && s.top_k <= s.num_groups_kept * group &&
-      s.num_experts <= kMaxRoutedExperts)
-    return;
-  std::snprintf(
-      text, sizeof text,
-      "%s: expected equal groups of experts and no more choices than the kept groups hold, found %d experts, top %d, "
-      "%d of %d groups",
-      op, s.num_experts, s.top_k, s.num_groups_kept, s.num_groups);
-  throw std::invalid_argument(text);
-}
-
 constexpr i64 kMaxNodeKeys = i64{1} << 20;  // of all nodes of a token, in a thread's scratch memory
 
 // How many experts of a node count for its score.
@@ -149,7 +134,7 @@ void gates_of(const RouterShape& shape, const float* scores_E, const std::int32_
 
 void forward(Stream& stream, const RouterShape& shape, const float* logits_TE, std::int64_t num_tokens, const float* bias_E,
              float* scores_TE, std::int32_t* idx_TK, float* gate_TK) {
-  check("router.forward", shape);
+  expect_router_shape("router.forward", shape);
   check_nodes("router.forward", shape);
   const i64 E = shape.num_experts, K = shape.top_k;
   const bool limits_nodes = shape.expert2node != nullptr && shape.num_nodes_kept < shape.num_nodes;
@@ -185,7 +170,7 @@ void gates_backward(const RouterShape& shape, const float* scores_E, const std::
 
 void backward_gates(Stream& stream, const RouterShape& shape, const float* scores_TE, std::int64_t num_tokens,
                     const std::int32_t* idx_TK, const float* dgate_TK, float* dscores_TE) {
-  check("router.backward_gates", shape);
+  expect_router_shape("router.backward_gates", shape);
   const i64 E = shape.num_experts, K = shape.top_k;
   expect_range("router.backward_gates", "expert", idx_TK, num_tokens * K, 0, E);
 #pragma omp parallel for schedule(static) num_threads(threads_for(stream, num_tokens* E * 8))
@@ -205,7 +190,7 @@ void scores_backward(Score score, const float* s, const float* ds, i64 E, float*
 
 void backward_scores(Stream& stream, const RouterShape& shape, const float* scores_TE, std::int64_t num_tokens,
                      const float* dscores_TE, float* dlogits_TE) {
-  check("router.backward_scores", shape);
+  expect_router_shape("router.backward_scores", shape);
   const i64 E = shape.num_experts;
 #pragma omp parallel for schedule(static) num_threads(threads_for(stream, num_tokens* E * 12))
   for (i64 t = 0; t < num_tokens; ++t)

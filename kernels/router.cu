@@ -8,20 +8,6 @@ namespace {
 
 constexpr float kTiny = 1e-20f;  // keeps 0 / 0 away when all chosen scores have underflowed
 
-void check(const char* op, const RouterShape& s) {
-  char text[256];
-  const i64 group = s.num_groups >= 1 ? s.num_experts / s.num_groups : 0;
-  if (s.num_experts >= 1 && s.top_k >= 1 && s.num_groups >= 1 && group * s.num_groups == s.num_experts &&
-      s.num_groups_kept >= 1 && s.num_groups_kept <= s.num_groups && s.top_k <= s.num_groups_kept * group &&
-      s.num_experts <= kMaxRoutedExperts)
-    return;
-  std::snprintf(text, sizeof text,
-                "%s: expected equal groups of experts and no more choices than the kept groups hold, found %d experts, top "
-                "%d, %d of %d groups",
-                op, s.num_experts, s.top_k, s.num_groups_kept, s.num_groups);
-  throw std::invalid_argument(text);
-}
-
 // The map is of the host, so that its values are looked at.
 void check_nodes(const char* op, const RouterShape& s) {
   if (s.expert2node == nullptr) return;
@@ -185,7 +171,7 @@ __global__ void __launch_bounds__(kRouterThreads, 8) forward_kernel(Forward f, K
 
 void forward(Stream& stream, const RouterShape& shape, const float* logits_TE, std::int64_t num_tokens, const float* bias_E,
              float* scores_TE, std::int32_t* idx_TK, float* gate_TK) {
-  check("router.forward", shape);
+  expect_router_shape("router.forward", shape);
   check_nodes("router.forward", shape);
   if (num_tokens == 0) return;
   Queue& q = queue_of(stream);
@@ -231,7 +217,7 @@ __global__ void __launch_bounds__(kRouterThreads)
 
 void backward_gates(Stream& stream, const RouterShape& shape, const float* scores_TE, std::int64_t num_tokens,
                     const std::int32_t* idx_TK, const float* dgate_TK, float* dscores_TE) {
-  check("router.backward_gates", shape);
+  expect_router_shape("router.backward_gates", shape);
   launch(queue_of(stream), backward_gates_kernel, blocks_for(num_tokens, kRouterWarps), kRouterThreads, 0, shape, scores_TE,
          num_tokens, idx_TK, dgate_TK, dscores_TE);
 }
@@ -255,7 +241,7 @@ __global__ void __launch_bounds__(kRouterThreads)
 
 void backward_scores(Stream& stream, const RouterShape& shape, const float* scores_TE, std::int64_t num_tokens,
                      const float* dscores_TE, float* dlogits_TE) {
-  check("router.backward_scores", shape);
+  expect_router_shape("router.backward_scores", shape);
   launch(queue_of(stream), backward_scores_kernel, blocks_for(num_tokens, kRouterWarps), kRouterThreads, 0, shape.score,
          shape.num_experts, scores_TE, num_tokens, dscores_TE, dlogits_TE);
 }

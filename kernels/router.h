@@ -6,7 +6,6 @@
 
 namespace moe::MOE_ISA {
 
-inline constexpr i64 kMaxRoutedExperts = 65536;     // so that a thread's rows of keys fit its scratch memory
 inline constexpr float kLowest = -3.402823466e38f;  // the key of what cannot be ordered
 
 // key (=) score + bias, without what cannot be ordered: not-a-number and -inf become the lowest float, so that -inf is
