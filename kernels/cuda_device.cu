@@ -3,6 +3,7 @@
 #include <cuda_runtime.h>
 #include <nvtx3/nvToolsExt.h>
 
+#include <limits>
 #include <new>
 #include <stdexcept>
 #include <string>
@@ -135,6 +136,28 @@ void wait_mark(void* queue, void* mark) {
   give_event(event);  // what waits for it waits for what was recorded
 }
 
+cudaEvent_t event_of(const TimeMark& mark) { return static_cast<cudaEvent_t>(mark.event); }
+
+TimeMark time_mark(void* queue) {
+  const cudaStream_t stream = stream_of(queue);
+  const cudaEvent_t event = take_timed_event();
+  check(cudaEventRecord(event, stream), "event");
+  return {.event = event};
+}
+// The driver's milliseconds are a float: to 6e-8 of the time.
+double seconds_between(const TimeMark& from, const TimeMark& to) {
+  use_device();
+  float ms = 0;
+  const cudaError_t error = cudaEventElapsedTime(&ms, event_of(from), event_of(to));
+  if (error == cudaErrorNotReady) {
+    cudaGetLastError();
+    return std::numeric_limits<double>::quiet_NaN();
+  }
+  check(error, "time between events");
+  return 1e-3 * static_cast<double>(ms);
+}
+void release_time_mark(const TimeMark& mark) { give_timed_event(event_of(mark)); }
+
 void memory(std::size_t* used_bytes, std::size_t* total_bytes) {
   std::size_t free = 0;
   check(cudaMemGetInfo(&free, total_bytes), "memory");
@@ -143,8 +166,25 @@ void memory(std::size_t* used_bytes, std::size_t* total_bytes) {
 
 char name[256] = "";  // of the device that was opened
 
-const Device device = {DeviceKind::kCuda, name,       allocate, reserve, commit,      release, allocate_host, release_host,
-                       make_queue,        free_queue, copy,     zero,    synchronize, mark,    wait_mark,     memory};
+const Device device = {DeviceKind::kCuda,
+                       name,
+                       allocate,
+                       reserve,
+                       commit,
+                       release,
+                       allocate_host,
+                       release_host,
+                       make_queue,
+                       free_queue,
+                       copy,
+                       zero,
+                       synchronize,
+                       mark,
+                       wait_mark,
+                       time_mark,
+                       seconds_between,
+                       release_time_mark,
+                       memory};
 
 int num_devices(char* text, int size) {
   int devices = 0;  // left untouched by the call where there is no driver

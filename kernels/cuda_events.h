@@ -1,5 +1,5 @@
-// Events without times, which are kept: the driver takes longer to make one than to record it. Any thread. Included by
-// kernels/*.cu only.
+// Events, which are kept: the driver takes longer to make one than to record it. Those with times cost the device a little
+// more. Any thread. Included by kernels/*.cu only.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -8,5 +8,7 @@ namespace moe::cuda {
 
 cudaEvent_t take_event();
 void give_event(cudaEvent_t event);  // may be recorded again
+cudaEvent_t take_timed_event();
+void give_timed_event(cudaEvent_t event);
 
 }  // namespace moe::cuda

@@ -36,7 +36,7 @@ struct CudaComms {
 
 // What the plugin exports, as `const CudaPlugin* moe_cuda_plugin()`.
 struct CudaPlugin {
-  static constexpr int kVersion = 4;  // of this interface: a plugin of another build is refused
+  static constexpr int kVersion = 5;  // of this interface: a plugin of another build is refused
   int version;
   int (*num_devices)(char* text, int size);  // 0: why, in `text`
   const Device* (*open)(int index);          // takes the device for this process; throws std::runtime_error

@@ -3,6 +3,7 @@
 #include <sched.h>
 #include <sys/mman.h>
 
+#include <chrono>
 #include <cstring>
 #include <new>
 
@@ -29,12 +30,37 @@ void zero(void*, void* memory, std::size_t bytes) {
 }
 void* mark(void*) { return nullptr; }
 void wait_mark(void*, void*) {}
+TimeMark time_mark(void*) { return {.ns = host_clock_ns()}; }
+double seconds_between(const TimeMark& from, const TimeMark& to) { return 1e-9 * static_cast<double>(to.ns - from.ns); }
+void release_time_mark(const TimeMark&) {}
 void memory(std::size_t* used_bytes, std::size_t* total_bytes) { *used_bytes = *total_bytes = 0; }
 
-constexpr Device kCpuDevice = {DeviceKind::kCpu, "cpu",   map,  map,  is_there, unmap, map,       unmap,
-                               no_queue,         nothing, copy, zero, nothing,  mark,  wait_mark, memory};
+constexpr Device kCpuDevice = {DeviceKind::kCpu,
+                               "cpu",
+                               map,
+                               map,
+                               is_there,
+                               unmap,
+                               map,
+                               unmap,
+                               no_queue,
+                               nothing,
+                               copy,
+                               zero,
+                               nothing,
+                               mark,
+                               wait_mark,
+                               time_mark,
+                               seconds_between,
+                               release_time_mark,
+                               memory};
 
 }  // namespace
+
+std::int64_t host_clock_ns() {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
+}
 
 const Device& cpu_device() { return kCpuDevice; }
 

@@ -12,6 +12,15 @@ namespace moe {
 
 enum class DeviceKind : std::uint8_t { kCpu, kCuda };
 
+// When a queue came to a place, its own way: a reading of the host's clock on the CPU, where it is there at once, an event
+// that gets its time from the device on a GPU.
+struct TimeMark {
+  std::int64_t ns = 0;  // of host_clock_ns()
+  void* event = nullptr;
+};
+
+std::int64_t host_clock_ns();  // steady; its zero is the host's own affair
+
 // Functions of a device. A queue is what stands behind a Stream; nullptr on the CPU.
 struct Device {
   DeviceKind kind;
@@ -38,6 +47,11 @@ struct Device {
   // mark is waited for once. nullptr on the CPU.
   void* (*mark)(void* queue);
   void (*wait_mark)(void* queue, void* mark);
+  // A mark that is told when the queue comes to it. Nobody waits: seconds_between() two of them, in the order of their
+  // making, is not-a-number until the device has come to both. Each is released once.
+  TimeMark (*time_mark)(void* queue);
+  double (*seconds_between)(const TimeMark& from, const TimeMark& to);
+  void (*release_time_mark)(const TimeMark& mark);
   // Memory in use (on a GPU by all processes), and all there is.
   void (*memory)(std::size_t* used_bytes, std::size_t* total_bytes);
 };
@@ -61,6 +75,7 @@ class Stream {
   void synchronize() { device_->synchronize(queue_); }
   void* mark() { return device_->mark(queue_); }
   void wait_mark(void* mark) { device_->wait_mark(queue_, mark); }
+  TimeMark time_mark() { return device_->time_mark(queue_); }
 
   // Of the CPU alone: 64-byte aligned scratch of one thread (index 0 .. num_threads-1), valid inside one kernel call. The
   // memory is kScratchBytes long and is only touched when used.

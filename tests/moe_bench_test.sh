@@ -86,7 +86,13 @@ if [ -e "$plugin" ]; then
   grep -q '^# ceilings of this run on it: bf16 GEMM' table || fail "device: the table does not name the ceilings"
   grep -q '^permute/combine .* GB/s ' table || fail "device: no row of permute/combine"
   grep -q '"unit": "TFLOP/s"' rows.json || fail "device: no TFLOP/s in the JSON"
-  on_device step --micro-batch 1 >table || { cat table; fail "a step on a device failed"; }
+  on_device step --micro-batch 1 --json step.json >table || { cat table; fail "a step on a device failed"; }
+  # Times of the device: phases within the step, kernels within theirs.
+  number() { tr -d ' \n' <step.json | grep -o "\"$1\":{[^}]*}" | grep -o "\"$2\":[-0-9.e]*" | cut -d: -f2; }
+  tr -d ' \n' <step.json | grep -q '"other_ms":[0-9]' || fail "device: the parts of a step are longer than the step"
+  awk -v f="$(number phases forward_ms)" -v b="$(number phases backward_ms)" -v u="$(number phases update_ms)" \
+    -v s="$(number step_us max)" 'BEGIN { exit !(f > 0 && b > 0 && u > 0 && f + b + u <= s / 1e3 + 1e-3) }' ||
+    fail "device: phases of a step: $(tr -d ' \n' <step.json | grep -o '"\(phases\|step_us\)":{[^}]*}')"
   grep -q 'model-FLOP utilisation' table || fail "device: step shows no utilisation"
   expect_code 2 on_device kernels --isa generic
   expect_code 69 on_device dispatch

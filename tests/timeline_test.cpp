@@ -107,7 +107,7 @@ TEST(Timeline, HasEveryRankAndRowAndTheStepsAskedFor) {
     if (e.at("name") == "thread_name") rows.emplace(e.at("pid").get<int>(), e.at("args").at("name").get<std::string>());
   }
   ASSERT_EQ(processes.size(), 4u);
-  EXPECT_EQ(rows.size(), 4 * kNumTraceRows);
+  EXPECT_EQ(rows.size(), 4 * kNumHostRows);
   for (int r = 0; r < 4; ++r) {
     EXPECT_THAT(processes[r], HasSubstr("rank " + std::to_string(r)));
     const auto compute = spans_of(run.file, r, kCompute), communication = spans_of(run.file, r, TraceRow::kCommunication);

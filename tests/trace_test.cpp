@@ -10,6 +10,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "lib/comm/clock_offset.h"
 #include "lib/comm/lane.h"
@@ -26,6 +27,19 @@ std::vector<std::string> names_in(const TraceLog& log) {
   std::vector<std::string> names;
   for (const TraceEvent& e : log.events) names.emplace_back(e.name);
   return names;
+}
+
+std::vector<std::string> names_of(const TraceLog& log, TraceRow row) {
+  std::vector<std::string> names;
+  for (const TraceEvent& e : log.events)
+    if (e.row == row) names.emplace_back(e.name);
+  return names;
+}
+
+TraceEvent event_of(const TraceLog& log, TraceRow row, const std::string& name) {
+  for (const TraceEvent& e : log.events)
+    if (e.row == row && e.name == name) return e;
+  return {};
 }
 
 TEST(Trace, OffItKnowsNothing) {
@@ -138,6 +152,61 @@ TEST(Trace, ADeviceIsShownEverySpanOfTheThreadThatWorks) {
   EXPECT_EQ(trace.end().events.size(), 1u);
   EXPECT_TRUE(trace.is_on());
   EXPECT_THAT(ranges, ElementsAre("outer", "inner", "both"));
+}
+
+// Of a device that does at once what is put into its streams. One that does it later: cuda_phases_test.sh.
+TEST(Trace, SpansOfAStreamThatIsFollowedHaveTwins) {
+  Stream compute(1), lane(1);
+  Trace trace;
+  trace.follow(&compute, &lane);
+  trace.arm(100);
+  std::optional<TraceSpan> before, open;
+  before.emplace(trace, kRow, TraceLabel{"before"});
+  trace.begin();
+  trace.set_step(3);
+  before.reset();
+  {
+    const TraceSpan outer(trace, kRow, {.name = "outer", .layer = 2});
+    { const TraceSpan inner(trace, kRow, {.name = "inner", .of = "it"}); }
+    const TraceSpan task(trace, TraceRow::kCommunication, {"task"});
+    const TraceSpan save(trace, TraceRow::kSaving, {"save"});
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  open.emplace(trace, kRow, TraceLabel{"open"});
+  const TraceLog log = trace.end();
+  open.reset();
+  EXPECT_THAT(names_of(log, TraceRow::kCompute), ElementsAre("before", "outer", "inner", "open"));
+  EXPECT_THAT(names_of(log, TraceRow::kGpu), ElementsAre("outer", "inner", "open")) << "what began in the window";
+  EXPECT_THAT(names_of(log, TraceRow::kGpuCommunication), ElementsAre("task"));
+  const TraceEvent outer = event_of(log, TraceRow::kGpu, "outer"), inner = event_of(log, TraceRow::kGpu, "inner"),
+                   task = event_of(log, TraceRow::kGpuCommunication, "task");
+  EXPECT_EQ(outer.step, 3);
+  EXPECT_EQ(outer.layer, 2);
+  EXPECT_STREQ(inner.of, "it");
+  EXPECT_LE(outer.begin_ns, inner.begin_ns);
+  EXPECT_LE(inner.begin_ns, inner.end_ns);
+  EXPECT_LE(inner.end_ns, outer.end_ns);
+  EXPECT_GE(task.end_ns - task.begin_ns, 1'000'000);
+  EXPECT_LE(event_of(log, TraceRow::kGpu, "open").end_ns, log.end_ns);
+
+  // A window that is given up, and one behind it.
+  trace.arm(3);
+  trace.begin();
+  { const TraceSpan span(trace, kRow, {"given up"}); }
+  trace.disarm();
+  EXPECT_FALSE(trace.is_on());
+  trace.arm(3);
+  trace.begin();
+  for (int i = 0; i < 3; ++i) const TraceSpan span(trace, kRow, {"span"});
+  const TraceLog bounded = trace.end();
+  EXPECT_THAT(names_of(bounded, TraceRow::kCompute), ElementsAre("span", "span"));
+  EXPECT_THAT(names_of(bounded, TraceRow::kGpu), ElementsAre("span")) << "twins count";
+  EXPECT_EQ(bounded.num_left_out, 3);
+  trace.follow(nullptr, nullptr);
+  trace.arm(10);
+  trace.begin();
+  { const TraceSpan span(trace, kRow, {"alone"}); }
+  EXPECT_THAT(names_in(trace.end()), ElementsAre("alone"));
 }
 
 // Tasks are on the lane's row, waiting for them on the caller's; that is what the lane books as exposed.

@@ -17,7 +17,8 @@
 
 namespace moe {
 
-// Seconds that tasks of one name took, and how much of it the caller stood waiting.
+// Seconds that tasks of one name took, and how much of it the caller stood waiting. On a GPU both are times of its streams:
+// from where a task has what it waits for, and while the stream that computes had nothing to do because of the wait.
 struct LaneTime {
   double busy = 0, exposed = 0;
 };
@@ -41,6 +42,8 @@ class CommLane {
   void wait_all();
   // submit and wait
   void call(const char* name, std::function<void()> task) { wait(submit(name, std::move(task))); }
+  // The same of a task that reads and writes memory of the host alone: it begins at once, whatever a GPU is at.
+  void call_on_host(const char* name, std::function<void()> task);
 
   // On a GPU: a task sees what was in `compute` when it was submitted, and is done when `lane` has done what it put there.
   // `compute` is the stream of the thread that submits. nullptr, nullptr: no more.
@@ -49,7 +52,7 @@ class CommLane {
 
   // Number of threads inside wait(): what polls may sleep while it is 0.
   const std::atomic<int>& num_waiting() const;
-  // Since the last call.
+  // Since the last call; on a GPU of the waits that its stream has come past.
   std::map<std::string, LaneTime> take_times();
 
  private:

@@ -21,6 +21,7 @@
 #include "lib/run/global_batch.h"
 #include "lib/run/peak.h"
 #include "lib/run/result.h"
+#include "lib/tensor/phase_clock.h"
 
 namespace moe {
 namespace {
@@ -76,6 +77,7 @@ class StepRun {
     r.seconds.waited = waited_;
     std::sort(samples_.begin(), samples_.end(),
               [](const StepSample& a, const StepSample& b) { return a.seconds < b.seconds; });
+    r.phase_seconds = samples_[samples_.size() / 2].phase_seconds;
     r.median = parts_.seconds > 0 ? parts_ : samples_[samples_.size() / 2];
     r.device_bytes = device_bytes_;
     r.max_vio = mean_max_vio();
@@ -88,7 +90,7 @@ class StepRun {
   }
 
  private:
-  // A step with the clock running, where waiting for each kernel would change the time of the step itself.
+  // A step with the clock running, where marks around each kernel would change the time of the step itself.
   void take_parts(bool keep) {
     stream_.run_clock(true);
     step();
@@ -118,11 +120,7 @@ class StepRun {
             .mtp_scale_D = mtp_scale};
   }
 
-  // Of what ran since the last call; a device is waited for where its kernels are too.
-  double lap(Stopwatch& watch) {
-    if (stream_.is_running()) stream_.synchronize();
-    return watch.lap();
-  }
+  void end_of(StepPhase phase) { clock_.lap(static_cast<std::size_t>(phase)); }
 
   // What Trainer::step does, on random tokens and without clipping.
   void step() {
@@ -132,21 +130,24 @@ class StepRun {
     const double T = static_cast<double>(id_T_.size());
     const std::vector<double> mtp_scale(static_cast<std::size_t>(pass_.num_modules()), 0.3 / T);
     StepSample sample;
-    Stopwatch whole, phase;
+    const Stopwatch whole;
+    clock_.start();
     for (int i = 0; i < cut_.num_micro_batches(); ++i) {
       const MicroBatch batch = micro_batch(i, mtp_scale);
       stream_.set_phase(StepPhase::kForward);
       pass_.forward(batch);
-      sample.phase_seconds[0] += lap(phase);
+      end_of(StepPhase::kForward);
       stream_.set_phase(StepPhase::kBackwardInput);
       pass_.backward(batch);
-      sample.phase_seconds[1] += lap(phase);
+      end_of(StepPhase::kBackwardInput);
     }
     stream_.set_phase(StepPhase::kUpdate);
     update();
+    end_of(StepPhase::kUpdate);
     stream_.synchronize();
-    sample.phase_seconds[3] = phase.lap();
     sample.seconds = whole.seconds();
+    clock_.waited();
+    std::ranges::copy(clock_.take(0), sample.phase_seconds.begin());
     pass_.pull_tallies();
     sample.parts = stream_.take_times();
     const double loss = pass_.losses_pulled().front() / T;
@@ -189,6 +190,7 @@ class StepRun {
   Pass pass_;
   std::vector<AdamWTensor> tensors_;
   DeviceNumber squares_{stream_};
+  PhaseClock clock_{stream_, kNumStepPhases};
   HostRoom tokens_;
   std::span<std::int32_t> id_T_, target_T_;  // of a step
   std::uint64_t num_drawn_ = 0;

@@ -32,7 +32,8 @@ struct StepReport {
   double gemm_peak_after = 0;  // measured again after the steps
   double peak_rss_bytes = 0, device_bytes = 0, max_vio = 0;
   Timing seconds;
-  StepSample median;  // the step whose time is the median; on a device: one more, whose host waits for every kernel
+  StepSample median;  // the step whose time is the median; on a device: one more, with marks around every kernel
+  std::array<double, kNumStepPhases> phase_seconds{};  // of the step whose time is the median, on a device too
   std::vector<StepCheck> checks;
 
   bool passed() const;

@@ -36,7 +36,7 @@ std::string total_line(const StepReport& r) {
   line += text(" %9.2f %9.2f %9s %9.2f %9.2f %6.1f", 1e3 * p[0], 1e3 * p[1], "(both)", 1e3 * p[3], 1e3 * r.median.seconds,
                100.0);
   if (!r.passed()) return line + text(" %9s %6s", "FAILED", "-");
-  if (r.peaks.of_device) return line + text(" %9s %6s", "-", "-");  // its figures are those of steps without waiting
+  if (r.peaks.of_device) return line + text(" %9s %6s", "-", "-");  // its figures are those of steps without marks
   return line + text(" %9.1f %6.1f", r.gflops(true), 100 * r.gflops(true) / r.gemm_peak());
 }
 
@@ -61,6 +61,11 @@ void add_results(const StepReport& r, std::vector<std::string>& lines) {
       text("step_ms              %10.1f  median of %d, %.1f to %.1f: %lld tokens in %d micro-batch%s, the optimizer",
            1e3 * r.seconds.median, r.seconds.num_repetitions, 1e3 * r.seconds.min, 1e3 * r.seconds.max,
            static_cast<long long>(r.shape.num_tokens()), r.num_micro_batches, r.num_micro_batches == 1 ? "" : "es"));
+  if (r.peaks.of_device) {
+    const auto& p = r.phase_seconds;
+    lines.push_back(text("phases_ms            %10.1f  forward, %.1f backward, %.1f norm and update, of the median step",
+                         1e3 * p[0], 1e3 * p[1], 1e3 * p[3]));
+  }
   lines.push_back(
       text("waited_percent       %10.1f  of the time threads could run but had no processor", 100 * r.seconds.waited));
   lines.push_back(text("peak_rss_mb          %10.0f", r.peak_rss_bytes * 1e-6));
@@ -114,7 +119,7 @@ std::vector<std::string> step_lines(const StepReport& r) {
            "update", "total", "%time", "rate", "%gemm")};
   if (r.peaks.of_device)
     lines.insert(lines.begin(),
-                 "# parts: of one step more, whose host waits for every kernel; the figures below are of steps that do not");
+                 "# parts: of one step more, with marks around every kernel; the figures below are of steps without");
   const auto flop = flop_by_part(r.model, r.shape);
   for (std::size_t p = 0; p < kNumStepParts; ++p)
     if (const auto part = static_cast<StepPart>(p); r.median.parts.of(part) > 0)
@@ -158,6 +163,10 @@ nlohmann::json step_json(const StepReport& r) {
                          {"tokens_per_step", r.shape.num_tokens()},
                          {"micro_batches_per_step", r.num_micro_batches},
                          {"step_us", timing_json(r.seconds)},
+                         {"phases",
+                          {{"forward_ms", 1e3 * r.phase_seconds[0]},
+                           {"backward_ms", 1e3 * r.phase_seconds[1]},
+                           {"update_ms", 1e3 * r.phase_seconds[3]}}},
                          {"peaks", peaks_json(r.peaks)},
                          {"gemm_peak_gflops", r.gemm_peak()},
                          {"peak_rss_bytes", r.peak_rss_bytes},

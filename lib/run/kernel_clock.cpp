@@ -1,9 +1,5 @@
 #include "lib/run/kernel_clock.h"
 
-#include <utility>
-
-#include "lib/base/stopwatch.h"
-
 namespace moe {
 
 const char* name_of(StepPart part) {
@@ -50,13 +46,25 @@ void ClockedStream::know_weights(const ParamStore& params) {
 
 StepPart ClockedStream::part_of_weight(const void* p) const { return weight2part_.at(p); }
 
-void ClockedStream::add(StepPart part, bool is_weight_gradient, double seconds) {
+ClockedStream::~ClockedStream() { take_times(); }
+
+void ClockedStream::add(StepPart part, bool is_weight_gradient, const TimeMark& from) {
   const bool in_backward = phase_ == StepPhase::kBackwardInput || phase_ == StepPhase::kBackwardWeight;
   const StepPhase phase = in_backward && is_weight_gradient ? StepPhase::kBackwardWeight : phase_;
-  times_.seconds[static_cast<std::size_t>(part)][static_cast<std::size_t>(phase)] += seconds;
+  calls_.push_back({part, phase, from, time_mark()});
 }
 
-StepTimes ClockedStream::take_times() { return std::exchange(times_, StepTimes{}); }
+StepTimes ClockedStream::take_times() {
+  StepTimes times;
+  for (const Call& c : calls_) {
+    times.seconds[static_cast<std::size_t>(c.part)][static_cast<std::size_t>(c.phase)] +=
+        device().seconds_between(c.from, c.to);
+    device().release_time_mark(c.from);
+    device().release_time_mark(c.to);
+  }
+  calls_.clear();
+  return times;
+}
 
 namespace {
 
@@ -88,19 +96,16 @@ StepPart part_of(const ClockedStream& s, ByWeight, const CMat&, const Psum&, con
 class Lap {
  public:
   Lap(ClockedStream& stream, StepPart part, bool is_weight_gradient)
-      : stream_(stream), part_(part), is_weight_(is_weight_gradient) {}
+      : stream_(stream), part_(part), is_weight_(is_weight_gradient), from_(stream.time_mark()) {}
   Lap(const Lap&) = delete;
   Lap& operator=(const Lap&) = delete;
-  ~Lap() {
-    stream_.synchronize();
-    stream_.add(part_, is_weight_, clock_.seconds());
-  }
+  ~Lap() { stream_.add(part_, is_weight_, from_); }
 
  private:
   ClockedStream& stream_;
   StepPart part_;
   bool is_weight_;
-  Stopwatch clock_;
+  TimeMark from_;
 };
 
 // Function pointers hold no state: the original table travels with the stream, the noun and the function in the type.

@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdint>
 #include <unordered_map>
+#include <vector>
 
 #include "lib/model/model.h"
 
@@ -48,14 +49,15 @@ struct StepTimes {
   double total() const;
 };
 
-// The stream that timed kernels must be given. The clock runs from the start on the CPU; elsewhere, where a call returns
-// before its work is done, it makes the host wait after every kernel, and so only runs while it is asked to.
+// The stream that timed kernels must be given. The clock runs from the start on the CPU; elsewhere the marks that it puts
+// around every kernel cost the device time, and so it only runs while it is asked to.
 class ClockedStream : public Stream {
  public:
   ClockedStream(int num_threads, const Kernels& kernels) : ClockedStream(cpu_device(), num_threads, kernels) {}
   ClockedStream(const Device& device, int num_threads, const Kernels& kernels)
       : Stream(device, num_threads), kernels_(kernels), is_running_(is_cpu()) {}
 
+  ~ClockedStream();
   const Kernels& original() const { return kernels_; }
   bool is_running() const { return is_running_; }
   void run_clock(bool on) { is_running_ = on; }
@@ -64,14 +66,20 @@ class ClockedStream : public Stream {
   StepPart part_of_weight(const void* weight_or_gradient) const;
 
   void set_phase(StepPhase phase) { phase_ = phase; }
-  void add(StepPart part, bool is_weight_gradient, double seconds);
-  StepTimes take_times();  // those since the last call
+  // From `from`, a mark of this stream, to here.
+  void add(StepPart part, bool is_weight_gradient, const TimeMark& from);
+  StepTimes take_times();  // those since the last call; the stream was waited for
 
  private:
   const Kernels& kernels_;
   std::unordered_map<const void*, StepPart> weight2part_;
   StepPhase phase_ = StepPhase::kForward;
-  StepTimes times_;
+  struct Call {
+    StepPart part;
+    StepPhase phase;
+    TimeMark from, to;
+  };
+  std::vector<Call> calls_;
   bool is_running_;
 };
 

@@ -78,12 +78,12 @@ nlohmann::json metrics_row(const StepResult& r, const RateBase& base, double run
                         {"forward_ms", 1e3 * r.forward_seconds},
                         {"backward_ms", 1e3 * r.backward_seconds},
                         {"optimizer_ms", 1e3 * r.optimizer_seconds},
-                        {"experts_ms", 1e3 * r.experts_seconds},
-                        {"exchange_ms", 1e3 * r.exchange_seconds},
                         {"exposed_ms", 1e3 * r.exposed_seconds},
                         {"peak_memory_gib", peak_memory_gib()},
                         {"updated", r.updated},
                         {"seconds", run_seconds}};
+  if (r.experts_seconds) row["experts_ms"] = 1e3 * *r.experts_seconds;
+  if (r.exchange_seconds) row["exchange_ms"] = 1e3 * *r.exchange_seconds;
   if (r.device_bytes > 0) row["device_memory_gib"] = r.device_bytes / (1 << 30);
   if (r.ema_seconds > 0) row["ema_ms"] = 1e3 * r.ema_seconds;
   if (!r.mtp_loss.empty()) row["mtp_loss"] = r.mtp_loss, row["mtp_weight"] = r.mtp_weight;

@@ -42,7 +42,7 @@ Timeline::Timeline(World& world, TimelineOptions options, nlohmann::json about)
 }
 
 Timeline::~Timeline() {
-  if (phase_ != Phase::kOver) world_.trace().end();
+  if (phase_ != Phase::kOver) world_.trace().disarm();
 }
 
 void Timeline::before_step(std::int64_t step) {

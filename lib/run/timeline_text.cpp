@@ -52,6 +52,8 @@ std::string timeline_of_rank(int rank, const std::string& rank_name, const std::
                      metadata(rank, TraceRow::kCompute, "process_sort_index", "\"sort_index\":" + std::to_string(rank));
   for (std::size_t i = 0; i < kNumTraceRows; ++i) {
     const auto row = static_cast<TraceRow>(i);
+    const bool is_there = std::any_of(events.begin(), events.end(), [row](const TraceEvent& e) { return e.row == row; });
+    if (i >= kNumHostRows && !is_there) continue;
     text += ",\n" + metadata(rank, row, "thread_name", "\"name\":" + quoted(kTraceRowNames[i])) + ",\n" +
             metadata(rank, row, "thread_sort_index", "\"sort_index\":" + std::to_string(i));
   }

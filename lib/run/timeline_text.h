@@ -17,8 +17,8 @@ inline constexpr const char* kTimelineTail = "\n]}\n";
 inline int timeline_pid(int rank) { return rank + 1; }
 inline int timeline_tid(int rank, TraceRow row) { return 10 * timeline_pid(rank) + static_cast<int>(row); }
 
-// All events of a rank: process and rows by name, then the spans. to_ns: from the rank's clock to the time of the file,
-// which must not run backwards.
+// All events of a rank: process and rows by name (those of a GPU where it has spans), then the spans. to_ns: from the rank's
+// clock to the time of the file, which must not run backwards.
 std::string timeline_of_rank(int rank, const std::string& rank_name, const std::vector<TraceEvent>& events,
                              const std::function<std::int64_t(std::int64_t)>& to_ns);
 

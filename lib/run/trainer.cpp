@@ -30,6 +30,8 @@ void gradient_squares(Model& model, Env env, double* squares) {
 }
 namespace {
 
+enum Phase : std::size_t { kForward, kBackward, kOptimizer, kEma, kNumPhases };
+
 BatchCut cut_of(const TrainOptions& o, const MeshContext& mesh, int batch) {
   return {batch, o.micro_batch, o.seq, mesh.num_ranks(), mesh.world().rank()};
 }
@@ -50,7 +52,8 @@ Trainer::Trainer(const TrainOptions& options, Model& model, const TokenSource& d
       order_(data, options.common.seed, options.seq, options.document_mask),
       pass_(model, pass_options(options, model.mesh()), env),
       batch_(cut_of(options, model.mesh(), options.batch), options.document_mask, env.stream.device()),
-      squares_(env.stream) {
+      squares_(env.stream),
+      clock_(env.stream, kNumPhases) {
   if (model.params().state().muon)
     muon_ = std::make_unique<Muon>(model.params(), model.mesh().unit_comms(), model.mesh().lane(), env.stream.device());
   const auto E = static_cast<std::size_t>(model.config().num_experts);
@@ -76,7 +79,7 @@ void Trainer::load_batch(StepResult& result) {
   for (int k = 0; k < pass_.num_modules(); ++k) counted.push_back(batch_.num_mtp_counted(k));
   World& world = model_.mesh().world();
   if (!world.alone())
-    world.lane().call("token count", [&] { all_reduce_sum(world.comm(), "token count", std::span(counted)); });
+    world.lane().call_on_host("token count", [&] { all_reduce_sum(world.comm(), "token count", std::span(counted)); });
   counted_tokens_ = counted[0];
   mtp_counted_.assign(counted.begin() + 1, counted.end());
   mtp_scale_.clear();
@@ -84,17 +87,16 @@ void Trainer::load_batch(StepResult& result) {
     mtp_scale_.push_back(result.mtp_weight / pass_.num_modules() / static_cast<double>(std::max<std::int64_t>(1, n)));
 }
 
-// On a GPU the times are those of putting the work into the stream.
-void Trainer::gradients(StepResult& result) {
+void Trainer::gradients() {
   pass_.reset_tallies();
   for (int i = 0; i < batch_.cut().num_micro_batches(); ++i) {
     MicroBatch batch = batch_.micro_batch(i, 1.0 / static_cast<double>(std::max<std::int64_t>(1, counted_tokens_)));
     batch.mtp_scale_D = mtp_scale_;
-    Stopwatch watch;
+    clock_.start();
     pass_.forward(batch);
-    result.forward_seconds += watch.lap();
+    clock_.lap(kForward);
     pass_.backward(batch);
-    result.backward_seconds += watch.lap();
+    clock_.lap(kBackward);
   }
   model_.units().finish_gradients();
 }
@@ -107,7 +109,9 @@ void Trainer::agree(StepResult& result, const StepNews& news) {
   squares_.zero();
   gradient_squares(model_, env_, squares_.data());
   squares_.fetch();
+  clock_.start();  // what is left before the wait are small copies
   pass_.pull_tallies();
+  clock_.waited();
   const std::vector<double>& losses = pass_.losses_pulled();
   std::vector<double> sums = {losses[0], squares_.fetched(), news.stop() ? 1.0 : 0.0, world.rank() == 0 ? news.clock() : 0.0,
                               news.busy() ? 1.0 : 0.0};
@@ -120,7 +124,7 @@ void Trainer::agree(StepResult& result, const StepNews& news) {
   }
   sums.insert(sums.end(), losses.begin() + 1, losses.end());
   if (!world.alone())
-    world.lane().call("step totals", [&] {
+    world.lane().call_on_host("step totals", [&] {
       all_reduce_sum(world.comm(), "step totals", std::span(sums));
       if (!counts.empty()) all_reduce_sum(world.comm(), "step totals", std::span(counts));
     });
@@ -157,19 +161,19 @@ void Trainer::update_parameters(const StepResult& result) {
 }
 
 // DeepSeek-V3 3.2.2 keeps it in host memory; here it is where all parameters are: 8 bytes read and 4 written a parameter.
-void Trainer::update_average(StepResult& result) {
+void Trainer::update_average() {
   if (!model_.params().state().ema) return;
-  const Stopwatch watch;
+  clock_.lap(kOptimizer);
   for (const Param& p : model_.params().all())
     env_.kernels.adamw.average(env_.stream, {p.ema, static_cast<std::size_t>(p.shard_size())}, p.master, options_.ema);
-  result.ema_seconds = watch.seconds();
+  clock_.lap(kEma);
 }
 
 void Trainer::update(StepResult& result) {
   const TraceSpan span(model_.mesh().world().trace(), TraceRow::kCompute, {.name = "update"});
   if (!result.updated) return model_.units().clear_gradients();
   update_parameters(result);
-  update_average(result);
+  update_average();
   model_.units().weights_changed();
   if (model_.params().layout().zero == 1) model_.units().clear_gradients();  // the optimizer cleared the shards
   if (!model_.config().router_bias) return;
@@ -189,13 +193,25 @@ double memory_in_use(const Device& device) {
 
 }  // namespace
 
+// A GPU is at the update when the host comes here: of its phases those are known that ended before the wait, the update of
+// the step before among them. What of that ran before this step, or while its batch was loaded, is not counted.
+void Trainer::collect_phases(StepResult& result, std::int64_t loaded_ns) {
+  const std::vector<double> seconds = clock_.take(loaded_ns);
+  result.forward_seconds = seconds[kForward];
+  result.backward_seconds = seconds[kBackward];
+  result.ema_seconds = seconds[kEma];
+  result.optimizer_seconds = seconds[kOptimizer] + seconds[kEma];
+}
+
 void Trainer::collect(StepResult& result) {
   const auto& [pre, dispatch, experts, combine] = pass_.segment_seconds();
   result.lane = model_.mesh().lane().take_times();
-  result.experts_seconds = experts;
-  result.exchange_seconds = dispatch + combine + result.lane["dispatch"].busy + result.lane["combine"].busy;
+  const bool on_cpu = env_.stream.is_cpu();
+  if (on_cpu) result.experts_seconds = experts;
+  if (on_cpu || model_.mesh().dispatcher())
+    result.exchange_seconds = (on_cpu ? dispatch + combine : 0) + result.lane["dispatch"].busy + result.lane["combine"].busy;
   for (const auto& [name, time] : result.lane) result.exposed_seconds += time.exposed;
-  if (!env_.stream.is_cpu()) result.device_bytes = memory_in_use(env_.stream.device());
+  if (!on_cpu) result.device_bytes = memory_in_use(env_.stream.device());
   auto pairs = coactivation_LEE_.begin();
   for (int layer : model_.moe_layers()) {
     const RoutingTally& tally = pass_.tallies()[static_cast<std::size_t>(layer)];
@@ -223,14 +239,16 @@ StepResult Trainer::step(double lr, const StepNews& news, double progress) {
   world.trace().set_step(result.step);
   const TraceSpan span(world.trace(), TraceRow::kCompute, {.name = "step"});
   world.lane().take_times();  // of saves and evaluations since the last step
-  Stopwatch whole, part;
+  Stopwatch whole;
   load_batch(result);
-  result.data_seconds = part.lap();
-  gradients(result);
+  result.data_seconds = whole.seconds();
+  const std::int64_t loaded_ns = host_clock_ns();
+  gradients();
   agree(result, news);
-  part.lap();
+  clock_.start();
   update(result);
-  result.optimizer_seconds = part.lap();
+  clock_.lap(kOptimizer);
+  collect_phases(result, loaded_ns);
   collect(result);
   result.seconds = whole.lap();
   return result;

@@ -6,6 +6,7 @@
 
 #include <functional>
 #include <map>
+#include <optional>
 #include <vector>
 
 #include "lib/model/load_metrics.h"
@@ -13,6 +14,7 @@
 #include "lib/parallel/muon.h"
 #include "lib/run/global_batch.h"
 #include "lib/run/train_options.h"
+#include "lib/tensor/phase_clock.h"
 
 namespace moe {
 
@@ -34,16 +36,19 @@ struct StepResult {
   int batch = 0;            // sequences
   std::int64_t tokens = 0;  // trained on so far
   double bias_update_speed = 0, mtp_weight = 0;
+  // This rank's. On a GPU that of the optimizer is of the update of the step before, which runs under the beginning of this
+  // one: as much of it as this step waited for behind its data.
   double seconds = 0, data_seconds = 0, forward_seconds = 0, backward_seconds = 0, optimizer_seconds = 0;
-  double ema_seconds = 0;                            // of optimizer_seconds: the moving average
-  double experts_seconds = 0, exchange_seconds = 0;  // of forward and backward: expert segments; dispatch and combine
-  double exposed_seconds = 0;                        // of all communication: what nothing was computed under
-  double device_bytes = 0;                           // in use on this rank's GPU, by whomever; 0 on the CPU
-  std::map<std::string, LaneTime> lane;              // communication by name
-  bool stop = false;                                 // some rank was asked to stop
-  double run_seconds = 0;                            // rank 0's clock, before the update
-  int num_busy = 0;                                  // ranks that write a checkpoint
-  bool updated = true;                               // false: not finite, skipped
+  double ema_seconds = 0;  // of optimizer_seconds: the moving average
+  // Of forward and backward: expert segments; dispatch and combine. Not known of what a GPU does between its other kernels.
+  std::optional<double> experts_seconds, exchange_seconds;
+  double exposed_seconds = 0;            // of all communication: what nothing was computed under
+  double device_bytes = 0;               // in use on this rank's GPU, by whomever; 0 on the CPU
+  std::map<std::string, LaneTime> lane;  // communication by name
+  bool stop = false;                     // some rank was asked to stop
+  double run_seconds = 0;                // rank 0's clock, before the update
+  int num_busy = 0;                      // ranks that write a checkpoint
+  bool updated = true;                   // false: not finite, skipped
   std::vector<LayerResult> layers;
 };
 
@@ -81,11 +86,12 @@ class Trainer {
 
  private:
   void load_batch(StepResult& result);
-  void gradients(StepResult& result);
+  void gradients();
   void agree(StepResult& result, const StepNews& news);
   void update(StepResult& result);
   void update_parameters(const StepResult& result);
-  void update_average(StepResult& result);
+  void update_average();
+  void collect_phases(StepResult& result, std::int64_t loaded_ns);
   void collect(StepResult& result);
 
   const TrainOptions& options_;
@@ -99,6 +105,7 @@ class Trainer {
   std::vector<std::int64_t> mtp_counted_;  // by module
   std::vector<double> mtp_scale_;          // factors of the summed losses
   DeviceNumber squares_;                   // of this rank's gradients
+  PhaseClock clock_;
   std::vector<std::int64_t> coactivation_LEE_;
 };
 

@@ -26,8 +26,11 @@ struct cuda_on_host_stream {
   std::deque<Work> work;
 };
 struct cuda_on_host_event {
+  bool has_time;
   cuda_on_host_stream* stream = nullptr;
   std::shared_ptr<bool> happened = std::make_shared<bool>(true);
+  // When all that was in the stream before it was done.
+  std::shared_ptr<std::chrono::steady_clock::time_point> at{};
 };
 
 namespace cuda_on_host {
@@ -305,15 +308,19 @@ cudaError_t cudaStreamSynchronize(cudaStream_t s) {
   count(Counted::kWaits);
   return drain(s), cudaSuccess;
 }
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned) {
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned flags) {
   count(Counted::kMade);
-  return *e = new cuda_on_host_event, cudaSuccess;
+  return *e = new cuda_on_host_event{.has_time = (flags & cudaEventDisableTiming) == 0}, cudaSuccess;
 }
 cudaError_t cudaEventDestroy(cudaEvent_t e) { return delete e, cudaSuccess; }
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
   e->stream = s;
   e->happened = std::make_shared<bool>(false);
-  enqueue(s, [happened = e->happened] { *happened = true; });
+  e->at = std::make_shared<std::chrono::steady_clock::time_point>();
+  enqueue(s, [happened = e->happened, at = e->at] {
+    *at = std::chrono::steady_clock::now();
+    *happened = true;
+  });
   return cudaSuccess;
 }
 cudaError_t cudaEventQuery(cudaEvent_t e) {
@@ -326,7 +333,14 @@ cudaError_t cudaEventSynchronize(cudaEvent_t e) {
   if (e->stream) drain(e->stream, e->happened.get());
   return cudaSuccess;
 }
-cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t, cudaEvent_t) { return *ms = 1, cudaSuccess; }
+// Waits for nobody, and brings no stream further: what was not waited for has no time yet.
+cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t from, cudaEvent_t to) {
+  const std::lock_guard guard(lock());
+  if (!from->has_time || !to->has_time || !from->at || !to->at) return cudaErrorInvalidResourceHandle;
+  if (!*from->happened || !*to->happened) return cudaErrorNotReady;
+  *ms = std::chrono::duration<float, std::milli>(*to->at - *from->at).count();
+  return cudaSuccess;
+}
 // What the other stream has to do before is done when this one comes here.
 cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned) {
   if (e->stream && e->stream != s)
