@@ -89,7 +89,7 @@ if [ -e "$plugin" ]; then
   on_device step --micro-batch 1 >table || { cat table; fail "a step on a device failed"; }
   grep -q 'model-FLOP utilisation' table || fail "device: step shows no utilisation"
   expect_code 2 on_device kernels --isa generic
-  expect_code 69 on_device dispatch
+  expect_code 69 on_device checkpoint
 fi
 
 expect_code 2 "$bench"

@@ -7,6 +7,7 @@
 #include "lib/comm/collectives.h"
 #include "lib/model/presets.h"
 #include "lib/run/bench_table.h"
+#include "lib/run/gpu_comm.h"
 
 namespace moe {
 namespace {
@@ -81,16 +82,16 @@ void finish_bench_options(Options& options, BenchOptions& bench) {
 
 const std::vector<std::string> kIsaNames = {"auto", "amx", "avx512", "avx2", "generic"};
 
-// What the command runs on. kernels, generate and step of one process know other devices; --isa asks for the CPU.
+// What the command runs on. checkpoint and reshard measure files; --isa asks for the CPU.
 Compute compute_of(const BenchOptions& o, World& world) {
-  const bool knows_devices = o.command == BenchCommand::kKernels || o.command == BenchCommand::kGenerate ||
-                             (o.command == BenchCommand::kStep && world.alone());
+  const bool knows_devices = o.command != BenchCommand::kCheckpoint && o.command != BenchCommand::kReshard;
   CommonOptions common = o.common;
   if (common.device == DeviceChoice::kAuto && (!knows_devices || o.isa != BenchIsa::kAuto))
     common.device = DeviceChoice::kCpu;
   if (common.device == DeviceChoice::kCuda && !knows_devices)
     throw AgreedError(Exit::kUnavailable,
-                      "--device cuda: expected kernels, generate or a step of one process, found another command or ranks",
+                      std::string("--device cuda: expected a command that computes, found ") +
+                          (o.command == BenchCommand::kReshard ? "reshard" : "checkpoint"),
                       "use --device cpu", 0);
   const Compute compute = choose_compute(common, world);
   if (o.isa == BenchIsa::kAuto) return compute;
@@ -184,15 +185,17 @@ std::FILE* table_file(const BenchOptions& options) { return options.common.json 
 
 Exit bench(const BenchOptions& options, const Invocation& invocation, World& world) {
   const Compute compute = compute_of(options, world);
-  const Kernels& kernels = compute.kernels;
   world.start_watchdog(options.ranks.watchdog);
+  const bool sends = options.command == BenchCommand::kDispatch || options.command == BenchCommand::kCollectives ||
+                     (options.command == BenchCommand::kStep && !world.alone());
+  const GpuComm way = sends ? choose_gpu_comm(options.ranks.gpu_comm, world, compute.device) : GpuComm::kAuto;
   switch (options.command) {
     case BenchCommand::kDispatch:
-      return bench_dispatch(options, world, kernels, provenance_chain(invocation, nullptr, {}));
+      return bench_dispatch(options, world, compute, way, provenance_chain(invocation, nullptr, {}));
     case BenchCommand::kCollectives:
-      return bench_collectives(options, world);
+      return bench_collectives(options, world, compute, way);
     case BenchCommand::kStep:
-      return world.alone() ? bench_step(options, compute) : bench_mesh_step(options, world, kernels);
+      return world.alone() ? bench_step(options, compute) : bench_mesh_step(options, world, compute, way);
     case BenchCommand::kReshard:
       return bench_reshard(options, invocation, world);
     case BenchCommand::kKernels:
@@ -210,7 +213,7 @@ Exit bench(const BenchOptions& options, const Invocation& invocation, World& wor
   if (options.command == BenchCommand::kGenerate) return bench_generate(options, compute);
   if (options.command == BenchCommand::kCheckpoint) return bench_checkpoint(options);
   Stream stream = compute_stream(compute, options.common);
-  return bench_kernels(options, {stream, kernels});
+  return bench_kernels(options, {stream, compute.kernels});
 }
 
 }  // namespace moe
