@@ -81,6 +81,16 @@ def judge_losses(results, criteria):
     return figures
 
 
+def judge_ranks(results, criteria):
+    """Of each command of four ranks on one GPU all rows, which must have passed their checks."""
+    benches = {n: read_json(results / f"ranks-{n}.json") for n in ("dispatch", "collectives")}
+    for name, bench in benches.items():
+        rows = (bench or {}).get("rows")
+        failed = sum(1 for row in rows if not row["passed"]) if rows else None
+        criteria.at_most(f"four ranks on one GPU: {name}, rows that failed", failed, 0)
+    return benches
+
+
 def rows_of(bench):
     """Rows that count: of one name the one of most work. A row that gave an error has none, and may be that one."""
     best = {}
@@ -138,6 +148,14 @@ def table(report):
     if step.get("tokens_per_second"):
         lines += ["", f"step: {step['layers']} layers, {step['tokens_per_second']:.0f} tokens/s, {1e-3 * step['gflops_causal']:.1f} "
                       f"TFLOP/s, {step['percent_of_gemm_peak_causal']:.1f} % of the GEMM"]
+    for row in (report["ranks"]["dispatch"] or {}).get("rows", []):
+        figures = f"{row['dispatch_us']['median']:.0f} + {row['combine_us']['median']:.0f} us, {row['rank_gbytes_per_s']:.2f} GB/s a rank" \
+            if row["passed"] else "FAILED"
+        lines += ["", f"four ranks, rows there and back, {row['workload']} {row['dispatch']}: {figures}"]
+    largest = {row["name"]: row for row in (report["ranks"]["collectives"] or {}).get("rows", []) if row["bytes"] > 8}
+    for row in largest.values():  # sizes ascend
+        figures = f"{row['us']['median']:.0f} us, bus {row['busbw_gbytes_per_s']:.2f} GB/s" if row["passed"] else "FAILED"
+        lines += [f"four ranks, {row['name']} of {row['bytes']} bytes: {figures}"]
     for row in report["generate"].get("batches", []):
         rate = f"{row['decode_tokens_per_second']:.0f} tokens/s, {row['percent_of_limit']:.1f} % of reading the weights" \
             if "percent_of_limit" in row else "FAILED"
@@ -174,7 +192,7 @@ def main():
         "commit": read_text(results / "commit") or "unknown", "device": device[0],
         "driver": device[1] if len(device) > 1 else "", "memory": device[2] if len(device) > 2 else "",
         "nvcc": read_text(results / "nvcc"), "seconds": arguments.seconds, "parts": parts,
-        "losses": judge_losses(results, criteria), "kernels": judge_kernels(results, criteria),
+        "losses": judge_losses(results, criteria), "ranks": judge_ranks(results, criteria), "kernels": judge_kernels(results, criteria),
         "step": judge_step(results, peer, criteria), "generate": read_json(results / "generate.json") or {}, "peer": peer or {},
     }
     tests = parts.get("tests")

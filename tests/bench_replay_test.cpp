@@ -93,7 +93,7 @@ class BenchReplay : public ::testing::Test {
     fs::remove(o.common.json);
     run_thread_ranks(num_ranks, [&](std::unique_ptr<Comm> comm) {
       World world(std::move(comm), declared_nodes(num_ranks, 2));
-      EXPECT_EQ(bench_dispatch(o, world, cpu_kernels(), nlohmann::json::array()), Exit::kOk);
+      EXPECT_EQ(bench_dispatch(o, world, {cpu_device(), cpu_kernels()}, GpuComm::kAuto, nlohmann::json::array()), Exit::kOk);
     });
     return nlohmann::json::parse(std::ifstream(o.common.json));
   }
@@ -250,7 +250,7 @@ TEST_F(BenchReplay, WhatIsRefused) {
   const auto refused = [&] {
     return refusal_of([&] {
       World world;
-      bench_dispatch(o, world, cpu_kernels(), nlohmann::json::array());
+      bench_dispatch(o, world, {cpu_device(), cpu_kernels()}, GpuComm::kAuto, nlohmann::json::array());
     });
   };
   o.layer = 2;
@@ -295,7 +295,7 @@ TEST_F(BenchReplay, ALimitOfNodesNeedsOneCopyOfEachExpert) {
   const auto on_two_ranks = [&] {
     run_thread_ranks(2, [&](std::unique_ptr<Comm> comm) {
       World world(std::move(comm), declared_nodes(2, 1));
-      bench_dispatch(o, world, cpu_kernels(), nlohmann::json::array());
+      bench_dispatch(o, world, {cpu_device(), cpu_kernels()}, GpuComm::kAuto, nlohmann::json::array());
     });
   };
   EXPECT_THAT(refusal_of(on_two_ranks, Exit::kUsage),

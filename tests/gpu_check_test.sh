@@ -55,6 +55,12 @@ json.dump({"layers": 16, "tokens_per_second": 1e5, "gflops_causal": 4e5, "percen
           open("results/step.json", "w"))
 json.dump({"batches": [{"batch": 1, "decode_tokens_per_second": 321.0, "percent_of_limit": 61.5}, {"batch": 16}]},
           open("results/generate.json", "w"))
+us = {"median": 250.0}
+json.dump({"rows": [{"workload": "W1", "dispatch": mode, "passed": True, "dispatch_us": us, "combine_us": us,
+                     "rank_gbytes_per_s": 1.5} for mode in ("flat", "two-level")]}, open("results/ranks-dispatch.json", "w"))
+json.dump({"rows": [{"name": "barrier", "bytes": 0, "passed": True, "us": us}] +
+                   [{"name": "gather", "bytes": size, "passed": True, "us": us, "busbw_gbytes_per_s": 2.5} for size in (65536, 262144)]},
+          open("results/ranks-collectives.json", "w"))
 json.dump({"block": {"model_tflops": 300.0}}, open("results/peer.json", "w"))
 PY
 }
@@ -72,6 +78,9 @@ grep -q '0 of 3 parts failed' table || fail "all met: expected no failed part"
 ! grep -q 'MISSED\|open' table || fail "all met: expected no missed criterion"
 grep -q 'batch 1: 321 tokens/s, 61.5 %' table || fail "all met: expected what generation reaches"
 grep -q 'batch 16: FAILED' table || fail "all met: expected a failed check of generation"
+grep -q 'four ranks, rows there and back, W1 two-level: 250 + 250 us, 1.50 GB/s a rank' table || fail "all met: expected rows of ranks"
+grep -q 'four ranks, gather of 262144 bytes: 250 us, bus 2.50 GB/s' table || fail "all met: expected a collective of ranks"
+! grep -q 'gather of 65536\|barrier' table || fail "all met: expected the largest size alone"
 for word in '"driver": "580.1"' '"device": "NVIDIA H200"' '"passed": true'; do
   grep -qF "$word" made/latest.json || fail "expected $word in the report"
 done
@@ -86,9 +95,14 @@ make_results 85
 printf '{"step":1,"loss":5.5}\n{"step":2,"loss":5.2501}\n' >results/cuda-bf16-again.jsonl
 expect_report 1 "two runs that differ"
 make_results 85
-rm results/step.json results/cuda-fp32-ranks.jsonl
+sed -i 's/"passed": true/"passed": false/' results/ranks-dispatch.json
+expect_report 1 "rows of ranks that are wrong"
+grep -q 'four ranks on one GPU: dispatch, rows that failed  *1 .*MISSED' table || fail "rows of ranks that are wrong: expected a missed criterion"
+grep -q 'W1 flat: FAILED' table || fail "rows of ranks that are wrong: expected FAILED"
+make_results 85
+rm results/step.json results/cuda-fp32-ranks.jsonl results/ranks-collectives.json
 expect_report 1 "parts without results"
-[ "$(grep -c 'not measured.*open' table)" -eq 3 ] || fail "parts without results: expected three open criteria"
+[ "$(grep -c 'not measured.*open' table)" -eq 4 ] || fail "parts without results: expected four open criteria"
 make_results 85
 echo "124 150 150" >results/tests.part
 expect_report 1 "tests that took too long"

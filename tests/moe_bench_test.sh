@@ -95,7 +95,7 @@ if [ -e "$plugin" ]; then
     fail "device: phases of a step: $(tr -d ' \n' <step.json | grep -o '"\(phases\|step_us\)":{[^}]*}')"
   grep -q 'model-FLOP utilisation' table || fail "device: step shows no utilisation"
   expect_code 2 on_device kernels --isa generic
-  expect_code 69 on_device dispatch
+  expect_code 69 on_device checkpoint
 fi
 
 expect_code 2 "$bench"

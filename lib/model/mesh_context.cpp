@@ -60,6 +60,10 @@ ParamLayout layout_of(const MeshOptions& o, const MeshPlace& place, int num_expe
   return layout;
 }
 
+std::unique_ptr<Comm> make_device_comm(GpuComm way, const std::string& name, Comm& host, Stream& stream, NcclWaits& waits) {
+  return way == GpuComm::kNccl ? make_nccl_comm(name, host, stream, waits) : make_staged_comm(host, stream);
+}
+
 MeshContext::MeshContext(World& world, const MeshOptions& options, int num_experts, const Kernels& kernels,
                          const Device& device)
     : world_(world),
@@ -101,8 +105,7 @@ MeshContext::MeshContext(World& world, const MeshOptions& options, int num_exper
 }
 
 std::unique_ptr<Comm> MeshContext::device_comm(const char* name, Comm& host) {
-  return options_.gpu_comm == GpuComm::kNccl ? make_nccl_comm(name, host, lane_stream_, nccl_waits_)
-                                             : make_staged_comm(host, lane_stream_);
+  return make_device_comm(options_.gpu_comm, name, host, lane_stream_, nccl_waits_);
 }
 
 void MeshContext::add_map(const LayerPlacement& placed, const std::vector<int>& rank2node) {

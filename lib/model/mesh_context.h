@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "kernels/kernels.h"
 #include "lib/comm/dispatch.h"
@@ -16,6 +17,9 @@ namespace moe {
 
 // How rows and parameters of a GPU reach other ranks. kAuto: on the CPU, or not chosen yet (then staged).
 enum class GpuComm { kAuto, kNccl, kStaged };
+// Messages of memory of `stream`'s device, which is not the CPU, among the ranks of `host`. Collective, a task of the lane;
+// `name`: of the group, for messages. host, stream, waits: outlive it.
+std::unique_ptr<Comm> make_device_comm(GpuComm way, const std::string& name, Comm& host, Stream& stream, NcclWaits& waits);
 
 struct MeshOptions {
   MeshShape shape;

@@ -8,6 +8,7 @@
 #include "lib/comm/collectives.h"
 #include "lib/model/presets.h"
 #include "lib/run/bench_table.h"
+#include "lib/run/gpu_comm.h"
 
 namespace moe {
 namespace {
@@ -82,16 +83,16 @@ void finish_bench_options(Options& options, BenchOptions& bench) {
 
 const std::vector<std::string> kIsaNames = {"auto", "amx", "avx512", "avx2", "generic"};
 
-// What the command runs on. kernels, generate and step of one process know other devices; --isa asks for the CPU.
+// What the command runs on. checkpoint and reshard measure files; --isa asks for the CPU.
 Compute compute_of(const BenchOptions& o, World& world) {
-  const bool knows_devices = o.command == BenchCommand::kKernels || o.command == BenchCommand::kGenerate ||
-                             (o.command == BenchCommand::kStep && world.alone());
+  const bool knows_devices = o.command != BenchCommand::kCheckpoint && o.command != BenchCommand::kReshard;
   CommonOptions common = o.common;
   if (common.device == DeviceChoice::kAuto && (!knows_devices || o.isa != BenchIsa::kAuto))
     common.device = DeviceChoice::kCpu;
   if (common.device == DeviceChoice::kCuda && !knows_devices)
     throw AgreedError(Exit::kUnavailable,
-                      "--device cuda: expected kernels, generate or a step of one process, found another command or ranks",
+                      std::string("--device cuda: expected a command that computes, found ") +
+                          (o.command == BenchCommand::kReshard ? "reshard" : "checkpoint"),
                       "use --device cpu", 0);
   const Compute compute = choose_compute(common, world);
   if (o.isa == BenchIsa::kAuto) return compute;
@@ -117,15 +118,16 @@ Options bench_options(BenchOptions& b) {
        "moe-bench collectives --filter all_reduce --max-bytes 65536 --seconds 0.02", "moe-bench checkpoint --bytes 16M",
        "moe-bench reshard --bytes 16M", "moe-bench generate --shape S --batches 1,4 --prompt-tokens 16 --new-tokens 8"});
   o.group("What to measure");
-  Option& command =
-      o.add("command", b.command,
-            "kernels: each kernel by itself, in one process; step: forward, backward and optimizer of a model on random "
-            "tokens; dispatch: rows of tokens to the ranks of their experts and back; collectives: sums, gathers and "
-            "broadcasts over all ranks; these three run on the ranks of mpirun or srun. checkpoint: saving, loading and "
-            "verifying one, against raw writes and reads; reshard: one into another layout, against cp; generate: tokens a "
-            "second with a cache, against the time that "
-            "reading the weights takes; these three in one process",
-            {"kernels", "step", "dispatch", "collectives", "checkpoint", "reshard", "generate"});
+  Option& command = o.add(
+      "command", b.command,
+      "kernels: each kernel by itself, in one process; step: forward, backward and optimizer of a model on random "
+      "tokens; dispatch: rows of tokens to the ranks of their experts and back; collectives: sums, gathers and "
+      "broadcasts over all ranks; these three run on the ranks of mpirun or srun and on their GPUs, which reach each other "
+      "by --gpu-comm (a step on them tells no times of its parts). checkpoint: saving, loading and "
+      "verifying one, against raw writes and reads; reshard: one into another layout, against cp; generate: tokens a "
+      "second with a cache, against the time that "
+      "reading the weights takes; these three in one process",
+      {"kernels", "step", "dispatch", "collectives", "checkpoint", "reshard", "generate"});
   command.positional = command.needed = true;
   o.add("shape", b.shape,
         "S, M and L (d 256, 4 layers, 8 experts; d 512, 8 layers, 16 experts; d 1024, 8 layers, 8 experts, what generate "
@@ -185,15 +187,17 @@ std::FILE* table_file(const BenchOptions& options) { return options.common.json 
 
 Exit bench(const BenchOptions& options, const Invocation& invocation, World& world) {
   const Compute compute = compute_of(options, world);
-  const Kernels& kernels = compute.kernels;
   world.start_watchdog(options.ranks.watchdog);
+  const bool sends = options.command == BenchCommand::kDispatch || options.command == BenchCommand::kCollectives ||
+                     (options.command == BenchCommand::kStep && !world.alone());
+  const GpuComm way = sends ? choose_gpu_comm(options.ranks.gpu_comm, world, compute.device) : GpuComm::kAuto;
   switch (options.command) {
     case BenchCommand::kDispatch:
-      return bench_dispatch(options, world, kernels, provenance_chain(invocation, nullptr, {}));
+      return bench_dispatch(options, world, compute, way, provenance_chain(invocation, nullptr, {}));
     case BenchCommand::kCollectives:
-      return bench_collectives(options, world);
+      return bench_collectives(options, world, compute, way);
     case BenchCommand::kStep:
-      return world.alone() ? bench_step(options, compute) : bench_mesh_step(options, world, kernels);
+      return world.alone() ? bench_step(options, compute) : bench_mesh_step(options, world, compute, way);
     case BenchCommand::kReshard:
       return bench_reshard(options, invocation, world);
     case BenchCommand::kKernels:
@@ -211,7 +215,7 @@ Exit bench(const BenchOptions& options, const Invocation& invocation, World& wor
   if (options.command == BenchCommand::kGenerate) return bench_generate(options, compute);
   if (options.command == BenchCommand::kCheckpoint) return bench_checkpoint(options);
   Stream stream = compute_stream(compute, options.common);
-  return bench_kernels(options, {stream, kernels});
+  return bench_kernels(options, {stream, compute.kernels});
 }
 
 }  // namespace moe

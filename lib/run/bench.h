@@ -52,11 +52,13 @@ std::vector<int> batch_list(const BenchOptions& options);  // of --batches; Erro
 
 // The commands. Env: kernels and threads as asked for.
 Exit bench_kernels(const BenchOptions& options, Env env);
-Exit bench_step(const BenchOptions& options, const Compute& compute);                     // one process
-Exit bench_mesh_step(const BenchOptions& options, World& world, const Kernels& kernels);  // the ranks of a mesh
+Exit bench_step(const BenchOptions& options, const Compute& compute);  // one process
+// On ranks; way: choose_gpu_comm()'s.
+Exit bench_mesh_step(const BenchOptions& options, World& world, const Compute& compute, GpuComm way);
 // provenance: of a file that --record writes.
-Exit bench_dispatch(const BenchOptions& options, World& world, const Kernels& kernels, const nlohmann::json& provenance);
-Exit bench_collectives(const BenchOptions& options, World& world);
+Exit bench_dispatch(const BenchOptions& options, World& world, const Compute& compute, GpuComm way,
+                    const nlohmann::json& provenance);
+Exit bench_collectives(const BenchOptions& options, World& world, const Compute& compute, GpuComm way);
 Exit bench_checkpoint(const BenchOptions& options);                                           // one process
 Exit bench_reshard(const BenchOptions& options, const Invocation& invocation, World& world);  // one process
 

@@ -1,17 +1,22 @@
 // `moe-bench collectives`: what a training run does over all ranks, in the manner of nccl-tests: algbw = size / time, busbw
-// = algbw x the part of the size that crosses the links of a rank in the best algorithm. Not here: exchange of routed rows
-// (bench_dispatch.cpp).
+// = algbw x the part of the size that crosses the links of a rank in the best algorithm. What training on GPUs sends from
+// their memory is sent from there; what it counts on the host (barrier, all_reduce_one) goes between hosts. Not here:
+// exchange of routed rows (bench_dispatch.cpp).
 #include <algorithm>
 #include <cstdio>
 #include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <span>
+#include <string>
+#include <vector>
 
 #include "lib/base/provenance.h"
 #include "lib/base/stopwatch.h"
 #include "lib/comm/collectives.h"
 #include "lib/parallel/row_exchange.h"
 #include "lib/run/bench.h"
+#include "lib/run/bench_device.h"
 #include "lib/run/bench_ranks.h"
 #include "lib/run/bench_table.h"
 #include "lib/run/result.h"
@@ -48,17 +53,39 @@ float sum_of_elements(std::int64_t i, int num_ranks) {
   return sum;
 }
 
-struct Buffers {
-  std::vector<float> from, to, staging;
-  Stream stream{1};
+// Floats of the device, and what the host sees of them.
+class Floats {
+ public:
+  Floats(Stream& stream, std::int64_t n) : room_(stream), n_(static_cast<std::size_t>(n)) {}
+  std::span<float> data() { return {static_cast<float*>(room_.data(4 * n_)), n_}; }
+
+  // value(i) becomes element i.
+  template <class Value>
+  void fill(Value value) {
+    const std::span<float> image = host();
+    for (std::size_t i = 0; i < n_; ++i) image[i] = value(static_cast<std::int64_t>(i));
+    room_.push(4 * n_);
+  }
+  template <class Want>
+  bool all_equal(Want want) {
+    room_.pull(4 * n_);
+    const std::span<float> image = host();
+    for (std::size_t i = 0; i < n_; ++i)
+      if (!(image[i] == want(static_cast<std::int64_t>(i)))) return false;
+    return true;
+  }
+
+ private:
+  std::span<float> host() { return {static_cast<float*>(room_.image(4 * n_)), n_}; }
+  ImagedRoom room_;
+  std::size_t n_;
 };
 
-template <class Want>
-bool all_equal(const std::vector<float>& values, Want want) {
-  for (std::size_t i = 0; i < values.size(); ++i)
-    if (!(values[i] == want(static_cast<std::int64_t>(i)))) return false;
-  return true;
-}
+struct Buffers {
+  Buffers(Stream& stream, std::int64_t num_from, std::int64_t num_to, std::int64_t num_staging)
+      : from(stream, num_from), to(stream, num_to), staging(stream, num_staging) {}
+  Floats from, to, staging;
+};
 
 // A collective on pieces: every rank holds `from`, its elements, and gets `to`.
 struct Pieces {
@@ -68,120 +95,125 @@ struct Pieces {
 };
 
 enum class Holds { kPiece, kAll };
-Pieces take_pieces(const Comm& comm, std::int64_t bytes, Holds from, Holds to) {
-  const int n = comm.size();
-  const std::int64_t piece = std::max<std::int64_t>(1, bytes / 4 / n);
-  Pieces p{n, comm.rank(), piece, piece * n, std::make_shared<Buffers>()};
-  const auto size = [&](Holds holds) { return static_cast<std::size_t>(holds == Holds::kAll ? p.count : p.piece); };
-  p.b->from.resize(size(from)), p.b->to.resize(size(to));
-  for (std::size_t i = 0; i < p.b->from.size(); ++i) p.b->from[i] = element(static_cast<std::int64_t>(i), p.me);
-  return p;
+Pieces take_pieces(DeviceLink& link, std::int64_t bytes, Holds from, Holds to) {
+  const int n = link.host().size(), me = link.host().rank();
+  const std::int64_t piece = std::max<std::int64_t>(1, bytes / 4 / n), count = piece * n;
+  const auto floats = [&](Holds holds) { return holds == Holds::kAll ? count : piece; };
+  auto b = std::make_shared<Buffers>(link.stream(), floats(from), floats(to), staging_floats(n, piece));
+  b->from.fill([me](std::int64_t i) { return element(i, me); });
+  return {n, me, piece, count, std::move(b)};
 }
 
 // Wiped before each run, compared with want(i) after it.
 template <class Want>
 Collective on_pieces(const Pieces& p, std::function<void()> run, Want want) {
-  const auto wipe = [b = p.b] { std::fill(b->to.begin(), b->to.end(), -1.0f); };
   return {"float",
           p.count,
           p.count * 4,
           (p.n - 1.0) / p.n,
-          wipe,
+          [b = p.b] { b->to.fill([](std::int64_t) { return -1.0f; }); },
           std::move(run),
-          [b = p.b, want] { return all_equal(b->to, want); }};
+          [b = p.b, want] { return b->to.all_equal(want); }};
 }
 
-Collective make_exchange(Comm& comm, std::int64_t bytes) {
-  const Pieces p = take_pieces(comm, bytes, Holds::kAll, Holds::kAll);
-  const auto run = [&comm, p] {
+Collective make_exchange(DeviceLink& link, std::int64_t bytes) {
+  const Pieces p = take_pieces(link, bytes, Holds::kAll, Holds::kAll);
+  const auto run = [&link, p] {
     std::vector<SendPiece> sends;
     std::vector<RecvPiece> receives;
     for (int r = 0; r < p.n; ++r) {
-      sends.push_back({r, p.b->from.data() + r * p.piece, static_cast<std::size_t>(p.piece) * 4});
-      receives.push_back({r, p.b->to.data() + r * p.piece, static_cast<std::size_t>(p.piece) * 4});
+      sends.push_back({r, p.b->from.data().data() + r * p.piece, static_cast<std::size_t>(p.piece) * 4});
+      receives.push_back({r, p.b->to.data().data() + r * p.piece, static_cast<std::size_t>(p.piece) * 4});
     }
-    comm.exchange("exchange", sends, receives);
+    link.comm().exchange("exchange", sends, receives);
   };
   return on_pieces(p, run, [piece = p.piece, me = p.me](std::int64_t i) {
     return element(me * piece + i % piece, static_cast<int>(i / piece));
   });
 }
 
-Collective make_gather(Comm& comm, std::int64_t bytes) {
-  const Pieces p = take_pieces(comm, bytes, Holds::kPiece, Holds::kAll);
-  const auto run = [&comm, p] {
-    const GatherRows tensor{reinterpret_cast<std::byte*>(p.b->to.data()), p.b->from.data(), p.count, 4};
-    gather_rows(comm, "gather", {&tensor, 1}, p.b->stream);
+Collective make_gather(DeviceLink& link, std::int64_t bytes) {
+  const Pieces p = take_pieces(link, bytes, Holds::kPiece, Holds::kAll);
+  const auto run = [&link, p] {
+    const GatherRows tensor{reinterpret_cast<std::byte*>(p.b->to.data().data()), p.b->from.data().data(), p.count, 4};
+    gather_rows(link.comm(), "gather", {&tensor, 1}, link.stream());
   };
   return on_pieces(p, run, [piece = p.piece](std::int64_t i) { return element(i % piece, static_cast<int>(i / piece)); });
 }
 
-Collective make_reduce_scatter(Comm& comm, std::int64_t bytes) {
-  const Pieces p = take_pieces(comm, bytes, Holds::kAll, Holds::kPiece);
-  p.b->staging.resize(static_cast<std::size_t>(staging_floats(p.n, p.piece)));
-  const auto run = [&comm, p] {
-    const ReduceRows tensor{p.b->from.data(), p.b->to.data(), p.count, 1};
-    reduce_rows(comm, "reduce_scatter", {&tensor, 1}, Store::kAssign, p.b->staging, {p.b->stream, cpu_kernels()});
+Collective make_reduce_scatter(DeviceLink& link, std::int64_t bytes) {
+  const Pieces p = take_pieces(link, bytes, Holds::kAll, Holds::kPiece);
+  const auto run = [&link, p] {
+    const ReduceRows tensor{p.b->from.data().data(), p.b->to.data().data(), p.count, 1};
+    reduce_rows(link.comm(), "reduce_scatter", {&tensor, 1}, Store::kAssign, p.b->staging.data(), link.env());
   };
   return on_pieces(p, run,
                    [piece = p.piece, me = p.me, n = p.n](std::int64_t i) { return sum_of_elements(me * piece + i, n); });
 }
 
-Collective make_all_reduce(Comm& comm, std::int64_t bytes) {
-  const int n = comm.size(), me = comm.rank();
+// In memory of a device as gradients are summed over replicas: each rank sums its part, and the parts are gathered.
+void sum_on_device(DeviceLink& link, Buffers& b) {
+  const std::span<float> all = b.to.data();
+  const auto count = static_cast<std::int64_t>(all.size());
+  float* const part = all.data() + Cut{link.host().rank(), link.host().size()}.begin(count);
+  const ReduceRows sums{all.data(), part, count, 1};
+  reduce_rows(link.comm(), "all_reduce_sum", {&sums, 1}, Store::kAssign, b.staging.data(), link.env());
+  const GatherRows parts{reinterpret_cast<std::byte*>(all.data()), part, count, 4};
+  gather_rows(link.comm(), "all_reduce_sum", {&parts, 1}, link.stream());
+}
+
+Collective make_all_reduce(DeviceLink& link, std::int64_t bytes) {
+  const int n = link.host().size(), me = link.host().rank();
   const std::int64_t count = std::max<std::int64_t>(1, bytes / 4);
-  auto b = std::make_shared<Buffers>();
-  b->to.resize(static_cast<std::size_t>(count));
-  const auto fill = [b, me] {
-    for (std::size_t i = 0; i < b->to.size(); ++i) b->to[i] = element(static_cast<std::int64_t>(i), me);
+  auto b = std::make_shared<Buffers>(link.stream(), 0, count, staging_floats(n, (count + n - 1) / n));
+  const auto run = [&link, b] {
+    if (!link.stream().is_cpu()) return sum_on_device(link, *b);
+    all_reduce_sum(link.comm(), "all_reduce_sum", b->to.data());
   };
   return {"float",
           count,
           count * 4,
           2 * (n - 1.0) / n,
-          fill,
-          [&comm, b] { all_reduce_sum(comm, "all_reduce_sum", std::span(b->to)); },
-          [b, n] { return all_equal(b->to, [n](std::int64_t i) { return sum_of_elements(i, n); }); }};
+          [b, me] { b->to.fill([me](std::int64_t i) { return element(i, me); }); },
+          run,
+          [b, n] { return b->to.all_equal([n](std::int64_t i) { return sum_of_elements(i, n); }); }};
 }
 
-Collective make_broadcast(Comm& comm, std::int64_t bytes) {
-  const int root = comm.size() - 1, me = comm.rank();
+Collective make_broadcast(DeviceLink& link, std::int64_t bytes) {
+  const int n = link.host().size(), root = n - 1, me = link.host().rank();
   const std::int64_t count = std::max<std::int64_t>(1, bytes / 4);
-  auto b = std::make_shared<Buffers>();
-  b->to.resize(static_cast<std::size_t>(count));
-  const auto fill = [b, me, root] {
-    for (std::size_t i = 0; i < b->to.size(); ++i) b->to[i] = me == root ? element(static_cast<std::int64_t>(i), root) : -1;
-  };
+  auto b = std::make_shared<Buffers>(link.stream(), 0, count, 0);
+  const auto fill = [b, me, root] { b->to.fill([me, root](std::int64_t i) { return me == root ? element(i, root) : -1; }); };
   return {"float",
           count,
           count * 4,
-          comm.size() > 1 ? 1.0 : 0.0,
+          n > 1 ? 1.0 : 0.0,
           fill,
-          [&comm, b, root] { broadcast(comm, "broadcast", std::as_writable_bytes(std::span(b->to)), root); },
-          [b, root] { return all_equal(b->to, [root](std::int64_t i) { return element(i, root); }); }};
+          [&link, b, root] { broadcast(link.comm(), "broadcast", std::as_writable_bytes(b->to.data()), root); },
+          [b, root] { return b->to.all_equal([root](std::int64_t i) { return element(i, root); }); }};
 }
 
 // The small ones tell latency; a barrier has nothing to check but that it ends.
-Collective make_barrier(Comm& comm, std::int64_t) {
-  return {"-", 0, 0, 0, [] {}, [&comm] { barrier(comm, "barrier"); }, [] { return true; }};
+Collective make_barrier(DeviceLink& link, std::int64_t) {
+  return {"-", 0, 0, 0, [] {}, [&link] { barrier(link.host(), "barrier"); }, [] { return true; }};
 }
 
-Collective make_all_reduce_one(Comm& comm, std::int64_t) {
-  const int n = comm.size(), me = comm.rank();
+Collective make_all_reduce_one(DeviceLink& link, std::int64_t) {
+  const int n = link.host().size(), me = link.host().rank();
   auto value = std::make_shared<std::int64_t>(0);
   return {"int64",
           1,
           8,
           2 * (n - 1.0) / n,
           [value, me] { *value = me + 1; },
-          [&comm, value] { all_reduce_sum(comm, "all_reduce_one", std::span(value.get(), 1)); },
+          [&link, value] { all_reduce_sum(link.host(), "all_reduce_one", std::span(value.get(), 1)); },
           [value, n] { return *value == std::int64_t{n} * (n + 1) / 2; }};
 }
 
 struct Entry {
   const char* name;
-  Collective (*make)(Comm&, std::int64_t bytes);
-  bool has_sizes;
+  Collective (*make)(DeviceLink&, std::int64_t bytes);
+  bool has_sizes;  // in memory of the device; else of the host
 };
 constexpr Entry kEntries[] = {{"barrier", make_barrier, false},
                               {"all_reduce_one", make_all_reduce_one, false},
@@ -191,11 +223,11 @@ constexpr Entry kEntries[] = {{"barrier", make_barrier, false},
                               {"all_reduce_sum", make_all_reduce, true},
                               {"broadcast", make_broadcast, true}};
 
-CollectiveRow measure(World& world, const char* name, const Collective& c, double budget) {
+CollectiveRow measure(World& world, Stream& stream, const char* name, const Collective& c, double budget) {
   CollectiveRow row{name, c.type, c.count, c.bytes, c.bus_factor, {}, 0};
   const auto repeat = [&] {
     c.fill();
-    const double seconds = timed_on_lane(world, c.run);
+    const double seconds = timed_on_lane(world, stream, c.run);
     row.num_wrong += !c.is_right();
     return seconds;
   };
@@ -232,8 +264,8 @@ nlohmann::json row_json(const CollectiveRow& r) {
   return json;
 }
 
-std::vector<std::string> head_lines(const World& world) {
-  return {
+std::vector<std::string> head_lines(const World& world, const std::string& link) {
+  std::vector<std::string> lines = {
       "# moe-bench collectives: " + ranks_text(world) + "; moe " + version_text(),
       "# size   bytes of the result on a rank; of reduce_scatter and exchange: of its input",
       "# us     median over repetitions of the slowest rank, after a barrier",
@@ -242,6 +274,12 @@ std::vector<std::string> head_lines(const World& world) {
       "# check  every element of every repetition on every rank; sums go in the order of the ranks",
       format_text("%-16s %12s %12s %-6s %6s %10s %8s %8s %s", "# name", "size", "count", "type", "reps", "us", "algbw",
                   "busbw", "check")};
+  if (link.empty()) return lines;
+  lines.insert(lines.begin() + 1,
+               {"# in memory of " + link + "; until the stream is done. all_reduce_sum: reduce_scatter and",
+                "#        gather in a row, as gradients of replicas are summed; barrier and all_reduce_one:",
+                "#        between hosts over MPI, as the numbers of a step are"});
+  return lines;
 }
 
 // Names of the wanted ones. The same refusal on every rank.
@@ -260,24 +298,28 @@ std::vector<Entry> chosen(const std::string& filter) {
 
 }  // namespace
 
-Exit bench_collectives(const BenchOptions& o, World& world) {
+Exit bench_collectives(const BenchOptions& o, World& world, const Compute& compute, GpuComm way) {
   constexpr std::int64_t kStep = 4;
   const std::vector<Entry> entries = chosen(o.filter);
   std::FILE* out = table_file(o);
-  print_lines(world, out, head_lines(world));
+  print_lines(world, out, head_lines(world, link_text(compute.device, way)));
+  if (o.common.dry_run) return Exit::kOk;
+  DeviceLink sender(world, world.comm(), compute, way);
   nlohmann::json rows = nlohmann::json::array();
   bool passed = true;
   for (const Entry& entry : entries)
     for (std::int64_t bytes = o.min_bytes; bytes <= o.max_bytes; bytes *= kStep) {
-      if (o.common.dry_run) continue;
-      const CollectiveRow row = measure(world, entry.name, entry.make(world.comm(), bytes), o.seconds > 0 ? o.seconds : 0.3);
+      const CollectiveRow row =
+          measure(world, sender.stream(), entry.name, entry.make(sender, bytes), o.seconds > 0 ? o.seconds : 0.3);
       print_lines(world, out, {row_line(row)});
       rows.push_back(row_json(row));
+      if (!compute.on_cpu()) rows.back()["memory"] = entry.has_sizes ? "device" : "host";
       passed = passed && row.passed();
       if (!entry.has_sizes) break;
     }
   nlohmann::json json = bench_json("collectives");
   json.update({{"machine", ranks_json(world)}, {"rows", rows}, {"passed", passed}});
+  json["machine"].update(link_json(compute.device, way));
   if (world.rank() == 0) write_result_json(o.common.json, json);
   return passed ? Exit::kOk : Exit::kCheckFailed;
 }

@@ -4,6 +4,8 @@
 #include "lib/run/bench_dispatch.h"
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
+#include <utility>
 
 #include "lib/base/log.h"
 #include "lib/base/provenance.h"
@@ -23,17 +25,18 @@ MeshShape shape_of(const BenchOptions& o, const World& world) {
 }
 
 // Both where they differ, if nobody chose.
-std::vector<DispatchMode> modes_of(const BenchOptions& o, DispatchGroup& group, const Kernels& kernels) {
+std::vector<DispatchMode> modes_of(const BenchOptions& o, DispatchGroup& group, DeviceLink& link) {
   if (o.ranks.dispatch != DispatchMode::kAuto) return {o.ranks.dispatch};
-  Stream stream(1);
-  const Dispatcher chooses(*group.comm, group.rank2node, linear_expert_map(o.model.num_experts, group.shape.ep),
+  const auto& [stream, kernels] = link.env();
+  const Dispatcher chooses(link.host(), group.rank2node, linear_expert_map(o.model.num_experts, group.shape.ep),
                            DispatchMode::kAuto, stream, kernels);
   std::int64_t two_level = chooses.mode() == DispatchMode::kTwoLevel;  // groups may differ
   sum_over_ranks(group.world, std::span(&two_level, 1));
   return two_level > 0 ? std::vector{DispatchMode::kFlat, DispatchMode::kTwoLevel} : std::vector{DispatchMode::kFlat};
 }
 
-std::vector<std::string> head_lines(const BenchOptions& o, const DispatchGroup& group, const DispatchInputs& in) {
+std::vector<std::string> head_lines(const BenchOptions& o, const DispatchGroup& group, const DispatchInputs& in,
+                                    const std::string& link) {
   const std::string limit =
       o.model.max_nodes_per_token > 0 ? ", at most " + std::to_string(o.model.max_nodes_per_token) + " nodes a token" : "";
   const std::string tokens = in.replays()
@@ -45,6 +48,10 @@ std::vector<std::string> head_lines(const BenchOptions& o, const DispatchGroup& 
                                     format_text("# %s, d %d, %d experts top-%d, %s%s", tokens.c_str(), o.model.d_model,
                                                 o.model.num_experts, o.model.top_k, name_of(o.dtype), limit.c_str())};
   if (!o.ranks.plan.empty()) lines.push_back("# experts as " + o.ranks.plan + " places them");
+  if (!link.empty()) {
+    lines.push_back("# rows in memory of " + link + "; times end when the stream is done;");
+    lines.push_back("# counts, ids and gates of the host, over MPI, as in training");
+  }
   return lines;
 }
 
@@ -118,7 +125,8 @@ class DispatchReport {
 
 }  // namespace
 
-Exit bench_dispatch(const BenchOptions& options, World& world, const Kernels& kernels, const nlohmann::json& provenance) {
+Exit bench_dispatch(const BenchOptions& options, World& world, const Compute& compute, GpuComm way,
+                    const nlohmann::json& provenance) {
   BenchOptions o = options;
   std::FILE* out = table_file(o);
   std::unique_ptr<DispatchInputs> in;
@@ -133,22 +141,25 @@ Exit bench_dispatch(const BenchOptions& options, World& world, const Kernels& ke
   std::vector<DispatchJob> jobs;
   world.agree([&] { jobs = in->jobs(o, group); });
   if (const std::string warning = in->node_warning(group); !warning.empty() && world.rank() == 0) log_warning(warning);
-  print_lines(world, out, head_lines(o, group, *in));
+  print_lines(world, out, head_lines(o, group, *in, link_text(compute.device, way)));
   if (o.common.dry_run) return Exit::kOk;
   print_lines(world, out, dispatch_legend(o.link_gbits));
   print_lines(world, out, {dispatch_header()});
   if (!o.record.empty()) world.agree([&] { record_workload(o, jobs, group, provenance); });
-  const std::vector<DispatchMode> modes = modes_of(o, group, kernels);
+  DeviceLink sender(world, *group.comm, compute, way);
+  const std::vector<DispatchMode> modes = modes_of(o, group, sender);
   DispatchReport report(o, world, out);
   for (const DispatchJob& job : jobs) {
     std::vector<DispatchRow> measured;
     for (const DispatchMode mode : modes) {
-      measured.push_back(measure_dispatch(o, group, job, mode, kernels, o.seconds > 0 ? o.seconds : 1));
+      measured.push_back(measure_dispatch(o, group, job, mode, sender, o.seconds > 0 ? o.seconds : 1));
       print_lines(world, out, {dispatch_line(measured.back(), o.link_gbits)});
     }
     report.add(measured);
   }
-  return report.finish(run_json(o, group, *in), in->replays());
+  nlohmann::json json = run_json(o, group, *in);
+  json["machine"].update(link_json(compute.device, way));
+  return report.finish(std::move(json), in->replays());
 }
 
 }  // namespace moe

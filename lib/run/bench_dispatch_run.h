@@ -8,6 +8,7 @@
 
 #include "lib/comm/mesh.h"
 #include "lib/run/bench.h"
+#include "lib/run/bench_device.h"
 #include "lib/run/bench_dispatch.h"
 #include "lib/run/bench_dispatch_check.h"
 
@@ -43,8 +44,8 @@ struct DispatchJob {
 // Error(kUsage) if rows are too short to name their tokens.
 RowCode code_of(const BenchOptions& o, const DispatchGroup& group, const RowSource& source);
 
-// Collective. budget: seconds; whole periods of the source.
+// Collective. link: among the ranks of the group. budget: seconds; whole periods of the source.
 DispatchRow measure_dispatch(const BenchOptions& options, DispatchGroup& group, const DispatchJob& job, DispatchMode mode,
-                             const Kernels& kernels, double budget);
+                             DeviceLink& link, double budget);
 
 }  // namespace moe

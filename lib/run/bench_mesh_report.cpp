@@ -1,6 +1,7 @@
 // The table and the JSON of `moe-bench step` on a mesh.
 #include <algorithm>
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 #include "lib/run/bench_mesh_step.h"
 #include "lib/run/bench_ranks.h"
@@ -21,10 +22,38 @@ std::string lane_line(const std::string& name, const MeshStepReport::Lane& l) {
                      1e3 * l.exposed.mean, 1e3 * l.exposed.max, hidden);
 }
 
+std::string unknown_line(const char* name) { return format_text("%-22s %10s %10s %7s", name, "-", "-", "-"); }
+
+void add_parts(const MeshStepReport& r, std::vector<std::string>& lines) {
+  lines.push_back(
+      "# ms of a step, mean over steps: mean over ranks, and of the rank with most; ends: embedding, head, loss");
+  if (r.on_gpu)
+    lines.push_back("# -: not known on a GPU, where the host's clock sees the ends of a step and of its update alone");
+  lines.push_back(format_text("%-22s %10s %10s %7s", "# computation", "mean", "max", "%step"));
+  for (std::size_t p = 0; p < kNumMeshParts; ++p)
+    if (r.on_gpu && p != static_cast<std::size_t>(MeshPart::kUpdate))
+      lines.push_back(unknown_line(kMeshPartNames[p]));
+    else if (r.parts[p].max > 0)
+      lines.push_back(part_line(r, kMeshPartNames[p], r.parts[p]));
+  lines.push_back(r.on_gpu ? unknown_line("all_computation") : part_line(r, "all_computation", r.compute));
+  lines.push_back(r.on_gpu ? unknown_line("exposed_communication") : part_line(r, "exposed_communication", r.exposed));
+  lines.push_back(part_line(r, "step", r.step));
+}
+
+void add_lane(const MeshStepReport& r, std::vector<std::string>& lines) {
+  if (r.on_gpu) return;
+  lines.push_back(
+      "# communication: busy while the lane was in it, waiting for other ranks too; exposed: nothing was computed");
+  lines.push_back(
+      format_text("%-22s %10s %10s %10s %10s %7s", "# communication", "busy", "busy max", "exposed", "exp. max", "%hidden"));
+  for (const auto& [name, lane] : r.lane) lines.push_back(lane_line(name, lane));
+}
+
 void add_results(const MeshStepReport& r, std::vector<std::string>& lines) {
   if (!r.passed()) return;
   const auto add = [&](const char* name, double value, const char* what) {
-    lines.push_back(format_text("%-20s %12.4g  %s", name, value, what));
+    lines.push_back(r.on_gpu ? format_text("%-20s %12s  %s", name, "-", what)
+                             : format_text("%-20s %12.4g  %s", name, value, what));
   };
   lines.push_back(format_text("%-20s %12.0f  of all ranks", "tokens_per_second", r.tokens_per_second()));
   lines.push_back(format_text("%-20s %12.1f  %.1f %% of the GEMM peak of all ranks at once, %.0f GFLOP/s", "gflops_causal",
@@ -48,8 +77,11 @@ void add_memory(const MeshStepReport& r, std::vector<std::string>& lines) {
   const auto mb = [](double bytes) { return bytes * 1e-6; };
   const auto of = [&](std::size_t bytes) { return mb(static_cast<double>(bytes)); };
   lines.push_back("# memory of the rank with most, 1e6 bytes: predicted before anything is taken, and measured or counted");
-  lines.push_back(
-      format_text("memory_total         %10.2f %10.2f  grown by the process", of(m.total()), mb(r.measured_bytes)));
+  lines.push_back(format_text("memory_total         %10.2f %10.2f  %s", of(m.total()), mb(r.measured_bytes),
+                              r.on_gpu ? "grown on its GPU, by all processes there" : "grown by the process"));
+  if (r.on_gpu)
+    lines.push_back(format_text("device_memory_mb     %10s %10.2f  in use on the fullest GPU, by all processes there", "",
+                                mb(*std::max_element(r.in_use_r.begin(), r.in_use_r.end()))));
   lines.push_back(
       format_text("memory_with_rows     %10.2f %10s  predicted for the most rows that came, not for balanced routing",
                   of(r.predicted_with_rows_bytes), ""));
@@ -71,19 +103,9 @@ double MeshStepReport::gflops(bool causal) const {
 }
 
 std::vector<std::string> mesh_step_lines(const MeshStepReport& r) {
-  std::vector<std::string> lines = {
-      "# ms of a step, mean over steps: mean over ranks, and of the rank with most; ends: embedding, head, loss",
-      format_text("%-22s %10s %10s %7s", "# computation", "mean", "max", "%step")};
-  for (std::size_t p = 0; p < kNumMeshParts; ++p)
-    if (r.parts[p].max > 0) lines.push_back(part_line(r, kMeshPartNames[p], r.parts[p]));
-  lines.push_back(part_line(r, "all_computation", r.compute));
-  lines.push_back(part_line(r, "exposed_communication", r.exposed));
-  lines.push_back(part_line(r, "step", r.step));
-  lines.push_back(
-      "# communication: busy while the lane was in it, waiting for other ranks too; exposed: nothing was computed");
-  lines.push_back(
-      format_text("%-22s %10s %10s %10s %10s %7s", "# communication", "busy", "busy max", "exposed", "exp. max", "%hidden"));
-  for (const auto& [name, lane] : r.lane) lines.push_back(lane_line(name, lane));
+  std::vector<std::string> lines;
+  add_parts(r, lines);
+  add_lane(r, lines);
   add_results(r, lines);
   add_memory(r, lines);
   for (const StepCheck& c : r.checks)
@@ -92,9 +114,30 @@ std::vector<std::string> mesh_step_lines(const MeshStepReport& r) {
   return lines;
 }
 
+namespace {
+
+// What the process took, or what was taken on GPUs.
+nlohmann::json measured_memory_json(const MeshStepReport& r) {
+  const nlohmann::json none;
+  nlohmann::json json = {{"memory_measured_bytes", r.on_gpu ? none : nlohmann::json(r.measured_bytes)},
+                         {"memory_measured_bytes_by_rank", r.on_gpu ? none : nlohmann::json(r.measured_r)}};
+  if (!r.on_gpu) return json;
+  json["device_bytes"] = *std::max_element(r.in_use_r.begin(), r.in_use_r.end());
+  json["device_bytes_by_rank"] = r.in_use_r;
+  json["device_grown_bytes"] = r.measured_bytes;
+  json["device_grown_bytes_by_rank"] = r.measured_r;
+  return json;
+}
+
+}  // namespace
+
 nlohmann::json mesh_step_json(const MeshStepReport& r) {
+  // What a GPU does not tell is null.
+  const auto if_known = [&r](const auto& value) { return r.on_gpu ? nlohmann::json() : nlohmann::json(value); };
   nlohmann::json parts, lane;
-  for (std::size_t p = 0; p < kNumMeshParts; ++p) parts[kMeshPartNames[p]] = spread_json(r.parts[p]);
+  for (std::size_t p = 0; p < kNumMeshParts; ++p) parts[kMeshPartNames[p]] = if_known(spread_json(r.parts[p]));
+  constexpr auto kUpdateAt = static_cast<std::size_t>(MeshPart::kUpdate);
+  parts[kMeshPartNames[kUpdateAt]] = spread_json(r.parts[kUpdateAt]);
   for (const auto& [name, l] : r.lane)
     lane[name] = {{"busy_ms", spread_json(l.busy)}, {"exposed_ms", spread_json(l.exposed)}};
   nlohmann::json json = {{"mesh",
@@ -109,9 +152,7 @@ nlohmann::json mesh_step_json(const MeshStepReport& r) {
                          {"passed", r.passed()},
                          {"memory_predicted_bytes", r.predicted.total()},
                          {"memory_predicted_with_rows_bytes", r.predicted_with_rows_bytes},
-                         {"memory_measured_bytes", r.measured_bytes},
                          {"memory_predicted_bytes_by_rank", r.predicted_r},
-                         {"memory_measured_bytes_by_rank", r.measured_r},
                          {"memory",
                           {{"weights", {{"predicted", r.predicted.weights}, {"held", r.weight_bytes}}},
                            {"masters", {{"predicted", r.predicted.masters}, {"held", r.master_bytes}}},
@@ -122,15 +163,16 @@ nlohmann::json mesh_step_json(const MeshStepReport& r) {
                          {"gemm_peak_gflops", r.gemm_peak_gflops},
                          {"load_max_vio", r.max_vio},
                          {"rank_load_max_vio", r.rank_max_vio}};
+  json.update(measured_memory_json(r));
   if (!r.passed()) return json;
   json["step_us"] = timing_json(r.seconds);
   json["step_seconds"] = r.step.max;
-  json["compute_only_seconds"] = r.compute.max;
-  json["step_over_compute"] = r.step_over_compute();
-  json["exposed_seconds"] = r.exposed.mean;
-  json["imbalance_seconds"] = r.imbalance_seconds();
+  json["compute_only_seconds"] = if_known(r.compute.max);
+  json["step_over_compute"] = if_known(r.step_over_compute());
+  json["exposed_seconds"] = if_known(r.exposed.mean);
+  json["imbalance_seconds"] = if_known(r.imbalance_seconds());
   json["compute_ms"] = parts;
-  json["communication"] = lane;
+  json["communication"] = if_known(lane);
   json["tokens_per_second"] = r.tokens_per_second();
   json["gflops_causal"] = r.gflops(true);
   json["percent_of_gemm_peak_causal"] = 100 * r.gflops(true) / r.gemm_peak_gflops;

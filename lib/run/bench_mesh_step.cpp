@@ -1,5 +1,6 @@
 // `moe-bench step` on the ranks of a mesh: whole training steps on random tokens, with what each rank computed, what its
-// lane communicated, and how much of that was exposed. Not here: the report (bench_mesh_report.cpp).
+// lane communicated, and how much of that was exposed. A GPU is waited for where a step ends; what the host's clock cannot
+// see of it is not told. Not here: the report (bench_mesh_report.cpp).
 #include "lib/run/bench_mesh_step.h"
 
 #include <algorithm>
@@ -8,6 +9,7 @@
 #include <fstream>
 #include <limits>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <numeric>
 #include <set>
 #include <sstream>
@@ -19,20 +21,24 @@
 #include "lib/comm/collectives.h"
 #include "lib/model/load_metrics.h"
 #include "lib/run/bench.h"
+#include "lib/run/bench_device.h"
 #include "lib/run/bench_measure.h"
 #include "lib/run/bench_ranks.h"
 #include "lib/run/global_batch.h"
-#include "lib/run/gpu_comm.h"
 #include "lib/run/mesh_plan.h"
 #include "lib/run/peak.h"
 #include "lib/run/result.h"
 #include "lib/run/trainer.h"
+#include "lib/tensor/host_room.h"
 
 namespace moe {
 namespace {
 
-// Memory of this process that is its own: what ranks share to exchange messages is not counted.
-double own_memory_bytes() {
+// Memory of this process that is its own: what ranks share to exchange messages is not counted. Of a GPU what is in use.
+double memory_bytes(const Device& device) {
+  std::size_t used = 0, total = 0;
+  device.memory(&used, &total);
+  if (device.kind != DeviceKind::kCpu) return static_cast<double>(used);
   std::ifstream status("/proc/self/status");
   for (std::string line; std::getline(status, line);)
     if (line.rfind("RssAnon:", 0) == 0) return 1024 * std::strtod(line.c_str() + 8, nullptr);
@@ -52,7 +58,7 @@ double bytes_held(const ParamStore& store, DType dtype, double MeshStepReport::*
   return bytes;
 }
 
-// Seconds of a step on this rank.
+// Seconds of a step on this rank. Of a GPU only those of the step and its update mean something.
 struct MeshSample {
   double seconds = 0, exposed = 0;
   std::array<double, kNumMeshParts> parts{};
@@ -65,12 +71,17 @@ class MeshStepRun {
       : o_(o),
         world_(world),
         env_(env),
-        memory_before_(own_memory_bytes()),
-        mesh_(world, mesh, o.model.num_experts, env.kernels),
+        memory_before_(memory_bytes(env.stream.device())),
+        mesh_(world, mesh, o.model.num_experts, env.kernels, env.stream.device()),
         model_(o.model, o.dtype, true, mesh_),
         cut_{o.batch, o.micro_batch, o.seq, world.size(), world.rank()},
         pass_options_{.shape = {cut_.micro_batch_per_rank(), o.seq}, .recompute = o.recompute, .balance = o.balance},
         pass_(model_, pass_options_, env) {
+    std::size_t T = 0;
+    for (int i = 0; i < cut_.num_micro_batches(); ++i)
+      T += static_cast<std::size_t>(cut_.range(i).count) * static_cast<std::size_t>(o.seq);
+    const auto room = tokens_.of<std::int32_t>(2 * T);
+    id_T_ = room.first(T), target_T_ = room.last(T);
     model_.initialize(o.common.seed);
   }
 
@@ -82,7 +93,7 @@ class MeshStepRun {
     max_over_ranks(world_, std::span(&seconds, 1));
     const int n = num_repetitions(budget, seconds);
     samples_.clear();
-    const WaitClock wait(env_.stream.num_threads() + 1);  // the lane is a thread, too
+    const WaitClock wait((env_.stream.is_cpu() ? env_.stream.num_threads() : 1) + 1);  // the lane is a thread, too
     for (int i = 0; i < n; ++i) step();
     waited_ = wait.fraction();
   }
@@ -93,7 +104,7 @@ class MeshStepRun {
     max_over_ranks(world_, seconds);
     r.seconds = timing_of(seconds);
     report_parts(r);
-    report_lane(r);
+    if (env_.stream.is_cpu()) report_lane(r);
     report_memory(r);
     r.waited = spread(waited_).mean;
     report_checks(r);
@@ -105,13 +116,13 @@ class MeshStepRun {
     const Rng rng(o_.common.seed, "bench tokens");
     const auto S = static_cast<std::uint64_t>(o_.seq), B = static_cast<std::uint64_t>(o_.batch);
     const auto V = static_cast<std::uint64_t>(o_.model.vocab_size);
-    id_T_.clear(), target_T_.clear();
+    auto id = id_T_.begin(), target = target_T_.begin();
     for (int i = 0; i < cut_.num_micro_batches(); ++i) {
       const BatchCut::Range range = cut_.range(i);
       const std::uint64_t first = (static_cast<std::uint64_t>(num_steps_) * B + static_cast<std::uint64_t>(range.first)) * S;
       for (std::uint64_t t = first; t < first + static_cast<std::uint64_t>(range.count) * S; ++t) {
-        id_T_.push_back(static_cast<std::int32_t>(rng.bits(2 * t) % V));
-        target_T_.push_back(static_cast<std::int32_t>(rng.bits(2 * t + 1) % V));
+        *id++ = static_cast<std::int32_t>(rng.bits(2 * t) % V);
+        *target++ = static_cast<std::int32_t>(rng.bits(2 * t + 1) % V);
       }
     }
   }
@@ -121,8 +132,8 @@ class MeshStepRun {
     const BatchShape shape{cut_.range(i).count, o_.seq};
     const auto T = static_cast<std::size_t>(shape.num_tokens()), begin = std::exchange(at, at + T);
     return {.shape = shape,
-            .id_T = std::span(id_T_).subspan(begin, T),
-            .target_T = std::span(target_T_).subspan(begin, T),
+            .id_T = id_T_.subspan(begin, T),
+            .target_T = target_T_.subspan(begin, T),
             .loss_scale = 1 / static_cast<double>(o_.batch_shape().num_tokens()),
             .share = static_cast<float>(shape.num_seqs) / static_cast<float>(o_.batch),
             .last_of_step = i + 1 == cut_.num_micro_batches(),
@@ -149,6 +160,7 @@ class MeshStepRun {
     env_.kernels.adamw.step(env_.stream, tensors_, {.lr = 3e-4f, .step = num_steps_});
     model_.units().weights_changed();
     if (model_.params().layout().zero == 1) model_.units().clear_gradients();
+    env_.stream.synchronize();
     collect(whole.seconds(), before_update, part.lap());
   }
 
@@ -235,7 +247,9 @@ class MeshStepRun {
     const auto predict = [&](int rank, std::int64_t rows = -1) {
       return predict_memory(o_.model, o_.dtype, pass_options_, r.mesh, place_of(r.mesh.shape, rank), rows);
     };
-    r.measured_r = by_rank(own_memory_bytes() - memory_before_);
+    const double now = memory_bytes(env_.stream.device());
+    r.measured_r = by_rank(now - memory_before_);
+    if (!env_.stream.is_cpu()) r.in_use_r = by_rank(now);
     r.predicted_r = by_rank(static_cast<double>(predict(world_.rank()).total()));
     const auto most = std::max_element(r.measured_r.begin(), r.measured_r.end());
     const auto rank = static_cast<std::size_t>(most - r.measured_r.begin());
@@ -300,7 +314,8 @@ class MeshStepRun {
   PassOptions pass_options_;
   Pass pass_;
   DeviceNumber squares_{env_.stream};
-  std::vector<std::int32_t> id_T_, target_T_;
+  HostRoom tokens_{env_.stream.device()};
+  std::span<std::int32_t> id_T_, target_T_;  // of a step
   std::vector<double> mtp_scale_ = std::vector<double>(static_cast<std::size_t>(pass_.num_modules()),
                                                        0.3 / static_cast<double>(o_.batch_shape().num_tokens()));
   std::vector<AdamWTensor> tensors_;
@@ -313,6 +328,10 @@ class MeshStepRun {
 std::vector<std::string> head_lines(const BenchOptions& o, const World& world, const MeshOptions& mesh, Env env) {
   const ModelConfig& c = o.model;
   const ParamCounts n = count_parameters(c);
+  const std::string where = env.stream.is_cpu()
+                                ? format_text("# %s; %d threads a rank; %s kernels; moe %s", processor_name().c_str(),
+                                              env.stream.num_threads(), env.kernels.isa, version_text().c_str())
+                                : "# " + link_text(env.stream.device(), mesh.gpu_comm) + "; moe " + version_text();
   return {"# moe-bench step --shape " + o.shape + ": forward, backward, AdamW on random tokens; " + ranks_text(world) +
               ", " + mesh_text(mesh.shape) + ", ZeRO-" + std::to_string(mesh.zero) + (mesh.overlap ? "" : ", --overlap off"),
           format_text("# model: d %d, %d layers, %d heads of %d (%d kv), %d experts top-%d of width %d, vocab %d, %d x %d "
@@ -320,24 +339,24 @@ std::vector<std::string> head_lines(const BenchOptions& o, const World& world, c
                       c.d_model, c.num_layers, c.num_heads, c.head_dim, c.num_kv_heads, c.num_experts, c.top_k, c.expert_ffn,
                       c.vocab_size, o.batch, o.seq, name_of(o.dtype), static_cast<double>(n.total) * 1e-6,
                       static_cast<double>(n.active) * 1e-6),
-          format_text("# %s; %d threads a rank; %s kernels; moe %s", processor_name().c_str(), env.stream.num_threads(),
-                      env.kernels.isa, version_text().c_str())};
+          where};
 }
 
 }  // namespace
 
-Exit bench_mesh_step(const BenchOptions& o, World& world, const Kernels& kernels) {
+Exit bench_mesh_step(const BenchOptions& o, World& world, const Compute& compute, GpuComm way) {
   MeshOptions mesh;
   world.agree([&] { mesh = choose_mesh(o.ranks, world, o.model, false); });
   world.require_same({plan_fact(mesh.plan)});
-  mesh.gpu_comm = choose_gpu_comm(o.ranks.gpu_comm, world, cpu_device());
-  Stream stream(o.common.threads);
-  const Env env{stream, kernels};
+  mesh.gpu_comm = way;
+  Stream stream = compute_stream(compute, o.common);
+  const Env env{stream, compute.kernels};
   std::FILE* out = table_file(o);
   print_lines(world, out, head_lines(o, world, mesh, env));
   if (o.common.dry_run) return Exit::kOk;
-  MeshStepReport report{.model = o.model, .mesh = mesh, .batch = o.batch_shape(), .num_ranks = world.size()};
-  timed_on_lane(world, [] {});
+  MeshStepReport report{
+      .model = o.model, .mesh = mesh, .batch = o.batch_shape(), .num_ranks = world.size(), .on_gpu = !compute.on_cpu()};
+  timed_on_lane(world, stream, [] {});
   report.gemm_peak_gflops = gemm_peak_gflops(env, o.dtype, 0.25);
   sum_over_ranks(world, std::span(&report.gemm_peak_gflops, 1));
   MeshStepRun run(o, world, mesh, env);
@@ -349,6 +368,7 @@ Exit bench_mesh_step(const BenchOptions& o, World& world, const Kernels& kernels
   json["shape"] = o.shape;
   json["machine"] = ranks_json(world);
   json["machine"].update(machine_json(env));
+  json["machine"].update(link_json(compute.device, way));
   if (world.rank() == 0) write_result_json(o.common.json, json);
   return report.passed() ? Exit::kOk : Exit::kCheckFailed;
 }

@@ -31,7 +31,8 @@ struct MeshStepReport {
   MeshOptions mesh;
   BatchShape batch;  // of all ranks
   int num_ranks = 1;
-  Timing seconds;  // of the slowest rank
+  bool on_gpu = false;  // then of the parts only kUpdate is known, and neither compute, exposed nor lane
+  Timing seconds;       // of the slowest rank
   // Of a step, mean over the measured ones.
   RankSpread step, compute, exposed;
   std::array<RankSpread, kNumMeshParts> parts;
@@ -45,9 +46,10 @@ struct MeshStepReport {
   // Bytes of the rank with most, and of the same rank what was predicted.
   ModelMemory predicted;                      // with balanced routing, as --dry-run says it
   std::size_t predicted_with_rows_bytes = 0;  // with the most rows that its experts got
-  double measured_bytes = 0;                  // memory that the process took for the model and its steps
+  double measured_bytes = 0;  // memory that the process took for the model and its steps; of a GPU, that all there took
   double weight_bytes = 0, grad_bytes = 0, master_bytes = 0, moment_bytes = 0;  // counted in the parameters that are here
   std::vector<double> predicted_r, measured_r;                                  // of each rank
+  std::vector<double> in_use_r;                                                 // of its GPU, by all processes
   std::vector<StepCheck> checks;
 
   bool passed() const;

@@ -10,12 +10,14 @@
 
 namespace moe {
 
-double timed_on_lane(World& world, const std::function<void()>& body) {
+double timed_on_lane(World& world, Stream& stream, const std::function<void()>& body) {
   double seconds = 0;
   world.lane().call("bench", [&] {
+    stream.synchronize();
     barrier(world.comm(), "bench start");
     const Stopwatch clock;
     body();
+    stream.synchronize();
     seconds = clock.seconds();
   });
   return seconds;

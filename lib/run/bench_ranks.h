@@ -13,8 +13,9 @@
 
 namespace moe {
 
-// Seconds of `body` on this rank: a task of the lane, after a barrier of all ranks.
-double timed_on_lane(World& world, const std::function<void()>& body);
+// Seconds of `body` on this rank: a task of the lane, after a barrier of all ranks, to the end of what it put into `stream`,
+// which is empty before.
+double timed_on_lane(World& world, Stream& stream, const std::function<void()>& body);
 
 void max_over_ranks(World& world, std::span<double> seconds);  // to a nanosecond
 void sum_over_ranks(World& world, std::span<double> values);

@@ -55,15 +55,21 @@ GpuComm gpu_comm_for(GpuComm wanted, const std::vector<RankGpu>& ranks) {
   return GpuComm::kStaged;
 }
 
+std::string gpu_comm_text(GpuComm chosen) {
+  const char* const kTexts[] = {"", ", GPUs over NCCL", ", GPUs staged through the host"};
+  return kTexts[static_cast<int>(chosen)];
+}
+
 GpuComm choose_gpu_comm(GpuComm wanted, World& world, const Device& device) {
   if (device.kind == DeviceKind::kCpu) {
     if (wanted == GpuComm::kNccl)
-      throw Error(Exit::kUnavailable, "--gpu-comm nccl: expected --device cuda, found cpu", "leave --gpu-comm out");
+      throw AgreedError(Exit::kUnavailable, "--gpu-comm nccl: expected --device cuda, found cpu", "leave --gpu-comm out", 0);
     return GpuComm::kAuto;
   }
   if (world.alone() && wanted == GpuComm::kAuto) return wanted;  // there is nobody to reach
   const std::vector<RankGpu> ranks = gather_gpus(world);
-  const GpuComm chosen = gpu_comm_for(wanted, ranks);
+  GpuComm chosen = wanted;
+  world.agree([&] { chosen = gpu_comm_for(wanted, ranks); });
   if (wanted == GpuComm::kAuto && chosen == GpuComm::kStaged && !share_gpus(ranks))
     log_info("without NCCL, " + obstacle(ranks));
   return chosen;

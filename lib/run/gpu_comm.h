@@ -17,8 +17,11 @@ struct RankGpu {
 // NCCL needs a GPU for each rank, and itself on every rank. Error(kUnavailable) where it was asked for and cannot be.
 GpuComm gpu_comm_for(GpuComm wanted, const std::vector<RankGpu>& ranks);
 
-// A collective call. On the CPU, and for auto in one process, kAuto; Error(kUnavailable) if NCCL was asked for there. Says when auto goes without NCCL
-// though every rank has a GPU.
+// A collective call. On the CPU, and for auto in one process, kAuto; AgreedError(kUnavailable) if NCCL was asked for there.
+// Says when auto goes without NCCL though every rank has a GPU.
 GpuComm choose_gpu_comm(GpuComm wanted, World& world, const Device& device);
+
+// ", GPUs over NCCL", ", GPUs staged through the host", "" for kAuto.
+std::string gpu_comm_text(GpuComm chosen);
 
 }  // namespace moe

@@ -5,6 +5,7 @@
 
 #include "lib/base/byte_size.h"
 #include "lib/base/error.h"
+#include "lib/run/gpu_comm.h"
 #include "lib/run/mesh_plan.h"
 #include "lib/run/summary.h"
 
@@ -130,12 +131,6 @@ std::string dispatch_text(const MeshOptions& mesh, const std::vector<int>& rank2
   if (mode == DispatchMode::kAuto && num_two_level == mesh.shape.replicate * mesh.shape.shard)
     mode = DispatchMode::kTwoLevel;
   return std::string(", dispatch ") + kNames[static_cast<int>(mode)] + ", overlap " + (mesh.overlap ? "on" : "off");
-}
-
-// ", GPUs over NCCL"
-std::string gpu_comm_text(GpuComm chosen) {
-  const char* const kTexts[] = {"", ", GPUs over NCCL", ", GPUs staged through the host"};
-  return kTexts[static_cast<int>(chosen)];
 }
 
 // Columns as wide as their widest cell; those without a cell below the heading are left out.
