@@ -27,21 +27,19 @@ std::string unknown_line(const char* name) { return format_text("%-22s %10s %10s
 void add_parts(const MeshStepReport& r, std::vector<std::string>& lines) {
   lines.push_back(
       "# ms of a step, mean over steps: mean over ranks, and of the rank with most; ends: embedding, head, loss");
-  if (r.on_gpu)
-    lines.push_back("# -: not known on a GPU, where the host's clock sees the ends of a step and of its update alone");
+  if (r.on_gpu) lines.push_back("# -: not known of a GPU, which takes the kernels of all parts from one queue");
   lines.push_back(format_text("%-22s %10s %10s %7s", "# computation", "mean", "max", "%step"));
   for (std::size_t p = 0; p < kNumMeshParts; ++p)
-    if (r.on_gpu && p != static_cast<std::size_t>(MeshPart::kUpdate))
+    if (!r.knows(p))
       lines.push_back(unknown_line(kMeshPartNames[p]));
     else if (r.parts[p].max > 0)
       lines.push_back(part_line(r, kMeshPartNames[p], r.parts[p]));
-  lines.push_back(r.on_gpu ? unknown_line("all_computation") : part_line(r, "all_computation", r.compute));
-  lines.push_back(r.on_gpu ? unknown_line("exposed_communication") : part_line(r, "exposed_communication", r.exposed));
+  lines.push_back(part_line(r, "all_computation", r.compute));
+  lines.push_back(part_line(r, "exposed_communication", r.exposed));
   lines.push_back(part_line(r, "step", r.step));
 }
 
 void add_lane(const MeshStepReport& r, std::vector<std::string>& lines) {
-  if (r.on_gpu) return;
   lines.push_back(
       "# communication: busy while the lane was in it, waiting for other ranks too; exposed: nothing was computed");
   lines.push_back(
@@ -52,8 +50,7 @@ void add_lane(const MeshStepReport& r, std::vector<std::string>& lines) {
 void add_results(const MeshStepReport& r, std::vector<std::string>& lines) {
   if (!r.passed()) return;
   const auto add = [&](const char* name, double value, const char* what) {
-    lines.push_back(r.on_gpu ? format_text("%-20s %12s  %s", name, "-", what)
-                             : format_text("%-20s %12.4g  %s", name, value, what));
+    lines.push_back(format_text("%-20s %12.4g  %s", name, value, what));
   };
   lines.push_back(format_text("%-20s %12.0f  of all ranks", "tokens_per_second", r.tokens_per_second()));
   lines.push_back(format_text("%-20s %12.1f  %.1f %% of the GEMM peak of all ranks at once, %.0f GFLOP/s", "gflops_causal",
@@ -132,12 +129,9 @@ nlohmann::json measured_memory_json(const MeshStepReport& r) {
 }  // namespace
 
 nlohmann::json mesh_step_json(const MeshStepReport& r) {
-  // What a GPU does not tell is null.
-  const auto if_known = [&r](const auto& value) { return r.on_gpu ? nlohmann::json() : nlohmann::json(value); };
   nlohmann::json parts, lane;
-  for (std::size_t p = 0; p < kNumMeshParts; ++p) parts[kMeshPartNames[p]] = if_known(spread_json(r.parts[p]));
-  constexpr auto kUpdateAt = static_cast<std::size_t>(MeshPart::kUpdate);
-  parts[kMeshPartNames[kUpdateAt]] = spread_json(r.parts[kUpdateAt]);
+  for (std::size_t p = 0; p < kNumMeshParts; ++p)
+    parts[kMeshPartNames[p]] = r.knows(p) ? spread_json(r.parts[p]) : nlohmann::json();
   for (const auto& [name, l] : r.lane)
     lane[name] = {{"busy_ms", spread_json(l.busy)}, {"exposed_ms", spread_json(l.exposed)}};
   nlohmann::json json = {{"mesh",
@@ -167,12 +161,12 @@ nlohmann::json mesh_step_json(const MeshStepReport& r) {
   if (!r.passed()) return json;
   json["step_us"] = timing_json(r.seconds);
   json["step_seconds"] = r.step.max;
-  json["compute_only_seconds"] = if_known(r.compute.max);
-  json["step_over_compute"] = if_known(r.step_over_compute());
-  json["exposed_seconds"] = if_known(r.exposed.mean);
-  json["imbalance_seconds"] = if_known(r.imbalance_seconds());
+  json["compute_only_seconds"] = r.compute.max;
+  json["step_over_compute"] = r.step_over_compute();
+  json["exposed_seconds"] = r.exposed.mean;
+  json["imbalance_seconds"] = r.imbalance_seconds();
   json["compute_ms"] = parts;
-  json["communication"] = if_known(lane);
+  json["communication"] = lane;
   json["tokens_per_second"] = r.tokens_per_second();
   json["gflops_causal"] = r.gflops(true);
   json["percent_of_gemm_peak_causal"] = 100 * r.gflops(true) / r.gemm_peak_gflops;

@@ -58,7 +58,7 @@ double bytes_held(const ParamStore& store, DType dtype, double MeshStepReport::*
   return bytes;
 }
 
-// Seconds of a step on this rank. Of a GPU only those of the step and its update mean something.
+// Seconds of a step on this rank. On a GPU the parts but the update hold what the host did.
 struct MeshSample {
   double seconds = 0, exposed = 0;
   std::array<double, kNumMeshParts> parts{};
@@ -104,7 +104,7 @@ class MeshStepRun {
     max_over_ranks(world_, seconds);
     r.seconds = timing_of(seconds);
     report_parts(r);
-    if (env_.stream.is_cpu()) report_lane(r);
+    report_lane(r);
     report_memory(r);
     r.waited = spread(waited_).mean;
     report_checks(r);
@@ -170,7 +170,7 @@ class MeshStepRun {
     gradient_squares(model_, env_, squares_.data());
     squares_.fetch();
     std::array<double, 2> sums = {pass_.take_losses().front(), squares_.fetched()};
-    mesh_.lane().call("step totals", [&] { all_reduce_sum(world_.comm(), "step totals", std::span<double>(sums)); });
+    mesh_.lane().call_on_host("step totals", [&] { all_reduce_sum(world_.comm(), "step totals", std::span<double>(sums)); });
     const double loss = sums[0] / static_cast<double>(o_.batch_shape().num_tokens());
     if (num_steps_ == 1) first_loss_ = loss;
     largest_loss_.add(loss, 0, 1);

@@ -31,7 +31,7 @@ struct MeshStepReport {
   MeshOptions mesh;
   BatchShape batch;  // of all ranks
   int num_ranks = 1;
-  bool on_gpu = false;  // then of the parts only kUpdate is known, and neither compute, exposed nor lane
+  bool on_gpu = false;  // then of the parts only kUpdate is known
   Timing seconds;       // of the slowest rank
   // Of a step, mean over the measured ones.
   RankSpread step, compute, exposed;
@@ -53,6 +53,7 @@ struct MeshStepReport {
   std::vector<StepCheck> checks;
 
   bool passed() const;
+  bool knows(std::size_t part) const { return !on_gpu || part == static_cast<std::size_t>(MeshPart::kUpdate); }
   double tokens_per_second() const { return static_cast<double>(batch.num_tokens()) / seconds.median; }
   double gflops(bool causal) const;
   double imbalance_seconds() const { return compute.max - compute.mean; }
