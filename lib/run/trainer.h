@@ -35,7 +35,7 @@ struct StepResult {
   std::int64_t tokens = 0;  // trained on so far
   double bias_update_speed = 0, mtp_weight = 0;
   double seconds = 0, data_seconds = 0, forward_seconds = 0, backward_seconds = 0, optimizer_seconds = 0;
-  double ema_seconds = 0;                            // of optimizer_seconds: the moving average
+  double ema_seconds = 0;                            // of optimizer_seconds: the moving average; 0 on a GPU
   double experts_seconds = 0, exchange_seconds = 0;  // of forward and backward: expert segments; dispatch and combine
   double exposed_seconds = 0;                        // of all communication: what nothing was computed under
   double device_bytes = 0;                           // in use on this rank's GPU, by whomever; 0 on the CPU
