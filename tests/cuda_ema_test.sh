@@ -24,8 +24,10 @@ export MOE_CUDA_PLUGIN=$plugin
 for i in $(seq 200); do echo "line $i: the quick brown fox jumps over the lazy dog $((i * i * 7919 % 1000))"; done >text.txt
 model="--layers 2 --d-model 32 --heads 2 --kv-heads 1 --head-dim 16 --experts 8 --top-k 2 --expert-ffn 16 --seq 16 --batch 4"
 common="-q --threads 1 --data text.txt"
-all="$model $common --ema 0.7 --lr 0.01 --warmup 0 --schedule constant"
-eval="--eval-data text.txt --eval-tokens 512"
+plain="$model $common --lr 0.01 --warmup 0 --schedule constant"
+all="$plain --ema 0.7"
+head -n 8 text.txt >held-out.txt
+eval="--eval-data held-out.txt"
 
 # Streams that come on when somebody waits for them, and by chance before.
 expect 0 "$train" $all --device cpu --steps 5 --save-every 3 $eval -o cpu --json cpu.json
@@ -35,7 +37,7 @@ same_averages cpu late 5
 near "$(number ema_eval_loss cpu.json)" "$(number ema_eval_loss late.json)" "losses of the averages"
 near "$(number eval_loss cpu.json)" "$(number eval_loss late.json)" "losses"
 { grep -q '"ema_ms"' cpu/metrics.jsonl && ! grep -q '"ema_ms"' late/metrics.jsonl; } || fail "ema_ms"
-for pace in 1 2 3; do
+for pace in 1 2; do
   MOE_CUDA_ON_HOST_PACE=$pace expect 0 "$train" $all --device cuda --steps 5 --save-every 3 $eval -o "pace-$pace" --json pace.json
   same_digest late/step-00000003 "pace-$pace/step-00000003" "pace $pace"
   same_digest late/step-00000005 "pace-$pace/step-00000005" "pace $pace"
@@ -60,10 +62,10 @@ same_digest whole/step-00000005 late/step-00000005 "other saves"
 
 # What is on the host is counted there, and what is taken for it on the GPU.
 expect 0 "$train" $all --device cuda --dry-run --json with.json
-expect 0 "$train" $all --ema 0 --device cuda --dry-run --json without.json
+expect 0 "$train" $plain --device cuda --dry-run --json without.json
 average=$(number ema with.json)
 { [ "$(number host_memory_bytes with.json)" = "$average" ] && [ "$(number host_memory_bytes without.json)" = 0 ]; } ||
-  fail "memory of the host: $(cat with.json without.json)"
+  fail "memory of the host: $(grep memory_bytes with.json without.json)"
 rooms=$(($(number memory_bytes with.json) - $(number memory_bytes without.json)))
 { [ "$rooms" -ge $((2 * average)) ] && [ "$rooms" -le $((2 * average + 65536)) ]; } || fail "rooms of $rooms bytes for an average of $average"
 

@@ -25,28 +25,28 @@ std::vector<ParamSpec> specs() {
           {.name = "head.weight", .shape = {97, 11}, .init_std = 0.1f}};
 }
 
-struct Setting {
+struct Case {
   DType dtype = DType::kF32;
   Cut dense{}, expert{};
   int zero = 3;
 };
-std::string text(const Setting& s) {
+std::string text(const Case& s) {
   return std::string(s.dtype == DType::kF32 ? "fp32" : "bf16") + ", part " + std::to_string(s.dense.index) + " of " +
          std::to_string(s.dense.count) + ", zero " + std::to_string(s.zero);
 }
-const Setting kSettings[] = {{},
-                             {.dtype = DType::kBF16},
-                             {.dense = {1, 3}, .expert = {1, 3}},
-                             {.dense = {2, 3}, .expert = {2, 3}, .zero = 1},
-                             {.dense = {19, 20}, .zero = 1},  // of some tensors it has nothing
-                             {.dtype = DType::kBF16, .dense = {0, 2}, .expert = {0, 2}, .zero = 2}};
+const Case kCases[] = {{},
+                       {.dtype = DType::kBF16},
+                       {.dense = {1, 3}, .expert = {1, 3}},
+                       {.dense = {2, 3}, .expert = {2, 3}, .zero = 1},
+                       {.dense = {19, 20}, .zero = 1},  // of some tensors it has nothing
+                       {.dtype = DType::kBF16, .dense = {0, 2}, .expert = {0, 2}, .zero = 2}};
 
 // A store of the device under test, as a model takes its memory.
-struct Kept {
+struct Holder {
   std::unique_ptr<Arena> arena, host;
   std::unique_ptr<ParamStore> store;
 
-  explicit Kept(const Setting& s) {
+  explicit Holder(const Case& s) {
     ParamLayout layout = ParamLayout::whole(4);
     layout.dense = s.dense, layout.expert = s.expert, layout.zero = s.zero;
     const auto make = [&](Arena& a) {
@@ -87,8 +87,8 @@ struct Kept {
 // What the kernel makes of an average that is where the masters are, with nothing beside it.
 class InPlace {
  public:
-  InPlace(Env env, const Kept& kept) : env_(env), kept_(kept), arena_(std::size_t{1} << 20, kernel_device()) {
-    for (const Param& p : kept.store->all()) {
+  InPlace(Env env, const Holder& held) : env_(env), kept_(held), arena_(std::size_t{1} << 20, kernel_device()) {
+    for (const Param& p : held.store->all()) {
       means_.push_back(arena_.vector<float>(p.shard_size()));
       env.stream.copy(means_.back().data(), p.master, means_.back().size_bytes());
     }
@@ -110,92 +110,92 @@ class InPlace {
 
  private:
   Env env_;
-  const Kept& kept_;
+  const Holder& kept_;
   Arena arena_;
   std::vector<std::span<float>> means_;
 };
 
 TEST(MovingAverage, IsMadeOfTheMastersAfterEachUpdateBitForBit) {
-  for (const Setting& s : kSettings)
+  for (const Case& s : kCases)
     for (const std::int64_t piece : {std::int64_t{7}, std::int64_t{64}, MovingAverage::kPiece}) {
       SCOPED_TRACE(text(s) + ", pieces of " + std::to_string(piece));
-      Kept kept(s);
+      Holder held(s);
       Stream stream(kernel_device(), 1);
       const Env env{stream, device_kernels()};
-      MovingAverage average(*kept.store, kernel_device(), piece);
-      kept.change(stream, 1);
-      kept.store->start_ema(stream);
-      InPlace want(env, kept);
+      MovingAverage average(*held.store, kernel_device(), piece);
+      held.change(stream, 1);
+      held.store->start_ema(stream);
+      InPlace want(env, held);
       for (std::uint64_t step = 0; step < 5; ++step) {
         average.join(stream);
-        kept.change(stream, 100 * (step + 2));
+        held.change(stream, 100 * (step + 2));
         want.update(0.9);
         average.update(env, 0.9);
       }
       average.join(stream);
-      kept.change(stream, 3);  // too late
+      held.change(stream, 3);  // too late
       stream.synchronize();
-      const std::vector<float> got = kept.averages();
+      const std::vector<float> got = held.averages();
       EXPECT_TRUE(same_bits(std::span<const float>(got), std::span<const float>(want.values())));
     }
 }
 
 // Nobody asks between two updates.
 TEST(MovingAverage, TwoUpdatesInARowAreTwo) {
-  Kept kept({});
+  Holder held({});
   Stream stream(kernel_device(), 1);
   const Env env{stream, device_kernels()};
-  MovingAverage average(*kept.store, kernel_device(), 50);
-  kept.store->start_ema(stream);  // zeros
-  kept.change(stream, 1);
-  InPlace want(env, kept);
-  for (const Param& p : kept.store->all())
+  MovingAverage average(*held.store, kernel_device(), 50);
+  held.store->start_ema(stream);  // zeros
+  held.change(stream, 1);
+  InPlace want(env, held);
+  for (const Param& p : held.store->all())
     stream.copy(p.ema, p.master, static_cast<std::size_t>(p.shard_size()) * sizeof(float));
-  kept.change(stream, 2);
+  held.change(stream, 2);
   for (int i = 0; i < 2; ++i) average.update(env, 0.5), want.update(0.5);
   average.join(stream);
   stream.synchronize();
-  const std::vector<float> got = kept.averages();
+  const std::vector<float> got = held.averages();
   EXPECT_TRUE(same_bits(std::span<const float>(got), std::span<const float>(want.values())));
 }
 
 TEST(MovingAverage, TakesThePlaceOfTheMastersAndGivesItBack) {
-  for (const Setting& s : kSettings) {
+  for (const Case& s : kCases) {
     SCOPED_TRACE(text(s));
-    Kept kept(s);
+    Holder held(s);
     Stream stream(kernel_device(), 1);
     const Env env{stream, device_kernels()};
-    MovingAverage average(*kept.store, kernel_device(), 100);
-    kept.change(stream, 1);
-    kept.store->start_ema(stream);
-    kept.change(stream, 2);
+    MovingAverage average(*held.store, kernel_device(), 100);
+    held.change(stream, 1);
+    held.store->start_ema(stream);
+    held.change(stream, 2);
     average.update(env, 0.75);
-    const std::vector<float> trained = kept.masters(stream);
+    const std::vector<float> trained = held.masters(stream);
     average.join(stream);
-    kept.store->swap_ema(env);
-    const std::vector<float> averaged = kept.masters(stream);
-    EXPECT_TRUE(same_bits(std::span<const float>(kept.averages()), std::span<const float>(trained)));
+    held.store->swap_ema(env);
+    const std::vector<float> averaged = held.masters(stream);
+    EXPECT_TRUE(same_bits(std::span<const float>(held.averages()), std::span<const float>(trained)));
     EXPECT_FALSE(same_bits(std::span<const float>(averaged), std::span<const float>(trained)));
-    kept.store->swap_ema(env);
-    EXPECT_TRUE(same_bits(std::span<const float>(kept.masters(stream)), std::span<const float>(trained)));
-    EXPECT_TRUE(same_bits(std::span<const float>(kept.averages()), std::span<const float>(averaged)));
+    held.store->swap_ema(env);
+    EXPECT_TRUE(same_bits(std::span<const float>(held.masters(stream)), std::span<const float>(trained)));
+    EXPECT_TRUE(same_bits(std::span<const float>(held.averages()), std::span<const float>(averaged)));
   }
 }
 
 TEST(MovingAverage, TakesTwoRoomsOfTheDevice) {
-  const Kept kept({});
+  const Holder held({});
   const auto used = [] {
     std::size_t bytes = 0, total = 0;
     kernel_device().memory(&bytes, &total);
     return bytes;
   };
   constexpr std::int64_t kMany = 64;
-  EXPECT_EQ(MovingAverage::device_bytes(*kept.store, kMany), 2 * kMany * sizeof(float));
-  const std::size_t all = MovingAverage::device_bytes(*kept.store) / 2;
-  EXPECT_GE(all, kept.averages().size() * sizeof(float));
-  EXPECT_LE(all, kept.averages().size() * sizeof(float) + 64 * specs().size());
+  EXPECT_EQ(MovingAverage::device_bytes(*held.store, kMany), 2 * kMany * sizeof(float));
+  const std::size_t all = MovingAverage::device_bytes(*held.store) / 2;
+  EXPECT_GE(all, held.averages().size() * sizeof(float));
+  EXPECT_LE(all, held.averages().size() * sizeof(float) + 64 * specs().size());
   const std::size_t before = used();
-  const MovingAverage average(*kept.store, kernel_device(), kMany);
+  const MovingAverage average(*held.store, kernel_device(), kMany);
   EXPECT_LE(used() - before, std::size_t{8} << 20);  // pages of the driver, and what a stream takes
 }
 

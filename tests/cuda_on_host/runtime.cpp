@@ -25,6 +25,7 @@ struct cuda_on_host_stream {
     std::function<bool()> done;  // in its place: tries, until it says true; what comes behind waits
   };
   std::deque<Work> work;
+  unsigned eagerness = 0;  // see go_ahead()
 };
 struct cuda_on_host_event {
   cuda_on_host_stream* stream = nullptr;
@@ -163,14 +164,22 @@ std::vector<cudaStream_t>& streams() {
   return list;
 }
 
-// A device does not wait until somebody waits for it. With MOE_CUDA_ON_HOST_PACE=N some streams do some of their work
-// whenever something comes into one of them: which and how much is drawn, from the seed N.
+// A device does not wait until somebody waits for it. With MOE_CUDA_ON_HOST_PACE=N streams do work whenever something comes
+// into one of them, too: for a while one of them all of it, another a piece at a time, a third nothing. Which one does what,
+// and how long, is drawn from the seed N.
 void go_ahead() {
   static const char* const seed = std::getenv("MOE_CUDA_ON_HOST_PACE");
   if (seed == nullptr) return;
   static unsigned drawn = static_cast<unsigned>(std::strtoul(seed, nullptr, 10));
+  const auto below = [](unsigned n) { return (++drawn * 2654435761u >> 16) % n; };
+  static unsigned left = 0;
+  if (left == 0) {
+    left = 1 + below(40);
+    for (cudaStream_t s : streams()) s->eagerness = below(3);
+  }
+  --left;
   for (cudaStream_t s : streams())
-    if (const unsigned chance = ++drawn * 2654435761u >> 16; chance % 2 == 0) advance(s, nullptr, chance / 2 % 8);
+    if (s->eagerness > 0) advance(s, nullptr, s->eagerness == 1 ? 1 : SIZE_MAX);
 }
 
 }  // namespace
