@@ -114,7 +114,8 @@ ModelMemory rank_memory(const TrainOptions& o, const MeshOptions& mesh, const Me
   const PassOptions pass{.shape = {micro_batch_of(o, mesh.shape), o.seq}, .recompute = o.recompute, .balance = o.balance};
   ModelMemory memory = predict_memory(o.model, o.dtype, pass, mesh, place, -1, training_state(o), device);
   const bool during = o.save == SaveMode::kAsync && o.save_every != "0";
-  if (!o.output.empty() && (during || device != DeviceKind::kCpu)) memory.staging = memory.saved / static_cast<std::size_t>(mesh.shape.replicate);
+  if (!o.output.empty() && (during || device != DeviceKind::kCpu))
+    memory.staging = memory.saved / static_cast<std::size_t>(mesh.shape.replicate);
   return memory;
 }
 
