@@ -33,7 +33,8 @@ struct Device {
   void* (*reserve)(std::size_t bytes);
   bool (*commit)(void* p, std::size_t bytes);        // by any thread; false if there is not so much memory
   void (*release)(void* memory, std::size_t bytes);  // of allocate() or reserve()
-  // Zero-filled memory of the host that copies from and to the device run from and to without a detour.
+  // Zero-filled memory of the host that copies from and to the device run from and to without a detour, and that kernels may
+  // touch too, as fast as the bus is.
   void* (*allocate_host)(std::size_t bytes);
   void (*release_host)(void* memory, std::size_t bytes);
   void* (*make_queue)();

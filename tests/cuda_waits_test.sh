@@ -50,6 +50,14 @@ check muon --preset olmoe-mini --layers 2 $kv --optimizer muon --dtype bf16 --gr
 # A layer puts the same kernels into the stream whatever its depth, a micro-batch too.
 [ "$(of olmoe.counts launches)" -lt "$(of layers.counts launches)" ] || fail "launches: $(cat olmoe.counts layers.counts)"
 
+# The moving average goes to the GPU and back, in one piece here, and nobody waits for it.
+steps average --preset olmoe-mini --layers 2 $kv --ema 0.9
+same average.counts waits 2
+same average.counts to_host 10
+same average.counts to_device $(($(of olmoe.counts to_device) + 2))
+same average.counts launches $(($(of olmoe.counts launches) + 2))
+for what in copy_waits allocations frees made; do same average.counts $what 0; done
+
 # Capacity decides on the host how many rows are kept: one wait a layer and step more.
 steps capacity --preset olmoe-mini --layers 2 $kv --capacity-factor 1.5
 same capacity.counts waits 6

@@ -6,6 +6,9 @@ HostModel::HostModel(Model& model) : original_(model) {
   if (model.on_host()) return;
   const ParamStore& store = model.params();
   copy_ = std::make_unique<Model>(model.config(), model.dtype(), model.training(), store.layout(), store.state());
+  if (!model.average()) return;
+  model.settled_stream();
+  for (std::size_t i = 0; i < store.all().size(); ++i) copy_->params().all()[i].ema = store.all()[i].ema;
 }
 
 // move(memory here, memory of the device, bytes) for the weights and masters of a shard ...
@@ -20,7 +23,7 @@ void HostModel::move_parameters(Move move) {
   }
 }
 
-// ... and for all that it has.
+// ... and for all that it has on the device.
 template <class Move>
 void HostModel::move(Move move) {
   move_parameters(move);
@@ -31,13 +34,12 @@ void HostModel::move(Move move) {
     const std::size_t moment_bytes = n * size_of(a.m.dtype);
     if (a.m.data) move(a.m.data, b.m.data, moment_bytes);
     if (a.v.data) move(a.v.data, b.v.data, moment_bytes);
-    if (a.ema) move(a.ema, b.ema, n * sizeof(float));
   }
 }
 
 void HostModel::pull() {
   if (!copy_) return;
-  Stream& stream = original_.mesh().settled_stream();
+  Stream& stream = original_.settled_stream();
   move([&](void* here, void* there, std::size_t bytes) { stream.copy(here, there, bytes); });
   for (const int layer : original_.moe_layers()) copy_->router_bias(layer) = original_.router_bias(layer);
   stream.synchronize();
@@ -45,14 +47,14 @@ void HostModel::pull() {
 
 void HostModel::push_parameters() {
   if (!copy_) return;
-  Stream& stream = original_.mesh().settled_stream();
+  Stream& stream = original_.settled_stream();
   move_parameters([&](void* here, void* there, std::size_t bytes) { stream.copy(there, here, bytes); });
   stream.synchronize();
 }
 
 void HostModel::push() {
   if (!copy_) return;
-  Stream& stream = original_.mesh().settled_stream();
+  Stream& stream = original_.settled_stream();
   move([&](void* here, void* there, std::size_t bytes) { stream.copy(there, here, bytes); });
   stream.synchronize();
   for (const int layer : original_.moe_layers()) original_.router_bias(layer) = copy_->router_bias(layer);

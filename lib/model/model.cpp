@@ -47,6 +47,17 @@ void Model::take_memory(const ParamLayout& layout, const TrainingState& state, c
   take(measuring);
   arena_ = std::make_unique<Arena>(measuring.used_bytes(), device);
   params_ = take(*arena_);
+  if (!training_ || !state.ema) return;
+  Arena measuring_ema(0);
+  params_->take_ema(measuring_ema);
+  ema_arena_ = std::make_unique<Arena>(measuring_ema.used_bytes(), device, Arena::Backing::kHost);
+  params_->take_ema(*ema_arena_);
+  average_ = std::make_unique<MovingAverage>(*params_, device);
+}
+
+Stream& Model::settled_stream() {
+  if (average_) average_->join(mesh_->compute_stream());
+  return mesh_->settled_stream();
 }
 
 void Model::initialize(std::uint64_t seed) {

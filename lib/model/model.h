@@ -9,6 +9,7 @@
 
 #include "lib/model/block.h"
 #include "lib/model/mesh_context.h"
+#include "lib/tensor/moving_average.h"
 
 namespace moe {
 
@@ -33,6 +34,10 @@ class Model {
   ParamStore& params() { return *params_; }
   const ParamStore& params() const { return *params_; }
   Units& units() { return *units_; }
+  MovingAverage* average() { return average_.get(); }  // nullptr: none is kept
+  // For the thread that computes, to copy from and to the device, or to touch the average, while the lane does nothing:
+  // everything that it has put into its stream is done, and the average is made.
+  Stream& settled_stream();
   // [E], empty without router_bias and in dense layers. The same on every rank.
   std::vector<float>& router_bias(int layer) { return router_bias_[static_cast<std::size_t>(layer)]; }
   // The same where kernels read it, after router_bias_changed().
@@ -56,8 +61,9 @@ class Model {
   std::unique_ptr<World> own_world_;  // of one process
   std::unique_ptr<MeshContext> own_mesh_;
   MeshContext* mesh_ = nullptr;
-  std::unique_ptr<Arena> arena_;
+  std::unique_ptr<Arena> arena_, ema_arena_;
   std::unique_ptr<ParamStore> params_;
+  std::unique_ptr<MovingAverage> average_;
   std::unique_ptr<Units> units_;
   std::vector<std::vector<float>> router_bias_;
   std::vector<std::span<float>> device_router_bias_;  // not on the host
@@ -190,11 +196,15 @@ struct ModelMemory {
   std::size_t ema = 0;      // moving average of the masters
   std::size_t staging = 0;  // copy of what is being saved while training goes on; the caller knows
   std::size_t total() const { return weights + masters + grads + moments + ema + activations + buffers + staging; }
+  // Of a rank on a GPU: what is in memory of the host, and what is in the GPU's.
+  std::size_t on_host() const { return ema + staging; }
+  std::size_t on_gpu() const { return total() - on_host(); }
   std::size_t saved = 0;  // of these, what goes into a checkpoint; replicas share it out
 };
 // rows_of_track >= 0: with so many rows in each track instead (Pass::most_rows()).
 ModelMemory predict_memory(const ModelConfig& config, DType dtype, const PassOptions& pass, const MeshOptions& mesh = {},
-                           const MeshPlace& place = {}, std::int64_t rows_of_track = -1, const TrainingState& state = {});
+                           const MeshPlace& place = {}, std::int64_t rows_of_track = -1, const TrainingState& state = {},
+                           DeviceKind device = DeviceKind::kCpu);
 
 // b_i += speed * sign(mean - counts_i), sign(0) = 0 (arXiv 2408.15664, algorithm 1), after a global batch.
 void update_router_bias(std::span<float> bias_E, std::span<const std::int64_t> counts_E, float speed);

@@ -116,7 +116,8 @@ Pass::~Pass() {
 }
 
 ModelMemory predict_memory(const ModelConfig& config, DType dtype, const PassOptions& pass, const MeshOptions& mesh,
-                           const MeshPlace& place, std::int64_t rows_of_track, const TrainingState& state) {
+                           const MeshPlace& place, std::int64_t rows_of_track, const TrainingState& state,
+                           DeviceKind device) {
   const ParamLayout layout = layout_of(mesh, place, config.num_experts);
   Arena measuring(0), activations(0), rows(0);
   const ParamStore store(measuring, parameter_specs(config), dtype, pass.training, layout, state);
@@ -138,6 +139,7 @@ ModelMemory predict_memory(const ModelConfig& config, DType dtype, const PassOpt
   m.activations = activations.used_bytes() + rows.used_bytes();
   m.buffers = Units::buffer_bytes(store, pass.training, mesh.shape.replicate) + Muon::buffer_bytes(store) +
               exchange_bytes(config, dtype, mesh.shape, track_shape(pass.shape, num_tracks(pass, mesh), 0).num_tokens());
+  if (device != DeviceKind::kCpu && pass.training && state.ema) m.buffers += MovingAverage::device_bytes(store);
   return m;
 }
 

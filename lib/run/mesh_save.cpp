@@ -83,7 +83,7 @@ MeshSaver::~MeshSaver() {
 
 void MeshSaver::stage() {
   if (!staging_) return;
-  Stream& stream = model_.mesh().settled_stream();
+  Stream& stream = model_.settled_stream();
   for (std::size_t i = 0; i < slices_.size(); ++i)
     if (const auto bytes = static_cast<std::size_t>(bytes_in(slices_[i])); bytes > 0)
       stream.copy(to_write_[i].data, slices_[i].data, bytes);

@@ -94,25 +94,41 @@ double checkpoint_bytes(const TrainOptions& o, const ParamCounts& n) {
   return bytes;
 }
 
+// "3 GiB = weights 1 GiB, ..."; of a GPU, and behind it what is in memory of the host.
+std::string memory_text(const RunSummary& s) {
+  const ModelMemory& m = s.memory;
+  const auto bytes = [](std::size_t n) { return bytes_text(static_cast<double>(n)); };
+  const auto part = [&](const char* name, std::size_t n) { return n ? std::string(", ") + name + " " + bytes(n) : ""; };
+  const std::string work = " = weights " + bytes(m.weights) + part("masters", m.masters) + ", gradients " + bytes(m.grads) +
+                           ", moments " + bytes(m.moments);
+  const std::string passes = ", activations " + bytes(m.activations) + part("buffers", m.buffers);
+  if (s.device == DeviceKind::kCpu)
+    return bytes(m.total()) + work + part("average", m.ema) + passes + part("saving", m.staging);
+  const std::string on_host = (part("average", m.ema) + part("saving", m.staging)).substr(m.on_host() ? 2 : 0);
+  return bytes(m.on_gpu()) + work + passes + (m.on_host() ? "; on the host " + on_host : "");
+}
+
 }  // namespace
 
-ModelMemory rank_memory(const TrainOptions& o, const MeshOptions& mesh, const MeshPlace& place) {
+ModelMemory rank_memory(const TrainOptions& o, const MeshOptions& mesh, const MeshPlace& place, DeviceKind device) {
   const PassOptions pass{.shape = {micro_batch_of(o, mesh.shape), o.seq}, .recompute = o.recompute, .balance = o.balance};
-  ModelMemory memory = predict_memory(o.model, o.dtype, pass, mesh, place, -1, training_state(o));
-  const bool stages = !o.output.empty() && o.save == SaveMode::kAsync && o.save_every != "0";
-  if (stages) memory.staging = memory.saved / static_cast<std::size_t>(mesh.shape.replicate);
+  ModelMemory memory = predict_memory(o.model, o.dtype, pass, mesh, place, -1, training_state(o), device);
+  const bool during = o.save == SaveMode::kAsync && o.save_every != "0";
+  if (!o.output.empty() && (during || device != DeviceKind::kCpu))
+    memory.staging = memory.saved / static_cast<std::size_t>(mesh.shape.replicate);
   return memory;
 }
 
 RunSummary summarize(const TrainOptions& o, const MeshOptions& mesh, std::int64_t data_tokens,
-                     std::int64_t samples_per_epoch, std::int64_t steps) {
+                     std::int64_t samples_per_epoch, std::int64_t steps, DeviceKind device) {
   RunSummary s;
+  s.device = device;
   s.params = count_parameters(o.model);
   s.flop_per_token = flop_per_token(o.model, o.seq);
   s.flop_per_token_full_attention = flop_per_token(o.model, o.seq, false);
   s.mesh = mesh.shape;
   s.micro_batch = micro_batch_of(o, mesh.shape);
-  s.memory = rank_memory(o, mesh, {});
+  s.memory = rank_memory(o, mesh, {}, device);
   s.tokens_per_step = std::int64_t{o.batch} * o.seq;
   s.steps = steps;
   s.data_tokens = data_tokens;
@@ -147,16 +163,7 @@ std::string summary_box(const TrainOptions& o, const RunSummary& s, const std::s
        grouped(s.params.active) + " with the input embedding, " + grouped(s.params.active_no_embedding) + " without"},
       {"FLOP/token", text("%s causal, %s with full attention; forward and backward", count_text(s.flop_per_token).c_str(),
                           count_text(s.flop_per_token_full_attention).c_str())},
-      {s.mesh.size() > 1 ? "memory/rank" : "memory",
-       bytes_text(static_cast<double>(s.memory.total())) + " = weights " +
-           bytes_text(static_cast<double>(s.memory.weights)) +
-           (s.memory.masters ? ", masters " + bytes_text(static_cast<double>(s.memory.masters)) : "") + ", gradients " +
-           bytes_text(static_cast<double>(s.memory.grads)) + ", moments " +
-           bytes_text(static_cast<double>(s.memory.moments)) +
-           (s.memory.ema ? ", average " + bytes_text(static_cast<double>(s.memory.ema)) : "") + ", activations " +
-           bytes_text(static_cast<double>(s.memory.activations)) +
-           (s.memory.buffers ? ", buffers " + bytes_text(static_cast<double>(s.memory.buffers)) : "") +
-           (s.memory.staging ? ", saving " + bytes_text(static_cast<double>(s.memory.staging)) : "")},
+      {s.mesh.size() > 1 ? "memory/rank" : "memory", memory_text(s)},
       {"checkpoint", bytes_text(s.checkpoint_bytes)},
       {"batch", text("%d sequences of %d tokens = %lld tokens a step, %d at a time%s", o.batch, o.seq,
                      static_cast<long long>(s.tokens_per_step), s.micro_batch, s.mesh.size() > 1 ? " on a rank" : "")}};
@@ -187,7 +194,7 @@ nlohmann::json summary_json(const RunSummary& s) {
                          {"params_mtp_active", s.params.mtp_active},
                          {"flop_per_token", s.flop_per_token},
                          {"flop_per_token_full_attention", s.flop_per_token_full_attention},
-                         {"memory_bytes", s.memory.total()},
+                         {"memory_bytes", s.device == DeviceKind::kCpu ? s.memory.total() : s.memory.on_gpu()},
                          {"memory",
                           {{"weights", s.memory.weights},
                            {"masters", s.memory.masters},
@@ -202,6 +209,7 @@ nlohmann::json summary_json(const RunSummary& s) {
                          {"tokens_per_step", s.tokens_per_step},
                          {"planned_tokens", s.tokens},
                          {"planned_steps", s.steps}};
+  if (s.device != DeviceKind::kCpu) json["host_memory_bytes"] = s.memory.on_host();
   if (s.traffic) json["traffic"] = traffic_json(*s.traffic);
   return json;
 }

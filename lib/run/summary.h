@@ -20,6 +20,7 @@ struct RunSummary {
   MeshShape mesh;
   int micro_batch = 0;  // sequences of one rank at a time
   ModelMemory memory;   // of rank 0
+  DeviceKind device = DeviceKind::kCpu;
   std::int64_t tokens_per_step = 0;
   std::int64_t steps = 0;                               // 0: until the time limit
   std::int64_t data_tokens = 0, samples_per_epoch = 0;  // 0: no data given
@@ -29,9 +30,9 @@ struct RunSummary {
 };
 
 RunSummary summarize(const TrainOptions& options, const MeshOptions& mesh, std::int64_t data_tokens,
-                     std::int64_t samples_per_epoch, std::int64_t steps);
+                     std::int64_t samples_per_epoch, std::int64_t steps, DeviceKind device);
 // Memory of the rank at `place`, as predicted.
-ModelMemory rank_memory(const TrainOptions& options, const MeshOptions& mesh, const MeshPlace& place);
+ModelMemory rank_memory(const TrainOptions& options, const MeshOptions& mesh, const MeshPlace& place, DeviceKind device);
 
 // Lines of a box: title on top, "label  value" rows inside.
 std::string boxed(const std::string& title, const std::vector<std::pair<std::string, std::string>>& rows);

@@ -81,14 +81,16 @@ class TrainRun {
   void describe() {
     const std::int64_t per_epoch = inputs_->data ? DataOrder(*inputs_->data, 0, o_.seq, false).samples_per_epoch() : 0;
     o_.steps = planned_steps(o_, per_epoch);
-    summary_ = summarize(o_, mesh_options_, inputs_->data ? inputs_->data->info().num_tokens : 0, per_epoch, o_.steps);
+    summary_ = summarize(o_, mesh_options_, inputs_->data ? inputs_->data->info().num_tokens : 0, per_epoch, o_.steps,
+                         memory_device());
     base_ = {summary_.flop_per_token, peak_of_all(world_, env_, o_.dtype), o_.seq};
     std::string text = summary_box(o_, summary_, machine_text(world_, stream_, env_.kernels, base_.gemm_peak_gflops));
     if (mesh_options_.shape.size() > 1) {
       const RankHosts hosts = rank_hosts(o_.ranks, world_, mesh_options_.shape);
       summary_.traffic = step_traffic(o_, mesh_options_, hosts.rank2node);
       text += "\n" + mesh_picture(mesh_options_, hosts, o_.model.num_experts, [&](const MeshPlace& place) {
-                return static_cast<double>(rank_memory(o_, mesh_options_, place).total());
+                const ModelMemory memory = rank_memory(o_, mesh_options_, place, summary_.device);
+                return static_cast<double>(summary_.device == DeviceKind::kCpu ? memory.total() : memory.on_gpu());
               });
       text += "\n" + traffic_text(*summary_.traffic);
     }
@@ -192,6 +194,10 @@ class TrainRun {
   }
 
   Model& model() { return *on_.model; }
+  // Whose memory is told: a GPU's also where --dry-run --device cuda finds none.
+  DeviceKind memory_device() const {
+    return o_.common.device == DeviceChoice::kCuda ? DeviceKind::kCuda : stream_.device().kind;
+  }
   double seconds() const { return counters_.seconds + clock_.seconds(); }
   bool due(std::int64_t every) const { return every > 0 && counters_.step % every == 0; }
 

@@ -38,6 +38,7 @@ void TrainEvaluation::evaluate_now(Model& model, std::int64_t max_tokens, const 
 
 void TrainEvaluation::evaluate_average(Model& model, const Moment& now, RunOutput& output) {
   if (!data_ || !model.params().state().ema) return;
+  model.average()->join(env_.stream);
   const auto swap = [&] {
     model.params().swap_ema(env_);
     model.units().weights_changed();

@@ -72,8 +72,8 @@ void add_training_options(Options& o, TrainOptions& t) {
         "lost in rounding",
         {"fp32", "bf16"});
   o.add("ema", t.ema,
-        "keep a moving average of the parameters with this decay, such as 0.999, in fp32 (role ema of checkpoints); 0 keeps "
-        "none");
+        "keep a moving average of the parameters with this decay, such as 0.999, in fp32 and in memory of the host (role "
+        "ema of checkpoints); 0 keeps none");
   o.add("grad-clip", t.grad_clip, "largest global gradient norm; 0 does not clip");
   o.add(
       "mtp-weight", t.mtp_weight,

@@ -39,7 +39,7 @@ struct StepResult {
   // This rank's. On a GPU that of the optimizer is of the update of the step before, which runs under the beginning of this
   // one: as much of it as this step waited for behind its data.
   double seconds = 0, data_seconds = 0, forward_seconds = 0, backward_seconds = 0, optimizer_seconds = 0;
-  double ema_seconds = 0;  // of optimizer_seconds: the moving average
+  double ema_seconds = 0;  // of optimizer_seconds: the moving average; 0 on a GPU
   // Of forward and backward: expert segments; dispatch and combine. Not known of what a GPU does between its other kernels.
   std::optional<double> experts_seconds, exchange_seconds;
   double exposed_seconds = 0;            // of all communication: what nothing was computed under

@@ -20,17 +20,28 @@ namespace {
               "a smaller micro-batch, shorter sequences, --recompute or more ranks need less");
 }
 
+[[noreturn]] void refuse_host(std::size_t bytes, const Device& device) {
+  if (device.kind == DeviceKind::kCpu) throw std::bad_alloc();
+  throw Error(Exit::kInternal,
+              std::string("memory of the host that the GPU (") + device.name + ") copies from and to: expected " +
+                  bytes_text(static_cast<double>(bytes)) + ", found less",
+              "ask for more memory of the node (sbatch --mem), or for more ranks to share it out (--shard)");
+}
+
 }  // namespace
 
 Arena::Arena(std::size_t capacity_bytes, const Device& device, Backing backing)
-    : device_(device), capacity_(capacity_bytes) {
+    : device_(device), backing_(backing), capacity_(capacity_bytes) {
   if (capacity_bytes == 0) return;
-  base_ = static_cast<std::byte*>((backing == Backing::kAtOnce ? device.allocate : device.reserve)(capacity_bytes));
-  if (!base_) refuse(capacity_bytes, device);
+  const auto take = backing == Backing::kHost     ? device.allocate_host
+                    : backing == Backing::kAtOnce ? device.allocate
+                                                  : device.reserve;
+  base_ = static_cast<std::byte*>(take(capacity_bytes));
+  if (!base_) backing == Backing::kHost ? refuse_host(capacity_bytes, device) : refuse(capacity_bytes, device);
 }
 
 Arena::~Arena() {
-  if (base_) device_.release(base_, capacity_);
+  if (base_) (backing_ == Backing::kHost ? device_.release_host : device_.release)(base_, capacity_);
 }
 
 void* Arena::take(std::size_t bytes) {

@@ -17,7 +17,8 @@ namespace moe {
 class Arena {
  public:
   // kOnDemand: memory of a GPU is where commit() was told and nowhere else, and not zero; the CPU's is where it is touched.
-  enum class Backing : std::uint8_t { kAtOnce, kOnDemand };
+  // kHost: memory of the host that the device copies from and to (Device::allocate_host).
+  enum class Backing : std::uint8_t { kAtOnce, kOnDemand, kHost };
   // capacity_bytes 0: measuring. Memory of the device; where there is not so much of it std::bad_alloc, or of a GPU Error.
   explicit Arena(std::size_t capacity_bytes, const Device& device = cpu_device(), Backing backing = Backing::kAtOnce);
   ~Arena();
@@ -41,6 +42,7 @@ class Arena {
 
  private:
   const Device& device_;
+  Backing backing_;
   std::byte* base_ = nullptr;
   std::size_t capacity_ = 0, used_ = 0;
 };

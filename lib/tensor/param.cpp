@@ -95,8 +95,11 @@ ParamStore::ParamStore(Arena& arena, const std::vector<ParamSpec>& specs, DType 
   for (Param& p : params_) p.m = moments(p);
   for (Param& p : params_)
     if (!p.is_muon) p.v = moments(p);
-  if (!state.ema) return;
-  for (Param& p : params_) p.ema = floats(p.shard_size());
+}
+
+void ParamStore::take_ema(Arena& host) {
+  if (!training_ || !state_.ema) return;
+  for (Param& p : params_) p.ema = host.vector<float>(p.shard_size()).data();
 }
 
 const Param& ParamStore::find(const std::string& name) const {

@@ -86,7 +86,7 @@ struct Param {
   float* grad_shard = nullptr;
   // Moments of the shard, [shard_rows, shard_cols]; without data: not kept. Muon has m alone.
   Mat m, v;
-  float* ema = nullptr;  // of the shard's master
+  float* ema = nullptr;  // of the shard's master; in memory of the host on every device (moving_average.h)
   bool is_muon = false;
 
   std::int64_t num_local() const { return weight.rows * weight.cols; }
@@ -105,7 +105,7 @@ std::vector<ShardRun> shard_runs(const ParamSpec& spec, const ParamLayout& layou
 
 class ParamStore {
  public:
-  // Takes the memory of what the layout gives this rank; without `training` only the weights.
+  // Takes the memory of what the layout gives this rank; without `training` only the weights. Averages: take_ema().
   ParamStore(Arena& arena, const std::vector<ParamSpec>& specs, DType dtype, bool training, const ParamLayout& layout,
              const TrainingState& state = {});
 
@@ -122,9 +122,12 @@ class ParamStore {
   void initialize(std::uint64_t seed);
   // weight_shard = rounded master (bf16 only).
   void round_masters(Env env);
+  // Takes the memory of the averages, if they are kept: of an arena of memory of the host.
+  void take_ema(Arena& host);
   // Averages start at the masters.
   void start_ema(Stream& stream);
-  // Averages in the place of masters and weights, and these in theirs. Twice: every bit as it was.
+  // Averages in the place of masters and weights, and these in theirs. Twice: every bit as it was. Behind
+  // MovingAverage::join().
   void swap_ema(Env env);
   // The shards, for AdamW; `decay` for the tensors that decay. Empty shards are left out, and Muon's.
   std::vector<AdamWTensor> adamw_tensors(float decay);

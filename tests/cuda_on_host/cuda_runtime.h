@@ -2,7 +2,8 @@
 // are judged on machines without a GPU: the threads of a block are fibers of one host thread, blocks run one after the
 // other. It is as strict as a device where it can be (runtime.cpp):
 //   - memory of the device faults when the host touches it, unless CUDA_LAUNCH_BLOCKING is set, which also makes everything
-//     happen at once; else what is put into a stream happens only when somebody waits for it
+//     happen at once; else what is put into a stream happens only when somebody waits for it, or with MOE_CUDA_ON_HOST_PACE
+//     by chance before
 //   - shared memory of run-time size holds not-a-number before a block; the fibers of a block run in rising order in one
 //     launch and in falling order in the next
 //   - a barrier or warp operation that some thread never reaches ends the program with a message

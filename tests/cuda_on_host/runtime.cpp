@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include <chrono>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
@@ -24,6 +25,7 @@ struct cuda_on_host_stream {
     std::function<bool()> done;  // in its place: tries, until it says true; what comes behind waits
   };
   std::deque<Work> work;
+  unsigned eagerness = 0;  // see go_ahead()
 };
 struct cuda_on_host_event {
   bool has_time;
@@ -136,13 +138,14 @@ bool is_pageable(const void* p) {
   return static_cast<const unsigned char*>(p) >= static_cast<unsigned char*>(it->first) + it->second;
 }
 
-// Everything in a stream, or up to an event, as far as it comes without the work of another thread. True: so far it came.
-bool advance(cudaStream_t stream, const bool* until = nullptr) {
+// Everything in a stream, or up to an event, or so many pieces of work, as far as it comes without the work of another
+// thread. True: so far it came.
+bool advance(cudaStream_t stream, const bool* until = nullptr, std::size_t most = SIZE_MAX) {
   const std::lock_guard guard(lock());
   if (!stream) return true;
   device_memory().open();
   bool moves = true;
-  while (moves && !stream->work.empty() && !(until && *until)) {
+  while (moves && !stream->work.empty() && !(until && *until) && most-- > 0) {
     if (const auto& done = stream->work.front().done) {
       moves = done();
       if (moves) stream->work.pop_front();
@@ -164,17 +167,35 @@ std::vector<cudaStream_t>& streams() {
   return list;
 }
 
+// A device does not wait until somebody waits for it. With MOE_CUDA_ON_HOST_PACE=N streams do work whenever something comes
+// into one of them, too: for a while one of them all of it, another a piece at a time, a third nothing. Which one does what,
+// and how long, is drawn from the seed N.
+void go_ahead() {
+  static const char* const seed = std::getenv("MOE_CUDA_ON_HOST_PACE");
+  if (seed == nullptr) return;
+  static unsigned drawn = static_cast<unsigned>(std::strtoul(seed, nullptr, 10));
+  const auto below = [](unsigned n) { return (++drawn * 2654435761u >> 16) % n; };
+  static unsigned left = 0;
+  if (left == 0) {
+    left = 1 + below(40);
+    for (cudaStream_t s : streams()) s->eagerness = below(3);
+  }
+  --left;
+  for (cudaStream_t s : streams())
+    if (s->eagerness > 0) advance(s, nullptr, s->eagerness == 1 ? 1 : SIZE_MAX);
+}
+
 }  // namespace
 
 void enqueue(cudaStream_t stream, std::function<void()> work) {
   const std::lock_guard guard(lock());
   stream->work.push_back({std::move(work), {}});
-  if (launches_block()) advance(stream);
+  launches_block() ? void(advance(stream)) : go_ahead();
 }
 void enqueue_until(cudaStream_t stream, std::function<bool()> done) {
   const std::lock_guard guard(lock());
   stream->work.push_back({{}, std::move(done)});
-  if (launches_block()) advance(stream);
+  launches_block() ? void(advance(stream)) : go_ahead();
 }
 std::recursive_mutex& device_lock() { return lock(); }
 
