@@ -120,13 +120,12 @@ Options bench_options(BenchOptions& b) {
   o.group("What to measure");
   Option& command = o.add(
       "command", b.command,
-      "kernels: each kernel by itself, in one process; step: forward, backward and optimizer of a model on random "
-      "tokens; dispatch: rows of tokens to the ranks of their experts and back; collectives: sums, gathers and "
-      "broadcasts over all ranks; these three run on the ranks of mpirun or srun and on their GPUs, which reach each other "
-      "by --gpu-comm (a step on them tells no times of its parts). checkpoint: saving, loading and "
-      "verifying one, against raw writes and reads; reshard: one into another layout, against cp; generate: tokens a "
-      "second with a cache, against the time that "
-      "reading the weights takes; these three in one process",
+      "kernels: each kernel by itself, in one process; step: forward, backward and optimizer of a model on random tokens; "
+      "dispatch: rows of tokens to the ranks of their experts and back; collectives: sums, gathers and broadcasts over all "
+      "ranks; these three run on the ranks of mpirun or srun and on their GPUs, which reach each other by --gpu-comm. "
+      "checkpoint: saving, loading and verifying one, against raw writes and reads; reshard: one into another layout, "
+      "against cp; generate: tokens a second with a cache, against the time that reading the weights takes; these three in "
+      "one process",
       {"kernels", "step", "dispatch", "collectives", "checkpoint", "reshard", "generate"});
   command.positional = command.needed = true;
   o.add("shape", b.shape,
